@@ -1,0 +1,310 @@
+"""Typed configuration: every setting of a run, its default, and how it is read from YAML.
+
+The defaults are the published Swin-T/7 recipe of EsViT (arXiv 2106.09785). A configuration is a value: frozen, comparable,
+and written beside every run as ``config.yaml``. Schedules are given in epochs and followed by samples seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the message names it, its value and the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone."""
+
+    name: str = "swin_tiny_w7"
+    """A name that `esvit-fast models` lists."""
+    drop_path_rate: float = 0.1
+    """Stochastic depth of the student, rising linearly from 0 in the first block; the teacher has none."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The two tasks of EsViT and their heads."""
+
+    out_dim: int = 65536
+    """Prototypes of each head."""
+    view_weight: float = 0.5
+    """Weight of the view task; 1 with region_weight 0 is DINO."""
+    region_weight: float = 0.5
+    """Weight of the region task; 0 leaves out its head and its matching."""
+    head_hidden_dim: int = 2048
+    head_bottleneck_dim: int = 256
+    head_batch_norm: bool = False
+    norm_last_layer: bool = False
+    """Freeze the prototypes' magnitudes weight_g at 1."""
+    student_temp: float = 0.1
+    teacher_temp: float = 0.07
+    teacher_temp_start: float = 0.04
+    teacher_temp_warmup_epochs: float = 30.0
+    teacher_temp_schedule: Literal["epoch", "sample"] = "epoch"
+    """Advance the temperature once per epoch, as published, or with every sample."""
+    teacher_momentum: float = 0.996
+    """Start of the cosine that ends at 1."""
+    center_momentum: float = 0.9
+    match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Round the region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Two global crops, which teacher and student see, and any number of local crops, which only the student sees."""
+
+    global_size: int = 224
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    """Area of a crop as a share of the image's."""
+    local_sizes: tuple[int, ...] = (96,)
+    local_counts: tuple[int, ...] = (8,)
+    """Crops of each local size; empty tuples mean no local crops."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The side of every view in pixels, view 0 and 1 being the global ones."""
+        local = (size for size, count in zip(self.local_sizes, self.local_counts, strict=True) for _ in range(count))
+        return (self.global_size, self.global_size, *local)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """DINO's augmentation. Triples hold (first global, second global, local)."""
+
+    flip: float = 0.5
+    jitter: float = 0.8
+    """Probability that the colours of a view are jittered at all."""
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how views are made of them."""
+
+    source: str = ""
+    """A folder, a list (.txt, .csv, .tsv), a .zip or .tar of images, `torchvision:NAME@ROOT`, or `sample`."""
+    workers: int = -1
+    """Processes that decode and crop; -1: one per core but one, at most 8; 0: in the training process."""
+    max_megapixels: float = 64.0
+    max_corrupt_share: float = 0.01
+    """Share of unreadable images above which the run stops."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, precision and bookkeeping."""
+
+    batch_size: int = 512
+    """Images per optimiser step, over all ranks and accumulation steps."""
+    accumulation_steps: int = 1
+    epochs: float = 300.0
+    learning_rate: float = 5e-4
+    """Peak rate for 256 images per step; it is scaled by batch_size / 256."""
+    min_learning_rate: float = 1e-6
+    warmup_epochs: float = 10.0
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip_grad: float = 3.0
+    """Largest gradient norm; 0 turns clipping off."""
+    clip_by: Literal["tensor", "global"] = "tensor"
+    """Clip every parameter tensor by its own norm, as published, or all by the global norm."""
+    freeze_last_layer_epochs: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"
+    seed: int = 0
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
+    log_every_steps: int = 10
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """k-NN while training and for the report; unlabelled data has none."""
+
+    knn_every_epochs: float = 0.0
+    """0: only when asked."""
+    knn_bank: int = 10_000
+    """Images of the training split kept as neighbours while training; the same ones every time."""
+    knn_queries: int = 2_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str | Path) -> Config:
+    """Read a recipe by name, or a YAML file by path.
+
+    Raises:
+        ConfigError: there is no such recipe, a key is unknown, a value has the wrong type or is out of range.
+    """
+    path = RECIPES / f"{recipe}.yaml"
+    if not path.exists():
+        path = Path(recipe)
+    if not path.is_file():
+        raise ConfigError(f"recipe={str(recipe)!r} is neither a file nor a recipe{suggest(str(recipe), recipe_names())}")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe={str(path)!r} is not YAML: {str(error).splitlines()[0]}") from None
+    return validate(from_tree(Config, tree, where=path.name))
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a configuration that `load_config` reads back equal."""
+    path.write_text(yaml.safe_dump(to_tree(config), sort_keys=False))
+
+
+def to_tree(value: Any) -> Any:
+    """Plain dictionaries, lists and scalars, as YAML and JSON hold them."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [to_tree(item) for item in value] if isinstance(value, tuple) else value
+
+
+def from_tree(cls: type, tree: Any, where: str = "") -> Any:
+    """Build a configuration dataclass from plain dictionaries; missing keys keep their defaults."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}={tree!r} must be a mapping of {', '.join(f.name for f in dataclasses.fields(cls))}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
+        values[key] = _coerce(hints[key], value, f"{where}: {key}")
+    return cls(**values)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_tree(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _coerce(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value!r} must be a list")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(inner) != len(value):
+            raise ConfigError(f"{where}={value!r} must have {len(inner)} values")
+        return tuple(_coerce(a, v, where) for a, v in zip(inner, value, strict=True))
+    if isinstance(value, str) and hint in (int, float):
+        # YAML 1.1 reads 5e-4 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"{where}={value!r} must be a number") from None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if hint is int and number and value == int(value):
+        return int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
+    return value
+
+
+def validate(config: Config) -> Config:
+    """Check ranges and combinations; return the configuration.
+
+    Raises:
+        ConfigError: naming the first setting that cannot work, its value and the remedy.
+    """
+    m, c, a, t = config.method, config.data.crops, config.data.augment, config.train
+    positive = {
+        "method.out_dim": m.out_dim,
+        "method.student_temp": m.student_temp,
+        "method.teacher_temp": m.teacher_temp,
+        "method.teacher_temp_start": m.teacher_temp_start,
+        "data.crops.global_size": c.global_size,
+        "data.max_megapixels": config.data.max_megapixels,
+        "train.batch_size": t.batch_size,
+        "train.accumulation_steps": t.accumulation_steps,
+        "train.epochs": t.epochs,
+        "train.learning_rate": t.learning_rate,
+        "train.checkpoint_every_steps": t.checkpoint_every_steps,
+        "train.keep_checkpoints": t.keep_checkpoints,
+        "train.log_every_steps": t.log_every_steps,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{name}={value} must be greater than 0")
+    shares = {
+        "method.teacher_momentum": m.teacher_momentum,
+        "method.center_momentum": m.center_momentum,
+        "model.drop_path_rate": config.model.drop_path_rate,
+        "data.max_corrupt_share": config.data.max_corrupt_share,
+        **{f"data.augment.{k}": getattr(a, k) for k in ("flip", "jitter", "grayscale")},
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name}={value} must lie between 0 and 1")
+    if m.view_weight < 0 or m.region_weight < 0 or m.view_weight + m.region_weight == 0:
+        raise ConfigError(
+            f"method.view_weight={m.view_weight} and method.region_weight={m.region_weight} must not be "
+            "negative nor both 0; DINO is view_weight=1, region_weight=0"
+        )
+    if len(c.local_sizes) != len(c.local_counts):
+        raise ConfigError(
+            f"data.crops.local_counts={c.local_counts} must have one count for each of data.crops.local_sizes={c.local_sizes}"
+        )
+    for name in ("global_scale", "local_scale"):
+        low, high = getattr(c, name)
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"data.crops.{name}={(low, high)} must rise within (0, 1]")
+    if t.warmup_epochs > t.epochs:
+        raise ConfigError(
+            f"train.warmup_epochs={t.warmup_epochs} is longer than train.epochs={t.epochs}; "
+            f"pass --train.warmup-epochs {t.epochs / 10:g} or train longer"
+        )
+    if t.batch_size % t.accumulation_steps:
+        raise ConfigError(f"train.accumulation_steps={t.accumulation_steps} must divide train.batch_size={t.batch_size}")
+    return config
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """The end of an error message: the known name nearest to a wrong one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

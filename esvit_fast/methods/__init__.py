@@ -1,0 +1,6 @@
+"""The mathematics of self-supervision: networks, losses, teachers and centres. No files, no ranks."""
+
+from .esvit import EsViT, MultiCropNetwork, Projection
+from .esvit_loss import EsViTLoss, EsViTStatistics
+
+__all__ = ["EsViT", "EsViTLoss", "EsViTStatistics", "MultiCropNetwork", "Projection"]

@@ -1,0 +1,218 @@
+"""EsViT's loss: matching views and matching regions between a student and a teacher (arXiv 2106.09785, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import Pairs, Statistics, prototype_cross_entropy, region_match, soft_cross_entropy
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a network with heads makes of several views of B images. Rows are ordered by view, then image, then region.
+
+    Attributes:
+        view: [V B, D] bottleneck rows of the view head, or its logits [V B, K] where prototypes is None.
+        view_prototypes: [K, D] or None.
+        tokens: regions of each view, (N_0, …, N_{V-1}).
+        region: the same of the region head, [sum_v N_v B, D] or [sum_v N_v B, K]; None without a region task.
+        region_prototypes: [K, D] or None.
+        features: [sum_v N_v B, C], the backbone's regions, by which they are matched; None without a region task.
+    """
+
+    view: Tensor
+    view_prototypes: Tensor | None
+    tokens: tuple[int, ...]
+    region: Tensor | None = None
+    region_prototypes: Tensor | None = None
+    features: Tensor | None = None
+
+
+class EsViTStatistics(NamedTuple):
+    """Losses of the two tasks (unweighted, not differentiable) and what their teachers' assignments look like.
+
+    Attributes:
+        view_loss, region_loss: mean cross-entropy in nats; None where a task has no weight.
+        view, region: `ops.Statistics`, likewise.
+        match_similarity: mean cosine similarity of matched regions.
+    """
+
+    view_loss: Tensor | None
+    region_loss: Tensor | None
+    view: Statistics | None
+    region: Statistics | None
+    match_similarity: Tensor | None
+
+
+class EsViTLoss(nn.Module):
+    """Cross-entropy of every student view, and every student region, with the teacher's other views.
+
+    Each region of a student view is paired with the most similar region of the teacher's view of the same image.
+    Pairs of one view with itself are left out. The loss is
+    ``view_weight * mean over view pairs + region_weight * mean over view pairs of the mean over student regions``.
+
+    The centres, subtracted from the teacher's logits, are buffers. A forward pass only adds the teacher's logits to
+    their running sums; `update_centers` moves them, once per optimiser step, which makes gradient accumulation exact.
+
+    Args:
+        out_dim: prototypes K.
+        view_weight, region_weight: of the two tasks; with (1, 0) the loss is DINO's.
+        student_temp: temperature of the student's softmax.
+        center_momentum: share of a centre that an update keeps.
+        match_dtype: as in `ops.region_match`.
+    """
+
+    def __init__(
+        self,
+        out_dim: int,
+        view_weight: float = 0.5,
+        region_weight: float = 0.5,
+        student_temp: float = 0.1,
+        center_momentum: float = 0.9,
+        match_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if view_weight < 0 or region_weight < 0 or view_weight + region_weight == 0:
+            raise ValueError(
+                f"view_weight={view_weight} and region_weight={region_weight} must not be negative nor both 0"
+            )
+        self.weights = {"view": view_weight, "region": region_weight}
+        self.student_temp, self.center_momentum, self.match_dtype = student_temp, center_momentum, match_dtype
+        self.tasks = [task for task, weight in self.weights.items() if weight > 0]
+        for task in self.tasks:
+            self.register_buffer(f"{task}_center", torch.zeros(out_dim))
+            self.register_buffer(f"{task}_sum", torch.zeros(out_dim), persistent=False)
+            self.register_buffer(f"{task}_rows", torch.zeros(()), persistent=False)
+
+    def forward(
+        self, student: Projection, teacher: Projection, teacher_temp: float
+    ) -> tuple[Tensor, EsViTStatistics]:
+        """Loss, a scalar differentiable in the student's rows and prototypes, and statistics.
+
+        Args:
+            student: of all V views.
+            teacher: of the first views of the same images, in the same order.
+            teacher_temp: temperature of the teacher's softmax.
+
+        Raises:
+            ValueError: there are fewer than two views, or the two do not fit together.
+        """
+        views, teachers = len(student.tokens), len(teacher.tokens)
+        batch, rest = divmod(student.view.shape[0], views)
+        if views < 2 or not 1 <= teachers <= views:
+            raise ValueError(f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first")
+        if rest or teacher.view.shape[0] != teachers * batch:
+            raise ValueError(
+                f"view rows: student {student.view.shape[0]}, teacher {teacher.view.shape[0]}; they must be "
+                f"{views} and {teachers} times the number of images"
+            )
+        losses, statistics, similarity = {}, {}, None
+        for task in self.tasks:
+            if task == "view":
+                pairs = view_pairs(batch, views, teachers, student.view)
+            else:
+                pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
+            losses[task], statistics[task] = self._task(task, student, teacher, pairs, teacher_temp)
+        loss = sum(self.weights[task] * losses[task] for task in self.tasks)
+        detached = {task: value.detach() for task, value in losses.items()}
+        return loss, EsViTStatistics(
+            detached.get("view"), detached.get("region"), statistics.get("view"), statistics.get("region"), similarity
+        )
+
+    def _task(self, task: str, student: Projection, teacher: Projection, pairs: Pairs, teacher_temp: float):
+        # a copy, so that the centres may move before the backward pass
+        center = getattr(self, f"{task}_center").clone()
+        rows, prototypes = getattr(student, task), getattr(student, f"{task}_prototypes")
+        rows_t, prototypes_t = getattr(teacher, task).detach(), getattr(teacher, f"{task}_prototypes")
+        temperatures = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
+        with torch.no_grad():
+            # logits are linear in the rows, so the sum of logits is the logit of the sum
+            total = rows_t.to(center.dtype).sum(0)
+            getattr(self, f"{task}_sum").add_(total if prototypes_t is None else prototypes_t.to(center.dtype) @ total)
+            getattr(self, f"{task}_rows").add_(len(rows_t))
+        if prototypes is None:
+            return soft_cross_entropy(rows, rows_t, center, pairs, **temperatures)
+        return prototype_cross_entropy(rows, prototypes, rows_t, prototypes_t, center, pairs, **temperatures)
+
+    @torch.no_grad()
+    def update_centers(self, reduce: Callable[[Tensor], None] | None = None) -> None:
+        """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
+
+        Args:
+            reduce: sums a tensor over all ranks, in place; None for a single process.
+        """
+        for task in self.tasks:
+            total, rows = getattr(self, f"{task}_sum"), getattr(self, f"{task}_rows")
+            if reduce is not None:
+                reduce(total)
+                reduce(rows)
+            center = getattr(self, f"{task}_center")
+            center.lerp_(torch.where(rows > 0, total / rows, center), 1 - self.center_momentum)
+            total.zero_()
+            rows.zero_()
+
+    def forget(self) -> None:
+        """Drop what has been summed for the centres since their last update: the step is not taken."""
+        for task in self.tasks:
+            getattr(self, f"{task}_sum").zero_()
+            getattr(self, f"{task}_rows").zero_()
+
+
+def view_pairs(batch: int, views: int, teachers: int, like: Tensor) -> Pairs:
+    """Pair every student view with every teacher view but its own, on the device of `like`; the weights sum to 1."""
+    device = like.device
+    student, teacher = zip(*((v, q) for q in range(teachers) for v in range(views) if v != q), strict=True)
+    image = torch.arange(batch, device=device)
+    student_row = torch.tensor(student, device=device)[:, None] * batch + image
+    teacher_row = torch.tensor(teacher, device=device)[:, None] * batch + image
+    weight = _constant(student_row.numel(), 1 / student_row.numel(), like)
+    return Pairs(student_row.flatten(), teacher_row.flatten(), weight)
+
+
+def region_pairs(
+    batch: int, student: Projection, teacher: Projection, match_dtype: torch.dtype | None
+) -> tuple[Pairs, Tensor]:
+    """Pair every student region with its best match in every other teacher view; the weights sum to 1.
+
+    Each pair of views has the same weight, shared equally by the student's regions. Also returns the mean similarity.
+    """
+    starts = _starts(batch, student.tokens), _starts(batch, teacher.tokens)
+    teacher_maps = [f.unflatten(0, (batch, -1)) for f in _split(teacher.features, batch, teacher.tokens)]
+    device, parts, similarities = student.features.device, [], []
+    pairs_of_views = sum(v != q for q in range(len(teacher_maps)) for v in range(len(student.tokens)))
+    for tokens, group in groupby(range(len(student.tokens)), key=lambda v: student.tokens[v]):
+        group = list(group)
+        first, count = starts[0][group[0]], len(group) * batch * tokens
+        maps = student.features[first : first + count].view(len(group), batch, tokens, -1)
+        rows = torch.arange(first, first + count, device=device).view(len(group), batch, tokens)
+        for q, teacher_map in enumerate(teacher_maps):
+            keep = [i for i, v in enumerate(group) if v != q]
+            if not keep:
+                continue
+            index, similarity = region_match(
+                maps[keep].transpose(0, 1).flatten(1, 2), teacher_map, match_dtype=match_dtype
+            )
+            offset = starts[1][q] + teacher_map.shape[1] * torch.arange(batch, device=device)
+            target = (index + offset[:, None]).unflatten(1, (len(keep), tokens)).transpose(0, 1)  # [views, B, tokens]
+            weight = _constant(target.numel(), 1 / (pairs_of_views * batch * tokens), student.features)
+            parts.append((rows[keep].flatten(), target.flatten(), weight))
+            similarities.append(similarity.sum() * weight[0])
+    return Pairs(*(torch.cat(x) for x in zip(*parts, strict=True))), sum(similarities)
+
+
+def _constant(length: int, value: float, like: Tensor) -> Tensor:
+    return torch.full((length,), value, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _starts(batch: int, tokens: Sequence[int]) -> list[int]:
+    return [batch * sum(tokens[:v]) for v in range(len(tokens))]
+
+
+def _split(rows: Tensor, batch: int, tokens: Sequence[int]) -> tuple[Tensor, ...]:
+    return rows.split([batch * n for n in tokens])

@@ -1,0 +1,43 @@
+"""The block of a Swin transformer."""
+
+from __future__ import annotations
+
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from .window_attention import WindowAttention
+
+
+class SwinBlock(nn.Module):
+    """Window attention and a two-layer perceptron, each after a LayerNorm (eps 1e-6) and with a residual connection.
+
+    Args:
+        dim: channels C.
+        num_heads: divides dim.
+        window_size: side of a window in tokens.
+        shift_size: cyclic shift in tokens.
+        mlp_ratio: hidden width of the perceptron in units of dim.
+        drop_path: probability that a sample skips a branch while training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = WindowAttention(dim, num_heads, window_size, shift_size, qkv_bias)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,23 @@
+"""Public operators: registered with torch (schema, shape function, autograd), each run by the backend that `plan` picks."""
+
+from ._pairs import Pairs, Statistics
+from ._plan import ORDER, BackendError, Facts, Plan, backend, plan
+from .prototype_cross_entropy import prototype_cross_entropy
+from .region_match import region_match
+from .soft_cross_entropy import soft_cross_entropy
+from .window_attention import window_attention
+
+__all__ = [
+    "ORDER",
+    "BackendError",
+    "Facts",
+    "Pairs",
+    "Plan",
+    "Statistics",
+    "backend",
+    "plan",
+    "prototype_cross_entropy",
+    "region_match",
+    "soft_cross_entropy",
+    "window_attention",
+]

@@ -1,0 +1,47 @@
+"""The one `torch.library` of the project: schemas, shape functions and autograd in Python, implementations by backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("esvit_fast", "DEF")
+_IMPLEMENTATIONS: dict[tuple[str, str], Callable] = {}
+
+
+def define(name: str, schema: str, fake: Callable) -> None:
+    """Define `esvit_fast::name`. Its last argument is `str backend`, by which calls find their implementation."""
+
+    def dispatch(*args):
+        return _IMPLEMENTATIONS[name, args[-1]](*args[:-1])
+
+    _LIBRARY.define(name + schema)
+    _LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"esvit_fast::{name}", fake, lib=_LIBRARY)
+
+
+def implement(name: str, backend: str, implementation: Callable) -> None:
+    """Give an operator its implementation for one backend."""
+    _IMPLEMENTATIONS[name, backend] = implementation
+
+
+def differentiate(name: str, backward: Callable, setup_context: Callable) -> None:
+    """Register autograd for `name`, whose backward pass is the operator `name_backward`: differentiable once."""
+
+    def refuse(ctx, *grads):
+        raise NotImplementedError(
+            f"esvit_fast::{name} is differentiable once; for second derivatives call esvit_fast.reference.{name}"
+        )
+
+    torch.library.register_autograd(f"esvit_fast::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+    torch.library.register_autograd(f"esvit_fast::{name}_backward", refuse, lib=_LIBRARY)
+
+
+def vjp(function: Callable, inputs: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of an oracle, by running it again.
+
+    `torch.func` is used since autograd does not record below the dispatcher, where operators are implemented.
+    """
+    return torch.func.vjp(function, *(x.detach() for x in inputs))[1](cotangent)

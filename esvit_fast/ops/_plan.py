@@ -1,0 +1,141 @@
+"""Which implementation runs an operator: a pure function of facts, so that any machine's choice can be tested anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+ORDER = ("cuda", "triton", "cpu", "reference")
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for cannot run an operator; the message gives every reason."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a plan may depend on.
+
+    Attributes:
+        device_type: "cpu", "cuda", …
+        capability: compute capability such as (9, 0); None without a GPU.
+        dtype: of the operator's first input.
+        shapes: of the inputs, by argument name.
+        options: the operator's other arguments, by name.
+        requires_grad: whether a backward pass may follow.
+        deterministic: whether bitwise reproducible gradients are required.
+        forced: the backend that the caller insists on, or None.
+    """
+
+    device_type: str
+    dtype: torch.dtype
+    shapes: Mapping[str, tuple[int, ...]]
+    options: Mapping[str, object] = field(default_factory=dict)
+    capability: tuple[int, int] | None = None
+    requires_grad: bool = False
+    deterministic: bool = True
+    forced: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen backend, its launch configuration, why it was chosen, and why better ones were not."""
+
+    backend: str
+    config: Mapping[str, int]
+    why: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+Rule = Callable[[Facts], str | None]
+"""Says why a backend cannot run with these facts, or None if it can."""
+
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def register_rule(op: str, backend: str, rule: Rule) -> None:
+    """Let `plan` consider a backend for an operator."""
+    if backend not in ORDER:
+        raise ValueError(f"backend={backend!r} must be one of {', '.join(ORDER)}")
+    _RULES[op, backend] = rule
+
+
+def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) -> Plan:
+    """Choose the first backend, in the order cuda, triton, cpu, reference, that can run.
+
+    Raises:
+        BackendError: no backend can run, or the forced one cannot; with every reason.
+        ValueError: the forced backend or the operator does not exist.
+    """
+    if facts.forced is not None and facts.forced not in ORDER:
+        raise ValueError(f"backend={facts.forced!r} must be one of {', '.join(ORDER)}")
+    if not any(name == op for name, _ in rules):
+        raise ValueError(f"op={op!r} is not an operator; known: {', '.join(sorted({name for name, _ in rules}))}")
+    refused: dict[str, str] = {}
+    for backend in ORDER if facts.forced is None else (facts.forced,):
+        rule = rules.get((op, backend))
+        reason = f"this version has no {backend} implementation of {op}" if rule is None else rule(facts)
+        if reason is None:
+            why = "it was asked for" if facts.forced else "it is the first that can run"
+            return Plan(backend, {}, why, refused)
+        refused[backend] = reason
+    reasons = "; ".join(f"{backend}: {reason}" for backend, reason in refused.items())
+    raise BackendError(f"no backend can run {op}: {reasons}")
+
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("esvit_fast_backend", default=None)
+
+
+@contextlib.contextmanager
+def backend(name: str | None) -> Iterator[None]:
+    """Force a backend for all operators within a `with` block; None lets `plan` choose again.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    if name is not None and name not in ORDER:
+        raise ValueError(f"backend={name!r} must be one of {', '.join(ORDER)}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None) -> str:
+    """Gather the facts of a call, plan, and say once when a faster backend that exists had to be passed over."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first = next(iter(given.values()))
+    facts = Facts(
+        device_type=first.device.type,
+        dtype=first.dtype,
+        shapes={name: tuple(tensor.shape) for name, tensor in given.items()},
+        options=options,
+        capability=torch.cuda.get_device_capability(first.device) if first.device.type == "cuda" else None,
+        requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
+        forced=forced or _forced.get() or os.environ.get("ESVIT_FAST_BACKEND") or None,
+    )
+    chosen = plan(op, facts)
+    passed_over = {b: reason for b, reason in chosen.refused.items() if (op, b) in _RULES}
+    if passed_over:
+        _warn_once(op, chosen.backend, tuple(passed_over.items()))
+    return chosen.backend
+
+
+_warned: set[tuple] = set()
+
+
+def _warn_once(op: str, chosen: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+    if (op, chosen, passed_over) in _warned:
+        return
+    _warned.add((op, chosen, passed_over))
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
+    warnings.warn(
+        f"{op} runs on {chosen} because {reasons}; pass backend={chosen!r} to accept this silently", stacklevel=4
+    )

@@ -1,0 +1,18 @@
+"""The oracles: each operator once, as the shortest plain differentiable torch, in any floating-point dtype.
+
+They are the float64 truth in tests, the implementation where no kernel can run, and the baseline in benchmarks.
+"""
+
+from .prototype_cross_entropy import prototype_cross_entropy
+from .region_match import region_match
+from .soft_cross_entropy import soft_cross_entropy
+from .window_attention import merge_windows, window_attention, window_attention_weights
+
+__all__ = [
+    "merge_windows",
+    "prototype_cross_entropy",
+    "region_match",
+    "soft_cross_entropy",
+    "window_attention",
+    "window_attention_weights",
+]
