@@ -1,15 +1,18 @@
 """Typed configuration: every setting of a run, its default, and how it is read from YAML.
 
-The defaults are the published Swin-T/7 recipe of EsViT (arXiv 2106.09785). A configuration is a value: frozen, comparable,
-and written beside every run as ``config.yaml``. Schedules are given in epochs and followed by samples seen.
+The defaults are the published Swin-T/7 recipe of EsViT (arXiv 2106.09785). A configuration is a value: frozen,
+comparable, and written beside every run as ``config.yaml``. Schedules are given in epochs and followed by samples seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +59,7 @@ class MethodConfig:
     """Start of the cosine that ends at 1."""
     center_momentum: float = 0.9
     match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """Round the region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
+    """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ class TrainConfig:
     """Clip every parameter tensor by its own norm, as published, or all by the global norm."""
     freeze_last_layer_epochs: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    matmul: Literal["exact", "fast"] = "exact"
+    """Float32 matrix products. "fast" lets torch use lower-precision or faster ones
+    (torch.set_float32_matmul_precision("medium")); on CPUs where it applies they are about twice as fast."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500
@@ -179,12 +185,25 @@ def load_config(recipe: str | Path) -> Config:
     if not path.exists():
         path = Path(recipe)
     if not path.is_file():
-        raise ConfigError(f"recipe={str(recipe)!r} is neither a file nor a recipe{suggest(str(recipe), recipe_names())}")
+        nearest = suggest(str(recipe), recipe_names())
+        raise ConfigError(f"recipe={str(recipe)!r} is neither a file nor a recipe{nearest}")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe={str(path)!r} is not YAML: {str(error).splitlines()[0]}") from None
-    return validate(from_tree(Config, tree, where=path.name))
+        with path.open("rb") as stream:
+            tree = yaml.load(stream, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
+        raise ConfigError(f"recipe={str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    return validate(from_tree(Config, {} if tree is None else tree, where=path.name))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake; SafeLoader takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -229,20 +248,67 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if len(inner) != len(value):
             raise ConfigError(f"{where}={value!r} must have {len(inner)} values")
         return tuple(_coerce(a, v, where) for a, v in zip(inner, value, strict=True))
-    if isinstance(value, str) and hint in (int, float):
-        # YAML 1.1 reads 5e-4 as a string
-        try:
-            value = float(value)
-        except ValueError:
-            raise ConfigError(f"{where}={value!r} must be a number") from None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number:
-        return float(value)
-    if hint is int and number and value == int(value):
-        return int(value)
+    if hint in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return _number(hint, value, where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
     return value
+
+
+def _number(hint: type, value: float | str, where: str) -> int | float:
+    try:
+        if hint is int and not isinstance(value, float):
+            with suppress(ValueError):
+                return int(value)
+        number = float(value)  # a string too: YAML 1.1 reads 5e-4 as one
+    except ValueError:
+        raise ConfigError(f"{where}={value!r} must be a number") from None
+    except OverflowError:
+        raise ConfigError(f"{where}={value!r} must be finite") from None
+    if hint is float:
+        return number
+    if not number.is_integer():
+        raise ConfigError(f"{where}={value!r} must be of type int")
+    return int(number)
+
+
+def _each(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
+    return lambda value: all(map(fits, value if isinstance(value, tuple) else (value,)))
+
+
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "must be greater than 0",
+        _each(lambda value: value > 0),
+        "method.out_dim method.head_hidden_dim method.head_bottleneck_dim method.student_temp method.teacher_temp "
+        "method.teacher_temp_start data.max_megapixels data.crops.global_size data.crops.local_sizes data.augment.std "
+        "train.batch_size train.accumulation_steps train.epochs train.learning_rate train.checkpoint_every_steps "
+        "train.keep_checkpoints train.log_every_steps eval.knn_bank eval.knn_queries",
+    ),
+    (
+        "must not be negative",
+        _each(lambda value: value >= 0),
+        "method.view_weight method.region_weight method.teacher_temp_warmup_epochs data.crops.local_counts "
+        "data.augment.brightness data.augment.contrast data.augment.saturation train.min_learning_rate "
+        "train.warmup_epochs train.weight_decay train.weight_decay_end train.clip_grad train.freeze_last_layer_epochs "
+        "eval.knn_every_epochs",
+    ),
+    (
+        "must lie between 0 and 1",
+        _each(lambda value: 0 <= value <= 1),
+        "model.drop_path_rate method.teacher_momentum method.center_momentum data.max_corrupt_share data.augment.flip "
+        "data.augment.jitter data.augment.grayscale data.augment.blur data.augment.solarize",
+    ),
+    ("must lie between 0 and 0.5", lambda value: 0 <= value <= 0.5, "data.augment.hue"),
+    ("must be at least -1", lambda value: value >= -1, "data.workers"),
+    ("must lie between 0 and 2**64 - 1", lambda value: 0 <= value < 2**64, "train.seed"),
+    (
+        "must rise within (0, 1]",
+        lambda pair: 0 < pair[0] <= pair[1] <= 1,
+        "data.crops.global_scale data.crops.local_scale",
+    ),
+    ("must rise above 0", lambda pair: 0 < pair[0] <= pair[1], "data.augment.blur_sigma"),
+)
 
 
 def validate(config: Config) -> Config:
@@ -251,60 +317,46 @@ def validate(config: Config) -> Config:
     Raises:
         ConfigError: naming the first setting that cannot work, its value and the remedy.
     """
-    m, c, a, t = config.method, config.data.crops, config.data.augment, config.train
-    positive = {
-        "method.out_dim": m.out_dim,
-        "method.student_temp": m.student_temp,
-        "method.teacher_temp": m.teacher_temp,
-        "method.teacher_temp_start": m.teacher_temp_start,
-        "data.crops.global_size": c.global_size,
-        "data.max_megapixels": config.data.max_megapixels,
-        "train.batch_size": t.batch_size,
-        "train.accumulation_steps": t.accumulation_steps,
-        "train.epochs": t.epochs,
-        "train.learning_rate": t.learning_rate,
-        "train.checkpoint_every_steps": t.checkpoint_every_steps,
-        "train.keep_checkpoints": t.keep_checkpoints,
-        "train.log_every_steps": t.log_every_steps,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name}={value} must be greater than 0")
-    shares = {
-        "method.teacher_momentum": m.teacher_momentum,
-        "method.center_momentum": m.center_momentum,
-        "model.drop_path_rate": config.model.drop_path_rate,
-        "data.max_corrupt_share": config.data.max_corrupt_share,
-        **{f"data.augment.{k}": getattr(a, k) for k in ("flip", "jitter", "grayscale")},
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name}={value} must lie between 0 and 1")
-    if m.view_weight < 0 or m.region_weight < 0 or m.view_weight + m.region_weight == 0:
+    settings = dict(_settings(config))
+    finite = _each(lambda value: not isinstance(value, float) or math.isfinite(value))
+    for remedy, fits, names in (("must be finite", finite, " ".join(settings)), *_RANGES):
+        for name in names.split():
+            if not fits(settings[name]):
+                raise ConfigError(f"{name}={settings[name]} {remedy}")
+    m, c, t = config.method, config.data.crops, config.train
+    if m.view_weight == m.region_weight == 0:
         raise ConfigError(
-            f"method.view_weight={m.view_weight} and method.region_weight={m.region_weight} must not be "
-            "negative nor both 0; DINO is view_weight=1, region_weight=0"
+            f"method.view_weight={m.view_weight} and method.region_weight={m.region_weight} must not both be 0; "
+            "DINO is view_weight=1, region_weight=0"
         )
     if len(c.local_sizes) != len(c.local_counts):
         raise ConfigError(
-            f"data.crops.local_counts={c.local_counts} must have one count for each of data.crops.local_sizes={c.local_sizes}"
+            f"data.crops.local_counts={c.local_counts} must have one count for each of "
+            f"data.crops.local_sizes={c.local_sizes}"
         )
-    for name in ("global_scale", "local_scale"):
-        low, high = getattr(c, name)
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"data.crops.{name}={(low, high)} must rise within (0, 1]")
     if t.warmup_epochs > t.epochs:
         raise ConfigError(
             f"train.warmup_epochs={t.warmup_epochs} is longer than train.epochs={t.epochs}; "
             f"pass --train.warmup-epochs {t.epochs / 10:g} or train longer"
         )
     if t.batch_size % t.accumulation_steps:
-        raise ConfigError(f"train.accumulation_steps={t.accumulation_steps} must divide train.batch_size={t.batch_size}")
+        raise ConfigError(
+            f"train.accumulation_steps={t.accumulation_steps} must divide train.batch_size={t.batch_size}"
+        )
     return config
+
+
+def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, value
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """The end of an error message: the known name nearest to a wrong one, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"

@@ -112,7 +112,7 @@ class EsViT(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Let the teacher's parameters follow the student's: ``teacher = momentum * teacher + (1 - momentum) * student``."""
+        """Let the teacher's parameters follow: ``teacher = momentum * teacher + (1 - momentum) * student``."""
         teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)

@@ -90,9 +90,7 @@ class EsViTLoss(nn.Module):
             self.register_buffer(f"{task}_sum", torch.zeros(out_dim), persistent=False)
             self.register_buffer(f"{task}_rows", torch.zeros(()), persistent=False)
 
-    def forward(
-        self, student: Projection, teacher: Projection, teacher_temp: float
-    ) -> tuple[Tensor, EsViTStatistics]:
+    def forward(self, student: Projection, teacher: Projection, teacher_temp: float) -> tuple[Tensor, EsViTStatistics]:
         """Loss, a scalar differentiable in the student's rows and prototypes, and statistics.
 
         Args:
@@ -106,7 +104,9 @@ class EsViTLoss(nn.Module):
         views, teachers = len(student.tokens), len(teacher.tokens)
         batch, rest = divmod(student.view.shape[0], views)
         if views < 2 or not 1 <= teachers <= views:
-            raise ValueError(f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first")
+            raise ValueError(
+                f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first"
+            )
         if rest or teacher.view.shape[0] != teachers * batch:
             raise ValueError(
                 f"view rows: student {student.view.shape[0]}, teacher {teacher.view.shape[0]}; they must be "

@@ -39,7 +39,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     own = model.state_dict()
     state |= {name: tensor for name, tensor in own.items() if name.startswith("head.") and name not in state}
     wrong = sorted(
-        name for name in own.keys() | state.keys()
+        name
+        for name in own.keys() | state.keys()
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if wrong:

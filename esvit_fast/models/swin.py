@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -73,8 +74,7 @@ class SwinTransformer(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """[B, 3, height, width] -> map after the final norm, [B, H, W, num_features]."""
-        for _, _, x in self._walk(images):
-            pass
+        _, _, x = deque(self._walk(images), maxlen=1).pop()
         return self.norm(x)
 
     def forward_regions(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,13 @@ class SwinTransformer(nn.Module):
             ValueError: a stage or a format does not exist.
         """
         stages = len(self.layers)
-        wanted = range(stages) if indices is None else range(stages - indices, stages) if isinstance(indices, int) else indices
+        wanted = (
+            range(stages)
+            if indices is None
+            else range(stages - indices, stages)
+            if isinstance(indices, int)
+            else indices
+        )
         if not all(-stages <= i < stages for i in wanted):
             raise ValueError(f"indices={indices} must name stages between {-stages} and {stages - 1}")
         if output_fmt not in ("NCHW", "NHWC"):

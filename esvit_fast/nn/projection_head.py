@@ -25,7 +25,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """A perceptron to a narrow bottleneck of unit length, and prototypes to compare it with (arXiv 2104.14294, appendix C).
+    """A perceptron to a narrow bottleneck of unit length, and prototypes beside it (arXiv 2104.14294, appendix C).
 
     Args:
         in_dim: channels of the features.

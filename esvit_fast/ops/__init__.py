@@ -1,4 +1,4 @@
-"""Public operators: registered with torch (schema, shape function, autograd), each run by the backend that `plan` picks."""
+"""Public operators, registered with torch: each has a schema, shapes, autograd, and the backend that `plan` picks."""
 
 from ._pairs import Pairs, Statistics
 from ._plan import ORDER, BackendError, Facts, Plan, backend, plan

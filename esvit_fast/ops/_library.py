@@ -1,4 +1,4 @@
-"""The one `torch.library` of the project: schemas, shape functions and autograd in Python, implementations by backend."""
+"""The one `torch.library` of the project: schemas, shapes and autograd in Python, implementations by backend."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def differentiate(name: str, backward: Callable, setup_context: Callable) -> Non
 
 
 def vjp(function: Callable, inputs: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of an oracle, by running it again.
-
-    `torch.func` is used since autograd does not record below the dispatcher, where operators are implemented.
-    """
-    return torch.func.vjp(function, *(x.detach() for x in inputs))[1](cotangent)
+    """Gradients of an oracle, by running it again."""
+    # operators are implemented below autograd, which does not record there unless its key is let in again
+    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
+    with autograd, torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        return torch.autograd.grad(function(*inputs), inputs, cotangent, materialize_grads=True)

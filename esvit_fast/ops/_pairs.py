@@ -44,7 +44,9 @@ def check_pairs(pairs: Pairs, device: torch.device) -> Pairs:
     """Raise unless `pairs` are three vectors of one length, of the right dtypes, on `device`."""
     pairs = Pairs(*pairs)
     if pairs.weight.ndim != 1 or not pairs.student_row.shape == pairs.teacher_row.shape == pairs.weight.shape:
-        raise ValueError(f"pairs have shapes {[tuple(x.shape) for x in pairs]}; they must be three vectors of one length")
+        raise ValueError(
+            f"pairs have shapes {[tuple(x.shape) for x in pairs]}; they must be three vectors of one length"
+        )
     if pairs.weight.numel() == 0:
         raise ValueError("pairs are empty; the loss of no pair is undefined")
     for name, tensor in pairs._asdict().items():

@@ -1,9 +1,8 @@
-"""Which implementation runs an operator: a pure function of facts, so that any machine's choice can be tested anywhere."""
+"""Which implementation runs an operator: a pure function of facts, so that any machine's choice is tested anywhere."""
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +88,8 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
     raise BackendError(f"no backend can run {op}: {reasons}")
 
 
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("esvit_fast_backend", default=None)
+# a plain list, since torch.compile traces no context variables
+_forced: list[str | None] = [None]
 
 
 @contextlib.contextmanager
@@ -101,14 +101,16 @@ def backend(name: str | None) -> Iterator[None]:
     """
     if name is not None and name not in ORDER:
         raise ValueError(f"backend={name!r} must be one of {', '.join(ORDER)}")
-    token = _forced.set(name)
+    _forced.append(name)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced.pop()
 
 
-def choose(op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None) -> str:
+def choose(
+    op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None
+) -> str:
     """Gather the facts of a call, plan, and say once when a faster backend that exists had to be passed over."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next(iter(given.values()))
@@ -119,7 +121,7 @@ def choose(op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping
         options=options,
         capability=torch.cuda.get_device_capability(first.device) if first.device.type == "cuda" else None,
         requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
-        forced=forced or _forced.get() or os.environ.get("ESVIT_FAST_BACKEND") or None,
+        forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
     )
     chosen = plan(op, facts)
     passed_over = {b: reason for b, reason in chosen.refused.items() if (op, b) in _RULES}

@@ -72,7 +72,15 @@ def prototype_cross_entropy(
         )
     chosen = choose("prototype_cross_entropy", matrices, {"pairs": len(pairs.weight)}, backend)
     loss, statistics = torch.ops.esvit_fast.prototype_cross_entropy(
-        student, student_weight, teacher.detach(), teacher_weight.detach(), center, *pairs, student_temp, teacher_temp, chosen
+        student,
+        student_weight,
+        teacher.detach(),
+        teacher_weight.detach(),
+        center,
+        *pairs,
+        student_temp,
+        teacher_temp,
+        chosen,
     )
     return loss, Statistics(*statistics.detach().unbind())
 

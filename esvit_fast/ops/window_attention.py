@@ -107,7 +107,11 @@ def _fake(qkv, bias, pad_kv, *options):
 
 
 def _fake_backward(grad, qkv, bias, pad_kv, *options):
-    return torch.empty_like(qkv), torch.empty_like(bias), bias.new_empty(0) if pad_kv is None else pad_kv.new_empty(pad_kv.shape)
+    return (
+        torch.empty_like(qkv),
+        torch.empty_like(bias),
+        bias.new_empty(0) if pad_kv is None else pad_kv.new_empty(pad_kv.shape),
+    )
 
 
 def _setup_context(ctx, inputs, output):

@@ -1,4 +1,4 @@
-"""Region matching of EsViT (arXiv 2106.09785, section 3.2): for every student region the most similar teacher region."""
+"""Region matching of EsViT (arXiv 2106.09785, section 3.2): the most similar teacher region of every student region."""
 
 from __future__ import annotations
 

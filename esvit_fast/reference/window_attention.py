@@ -47,7 +47,7 @@ def window_attention_weights(
     mask_value: float,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The softmax weights [B, windows, heads, N, N] and the values [B, windows, heads, N, head_dim] that they average."""
+    """Softmax weights [B, windows, heads, N, N], and the values [B, windows, heads, N, head_dim] that they average."""
     _, height, width, channels = qkv.shape
     padded = -(-height // window_size[0]) * window_size[0], -(-width // window_size[1]) * window_size[1]
     windowed = partition_windows(qkv, window_size, shift_size, pad_mode)  # [B, windows, N, 3 C]

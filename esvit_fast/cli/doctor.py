@@ -1,0 +1,48 @@
+"""`esvit-fast doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..ops import ORDER, BackendError, Facts, plan
+from ..training.environment import environment
+
+_OPERATORS = ("window_attention", "region_match", "soft_cross_entropy", "prototype_cross_entropy")
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Say what this machine has and which backend would run each operator; 1 if a forced backend cannot be honoured."""
+    argparse.ArgumentParser(
+        "esvit-fast doctor", description="What this machine has, and which backend runs each operator."
+    ).parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    capability = torch.cuda.get_device_capability() if device.type == "cuda" else None
+    forced = os.environ.get("ESVIT_FAST_BACKEND") or None
+    console, failed = Console(), False
+
+    facts = Table(box=None, show_header=False)
+    for name, value in environment(device).items():
+        facts.add_row(name, "not installed" if value is None else str(value))
+    facts.add_row("ESVIT_FAST_BACKEND", forced or "not set: the first of " + ", ".join(ORDER) + " that can run")
+    console.print(facts)
+
+    table = Table("operator", "backend", "why not a faster one", box=None, header_style="bold")
+    for op in _OPERATORS:
+        try:
+            chosen = plan(op, Facts(device.type, torch.float32, {}, capability=capability, forced=forced))
+            table.add_row(op, chosen.backend, "\n".join(f"{b}: {reason}" for b, reason in chosen.refused.items()))
+        except (BackendError, ValueError) as error:
+            table.add_row(op, "none", str(error))
+            failed = True
+    console.print()
+    console.print(table)
+    if failed:
+        print(f"ESVIT_FAST_BACKEND={forced} cannot be honoured; unset it or choose another", file=sys.stderr)
+    return int(failed)

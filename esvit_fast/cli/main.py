@@ -1,0 +1,65 @@
+"""Which command is called; errors of the user become one line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "demo": ("demo", "train a small network on drawn images and show what it learned, in minutes"),
+    "doctor": ("doctor", "what this machine has, and which backend runs each operator"),
+    "models": ("listing", "backbones and their sizes"),
+    "recipes": ("listing", "settings that come with the package"),
+    "pretrain": ("pretrain", "pretrain a backbone on a folder of images"),
+    "resume": ("pretrain", "go on with a run from its last checkpoint"),
+    "eval": ("evaluate", "k-NN or linear accuracy of frozen features"),
+    "report": ("report", "write report.html of a run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from .. import __version__
+
+        print(__version__)
+        return 0
+    command, *rest = argv
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"
+        return _fail(f"command={command!r} is not known; {hint}")
+    try:
+        module = import_module(f".{COMMANDS[command][0]}", __package__)
+        return getattr(module, command)(rest)
+    except (ValueError, RuntimeError) as error:
+        if not _is_ours(error):
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by this package, as an answer to the user, and not by a library or a bug below it."""
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__.split(".")[0])
+
+
+def _fail(message: str) -> int:
+    print(f"esvit-fast: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: esvit-fast COMMAND …", "", *lines, "", "esvit-fast COMMAND --help tells more."])

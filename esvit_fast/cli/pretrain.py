@@ -1,0 +1,69 @@
+"""`esvit-fast pretrain` and `esvit-fast resume`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from ..config import Config, load_config, recipe_names, validate
+from ..training import Outcome, Ranks, Reporter, setup_distributed, teardown_distributed
+from ..training import pretrain as start_run
+from ..training import resume as resume_run
+from ..training.progress import make_reporter
+
+
+def pretrain(argv: Sequence[str]) -> int:
+    """Start a run."""
+    parser = argparse.ArgumentParser(
+        "esvit-fast pretrain",
+        description="Pretrain a backbone. Every setting of the recipe can be changed, as in --train.batch-size 64.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
+    parser.add_argument("--data", help="images: a folder, list, .zip, .tar, torchvision:NAME@ROOT, or sample")
+    parser.add_argument("--out", type=Path, help="folder of the run, new or empty")
+    args, settings = parser.parse_known_args(list(argv))
+    if {"-h", "--help"} & set(settings):
+        parser.print_help()
+        print()
+    elif args.recipe is None or args.out is None:
+        missing = "--recipe" if args.recipe is None else "--out"
+        raise ValueError(f"{missing} is missing; recipes: {', '.join(recipe_names())}; --out is the folder of the run")
+    config = load_config(args.recipe) if args.recipe else Config()
+    if args.data is not None:
+        config = replace(config, data=replace(config.data, source=args.data))
+    config = validate(tyro.cli(Config, args=settings, default=config, prog="esvit-fast pretrain"))
+    return run(lambda ranks, reporter: start_run(config, args.out, ranks, reporter), args.out, config.train.device)
+
+
+def resume(argv: Sequence[str]) -> int:
+    """Go on with a run."""
+    parser = argparse.ArgumentParser("esvit-fast resume", description="Go on with a run from its last checkpoint.")
+    parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
+    args = parser.parse_args(argv)
+    device = load_config(args.run / "config.yaml").train.device if (args.run / "config.yaml").is_file() else "auto"
+    return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter), args.run, device)
+
+
+def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
+    """Make a run under the process group that torchrun asks for, and say how it ended."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    ranks = setup_distributed(device)
+    try:
+        outcome = call(ranks, make_reporter())
+    finally:
+        teardown_distributed()
+    if ranks.is_main:
+        stopped = (
+            f"stopped at step {outcome.step} of {outcome.total_steps}, saved; go on with `esvit-fast resume {out}`"
+        )
+        done = f"done: {outcome.step} steps in {outcome.seconds:.0f} s; weights in {out / 'model.safetensors'}"
+        print(stopped if outcome.signal else done, file=sys.stderr)
+    return 128 + outcome.signal if outcome.signal else 0

@@ -1,0 +1,30 @@
+"""Bytes to tensors: sources, decoding, multi-crop, augmentation, and the order of samples."""
+
+from .augment import Augmenter, normalize
+from .decode import CorruptImage, decode_image
+from .draws import SLOTS, uniforms
+from .encoded import Source, SourceError
+from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
+from .multicrop import MultiCrop, crop_boxes, eval_image
+from .sources import open_source
+
+__all__ = [
+    "SLOTS",
+    "Augmenter",
+    "Batch",
+    "CorruptImage",
+    "CorruptionLog",
+    "Loader",
+    "MultiCrop",
+    "Source",
+    "SourceError",
+    "TooManyCorrupt",
+    "crop_boxes",
+    "decode_image",
+    "eval_image",
+    "make_loader",
+    "normalize",
+    "open_source",
+    "steps_per_epoch",
+    "uniforms",
+]

@@ -1,0 +1,264 @@
+"""From a source to batches of crops: the order of samples, the workers, and what happens to unreadable images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..config import DataConfig
+from .decode import CorruptImage
+from .draws import AUGMENT, CROP, epoch_order, replacements, uniforms
+from .encoded import Source
+from .multicrop import MultiCrop
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 64  # unreadable images in a row before a sample is given up
+_BELOW_ONE = np.float32(1 - 2**-24)
+
+Failure = tuple[int, str, str]
+"""Index, path and reason of an unreadable image."""
+
+
+class TooManyCorrupt(ValueError):
+    """More images are unreadable than the run tolerates."""
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one rank, on the CPU."""
+
+    crops: list[torch.Tensor]
+    """uint8 [V_r, B, 3, S, S], one for each resolution, in the order in which CropConfig.sizes first names it."""
+    draws: torch.Tensor
+    """float32 [V, B, A] in [0, 1): the uniforms that the augmentation uses."""
+    index: torch.Tensor
+    """int64 [B]: the image that each row shows."""
+    failures: list[Failure]
+    """The images that could not be read and were replaced."""
+
+
+class Sample(NamedTuple):
+    """One image's part of a batch."""
+
+    crops: list[torch.Tensor]
+    draws: np.ndarray
+    index: int
+    failures: list[Failure]
+
+
+def steps_per_epoch(length: int, batch_size: int) -> int:
+    """Optimiser steps in an epoch of `length` images; its last incomplete batch is dropped.
+
+    Raises:
+        ValueError: there are fewer images than the batch has.
+    """
+    if length < batch_size:
+        raise ValueError(
+            f"batch_size={batch_size} is larger than the data, which has {length} images; "
+            f"pass a batch size of at most {length} or add images"
+        )
+    return length // batch_size
+
+
+class MicroBatches:
+    """The (epoch, index) pairs of every micro-batch of one rank.
+
+    Global batch g holds samples g * batch_size to (g + 1) * batch_size of the run, cut into accumulation_steps times
+    world_size contiguous pieces, the accumulation step being the outer one: the union over ranks is always the same.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start_samples: int,
+        total_samples: int,
+        rank: int,
+        world_size: int,
+        accumulation_steps: int,
+    ):
+        self.steps = steps_per_epoch(length, batch_size)
+        pieces = world_size * accumulation_steps
+        if batch_size % pieces:
+            near = sorted({max(1, batch_size // pieces) * pieces, (batch_size // pieces + 1) * pieces})
+            raise ValueError(
+                f"batch_size={batch_size} is not divisible by world_size={world_size} x accumulation_steps="
+                f"{accumulation_steps}; pass {' or '.join(map(str, near))}"
+            )
+        if start_samples % batch_size:
+            raise ValueError(
+                f"start_samples={start_samples} is not a multiple of batch_size={batch_size}; "
+                "resume with the batch size that the run began with"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.first, self.end = start_samples // batch_size, -(-total_samples // batch_size)
+        self.rank, self.world_size, self.accumulation_steps = rank, world_size, accumulation_steps
+
+    def __len__(self) -> int:
+        return max(0, self.end - self.first) * self.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        micro = self.batch_size // (self.world_size * self.accumulation_steps)
+        current, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.first, self.end):
+            epoch, position = divmod(step, self.steps)
+            if epoch != current:
+                current, order = epoch, epoch_order(self.seed, epoch, self.length)
+            for accumulation in range(self.accumulation_steps):
+                start = position * self.batch_size + (accumulation * self.world_size + self.rank) * micro
+                yield [(epoch, index) for index in order[start : start + micro].tolist()]
+
+
+class CropDataset(Dataset):
+    """The crops of (epoch, index): a pure function of these, the seed and the source."""
+
+    def __init__(self, source: Source, config: DataConfig, seed: int):
+        self.source, self.seed = source, seed
+        self.crop = MultiCrop(config.crops)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | TooManyCorrupt:
+        epoch, index = key
+        image, index, failures = self._readable(epoch, index)
+        if image is None:
+            return TooManyCorrupt(
+                f"data.source={self.source.name!r}: {_TRIES} images in a row cannot be read, "
+                f"the first is {failures[0][1]}: {failures[0][2]}; check the files"
+            )
+        draws = uniforms(self.seed, epoch, index, len(self.crop.sizes))
+        augment = np.minimum(draws[:, AUGMENT].astype(np.float32), _BELOW_ONE)
+        return Sample(self.crop(image, draws[:, CROP]), augment, index, failures)
+
+    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray | None, int, list[Failure]]:
+        failures: list[Failure] = []
+        try:
+            return self.source.image(index), index, failures
+        except CorruptImage as error:
+            failures.append((index, error.path, error.why))
+        for other in replacements(self.seed, epoch, index, len(self.source), _TRIES - 1):
+            try:
+                return self.source.image(other), other, failures
+            except CorruptImage as error:
+                failures.append((other, error.path, error.why))
+        return None, index, failures
+
+
+class Loader:
+    """Iterate over the batches from start_samples to total_samples; `len` counts them.
+
+    Raises:
+        TooManyCorrupt: while iterating, when image after image cannot be read.
+    """
+
+    def __init__(self, loader: DataLoader):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            # returned, not raised, by the worker: an exception that crosses processes loses its one-line message
+            if isinstance(batch, TooManyCorrupt):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    source: Source,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start_samples: int,
+    total_samples: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation_steps: int = 1,
+) -> Loader:
+    """Batches of one rank, from sample start_samples of the run until total_samples are reached.
+
+    The same samples, crops and draws for any number of workers and after any resume; for any number of ranks and
+    accumulation steps, their union is the same. Tensors are in pinned memory where CUDA is available.
+
+    Raises:
+        ValueError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, or a start
+            that is no multiple of the batch.
+    """
+    batches = MicroBatches(
+        len(source),
+        batch_size=batch_size,
+        seed=seed,
+        start_samples=start_samples,
+        total_samples=total_samples,
+        rank=rank,
+        world_size=world_size,
+        accumulation_steps=accumulation_steps,
+    )
+    loader = DataLoader(
+        CropDataset(source, config, seed),
+        batch_sampler=batches,
+        num_workers=worker_count(config.workers),
+        collate_fn=collate,
+        worker_init_fn=_single_thread,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each iterator would advance the global one
+    )
+    return Loader(loader)
+
+
+def collate(samples: list[Sample | TooManyCorrupt]) -> Batch | TooManyCorrupt:
+    """Join samples along the batch axis."""
+    for sample in samples:
+        if isinstance(sample, TooManyCorrupt):
+            return sample
+    return Batch(
+        crops=[torch.stack(group, dim=1) for group in zip(*(sample.crops for sample in samples), strict=True)],
+        draws=torch.from_numpy(np.stack([sample.draws for sample in samples], axis=1)),
+        index=torch.tensor([sample.index for sample in samples]),
+        failures=[failure for sample in samples for failure in sample.failures],
+    )
+
+
+def worker_count(workers: int) -> int:
+    """Processes of a loader: as given, or for -1 one per core of this rank but one, at most 8."""
+    if workers >= 0:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+class CorruptionLog:
+    """Counts the distinct unreadable images of a run, warns of each once, and stops the run when they are too many."""
+
+    def __init__(self, length: int, max_share: float):
+        self.length, self.max_share = length, max_share
+        self.failed: dict[int, str] = {}
+
+    def record(self, failures: list[Failure]) -> None:
+        """Note the failures of a batch.
+
+        Raises:
+            TooManyCorrupt: at least two images, and a greater share than max_share of all, have failed.
+        """
+        for index, path, why in failures:
+            if index not in self.failed:
+                self.failed[index] = path
+                logger.warning("unreadable image replaced: %s: %s", path, why)
+        count = len(self.failed)
+        if count >= 2 and count > self.max_share * self.length:
+            raise TooManyCorrupt(
+                f"data.max_corrupt_share={self.max_share:g} is exceeded: {count} of {self.length} images cannot be "
+                f"read, the last is {path}; remove or repair them, or raise data.max_corrupt_share"
+            )
+
+
+def _single_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,111 @@
+"""Multi-crop: random boxes of the decoded image, resized as uint8."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from ..config import CropConfig
+from .draws import ATTEMPTS
+
+RATIO = (3 / 4, 4 / 3)
+"""Range of a crop's width over height."""
+
+
+def view_groups(sizes: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """The views of each resolution: (side in px, view numbers), in the order in which the sides first occur."""
+    groups: dict[int, list[int]] = {}
+    for view, size in enumerate(sizes):
+        groups.setdefault(size, []).append(view)
+    return list(groups.items())
+
+
+def crop_boxes(height: int, width: int, scale: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Random resized crops of one image: int64 [V, 4] of (top, left, height, width) in pixels.
+
+    A box's area is uniform in scale, as a share of the image's, and its aspect ratio log-uniform in 3/4 to 4/3; the
+    first of 10 attempts that fits is taken, else the largest central box of a permitted ratio. Same distribution as
+    torchvision's RandomResizedCrop (Szegedy et al., 1409.4842).
+
+    Args:
+        scale: float64 [V, 2], least and largest share of each view.
+        draws: float64 [V, 22] in [0, 1): 10 areas, 10 ratios, top, left.
+    """
+    low, high = scale[:, :1], scale[:, 1:]
+    area = height * width * (low + (high - low) * draws[:, :ATTEMPTS])  # [V, 10]
+    log_low, log_high = math.log(RATIO[0]), math.log(RATIO[1])
+    ratio = np.exp(log_low + (log_high - log_low) * draws[:, ATTEMPTS : 2 * ATTEMPTS])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = (np.arange(len(draws)), fits.argmax(axis=1))
+    w, h = w[first], h[first]
+    top = np.floor(draws[:, -2] * (height - h + 1))
+    left = np.floor(draws[:, -1] * (width - w + 1))
+    boxes = np.stack([top, left, h, w], axis=1).astype(np.int64)
+    boxes[~fits[first]] = central_box(height, width)
+    return boxes
+
+
+def central_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """The largest central box (top, left, height, width) whose aspect ratio lies within 3/4 and 4/3."""
+    h = min(height, max(1, round(width / RATIO[0])))
+    w = min(width, max(1, round(height * RATIO[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class MultiCrop:
+    """Cut and resize all views of an image."""
+
+    def __init__(self, config: CropConfig):
+        self.sizes = config.sizes
+        self.groups = view_groups(config.sizes)
+        self.scale = np.array([config.global_scale] * 2 + [config.local_scale] * (len(config.sizes) - 2))
+
+    def __call__(self, image: np.ndarray, draws: np.ndarray) -> list[torch.Tensor]:
+        """Crops of one image, one uint8 tensor [V_r, 3, S, S] per resolution.
+
+        Args:
+            image: uint8 [H, W, 3].
+            draws: float64 [V, 22] in [0, 1).
+        """
+        boxes = crop_boxes(image.shape[0], image.shape[1], self.scale, draws).tolist()
+        pixels = _to_tensor(image)
+        crops = []
+        for size, views in self.groups:
+            group = torch.empty(len(views), 3, size, size, dtype=torch.uint8)
+            for slot, view in zip(group, views, strict=True):
+                top, left, height, width = boxes[view]
+                slot.copy_(resize(pixels[:, :, top : top + height, left : left + width], size, size)[0])
+            crops.append(group)
+        return crops
+
+
+def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize uint8 [B, 3, H, W] by antialiased bicubic interpolation in fixed point; within 2 levels of Pillow's."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return interpolate(pixels, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def eval_image(image: np.ndarray, size: int) -> torch.Tensor:
+    """The evaluation view of uint8 [H, W, 3], uint8 [3, size, size].
+
+    The short side is resized to size * 256 / 224 and the centre cut out; images whose short side is at most `size` are
+    resized to `size` directly, so that small images lose no border.
+    """
+    height, width = image.shape[:2]
+    short = size if min(height, width) <= size else round(size * 256 / 224)
+    h, w = (short * side // min(height, width) for side in (height, width))
+    pixels = resize(_to_tensor(image), h, w)[0]
+    top, left = (h - size) // 2, (w - size) // 2
+    return pixels[:, top : top + size, left : left + size].contiguous()
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """[H, W, 3] as [1, 3, H, W], channels last in memory: the layout of the fastest resize."""
+    writable = image if image.flags.writeable else image.copy()
+    return torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)

@@ -1,0 +1,36 @@
+"""From frozen features to numbers and pictures: k-NN, linear probe, feature health, region correspondence, report."""
+
+from esvit_fast.evaluation.correspondence import (
+    Correspondence,
+    CorrespondenceAccuracy,
+    correspondence,
+    correspondence_accuracy,
+)
+from esvit_fast.evaluation.features import Features, extract_features, require_labels, subset
+from esvit_fast.evaluation.health import FeatureHealth, effective_rank, feature_health
+from esvit_fast.evaluation.knn import Accuracy, knn, nearest
+from esvit_fast.evaluation.linear import LEARNING_RATES, LinearProbe, linear_probe
+from esvit_fast.evaluation.report import write_report
+from esvit_fast.evaluation.suite import evaluate_run
+
+__all__ = [
+    "LEARNING_RATES",
+    "Accuracy",
+    "Correspondence",
+    "CorrespondenceAccuracy",
+    "FeatureHealth",
+    "Features",
+    "LinearProbe",
+    "correspondence",
+    "correspondence_accuracy",
+    "effective_rank",
+    "evaluate_run",
+    "extract_features",
+    "feature_health",
+    "knn",
+    "linear_probe",
+    "nearest",
+    "require_labels",
+    "subset",
+    "write_report",
+]

@@ -1,0 +1,283 @@
+"""report.html: what a run has learnt, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from esvit_fast.config import Config, to_tree
+from esvit_fast.data import Source
+from esvit_fast.evaluation import pictures
+from esvit_fast.evaluation.curves import Metrics, charts, read_metrics, training_seconds
+from esvit_fast.evaluation.features import split_labelled, subset
+from esvit_fast.evaluation.pictures import Models
+from esvit_fast.evaluation.style import CSS
+from esvit_fast.evaluation.svg import Bar, Mark, bar_chart
+
+GALLERY_BANK = 1_000
+IMAGES = 6
+
+
+def write_report(
+    run_dir: Path,
+    *,
+    model: nn.Module,
+    untrained: nn.Module,
+    source: Source,
+    test_source: Source | None,
+    config: Config,
+    evaluation: Mapping[str, Any] | None,
+    device: str | torch.device = "cpu",
+) -> Path:
+    """Write `report.html` into a run directory, from its metrics.jsonl and environment.json and from both backbones.
+
+    Without classes, the parts that need them are left out and the page says so.
+
+    Args:
+        model, untrained: the trained backbone and one of the same architecture with random weights.
+        evaluation: the result of `evaluate_run`; None leaves its numbers out.
+
+    Raises:
+        ValueError: the folder has no metrics.jsonl, or no image can be read.
+    """
+    run_dir, models = Path(run_dir), Models(untrained, model)
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    environment = _read_json(run_dir / "environment.json")
+    shown = test_source if test_source is not None else source
+    images = pictures.readable(shown, range(len(shown)), IMAGES)
+    if not images:
+        raise ValueError(
+            f"source={shown.name!r}: none of the images tried can be read; check it with `esvit-fast data check`"
+        )
+    augment, arrays = config.data.augment, [image for _, image in images]
+    for one in models:
+        one.to(device)
+    outcome, course = charts(metrics, config.method.out_dim)
+    sections = [
+        _results(evaluation),
+        _curves("Learning", "What the loss and the teacher's answers did, over images seen.", outcome),
+        _section("Crops, as the model sees them", _CROPS, pictures.crops(source, config)),
+        _section("Attention", _ATTENTION, pictures.attention(models, arrays, augment, device)),
+        _section("Region correspondence", _LINKS, pictures.region_links(models, images[::2], config, device)),
+        _gallery(models, source, test_source, augment, device),
+        _health(evaluation),
+        _curves("Course of training", "Schedules and speed, over images seen.", course),
+        _section("The run", "", _details(environment, config, evaluation)),
+    ]
+    title = f"{config.model.name} on {_short_name(source.name)}"
+    page = _page(title, _header(title, metrics, environment, source, config), "".join(sections))
+    path = run_dir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+_CROPS = (
+    "Images of the first batch after cropping and augmentation, before normalisation. The student sees all views, the "
+    "teacher only the global ones. If you cannot tell what a global view shows, the augmentation is too strong."
+)
+_ATTENTION = (
+    "How much attention each place receives in the last block, averaged over heads, relative to the average place. "
+    "Both models share one scale."
+)
+_LINKS = (
+    "Two random crops of one image. Each line leads from a region of the left view to the region of the right view "
+    "whose features are most similar; the geometry of the crops says which one is right. Lines are spread evenly over "
+    "the regions that both views show."
+)
+
+
+def _page(title: str, header: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>{header}<main>{body}</main>"
+        "<footer>Written by esvit_fast. It loads nothing from elsewhere.</footer></body></html>\n"
+    )
+
+
+def _section(title: str, text: str, body: str) -> str:
+    lead = f"<p>{escape(text)}</p>" if text else ""
+    return f"<section><h2>{escape(title)}</h2>{lead}{body}</section>\n"
+
+
+def _curves(title: str, text: str, figures: str) -> str:
+    return _section(title, text, f'<div class="charts">{figures}</div>') if figures else ""
+
+
+def _header(title: str, metrics: Metrics, environment: Mapping[str, Any], source: Source, config: Config) -> str:
+    last = metrics.train[-1] if metrics.train else {}
+    samples, seconds = last.get("samples", 0), training_seconds(metrics.train)
+    weights = {"view": config.method.view_weight, "region": config.method.region_weight}
+    tasks = " and ".join(name for name, weight in weights.items() if weight) + (
+        " tasks" if all(weights.values()) else " task"
+    )
+    classes = f"{len(source.classes)} classes, not used for training" if source.classes else "without classes"
+    lead = f"Pretrained without labels with EsViT's {tasks} on {len(source):,} images ({classes})."
+    facts = {
+        "images seen": f"{samples:,}",
+        "epochs": f"{last.get('epoch', 0):.4g}",
+        "training time": duration(seconds),
+        "images per second": f"{samples / seconds:,.0f}" if seconds > 0 else "unknown",
+        "batch": f"{config.train.batch_size}",
+        "precision": config.train.precision,
+        "device": str(environment.get("device", config.train.device)),
+        "seed": f"{config.train.seed}",
+    }
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    return (
+        f'<header><p class="kicker">esvit_fast &middot; pretraining report</p><h1>{escape(title)}</h1>'
+        f'<p class="lead">{escape(lead)}</p><dl class="facts">{items}</dl></header>'
+    )
+
+
+def _results(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return _section("Results", "This report was written without an evaluation; `esvit-fast eval` makes one.", "")
+    cards, matches = [], evaluation["correspondence"]
+    if evaluation["labelled"]:
+        chance, knn = Mark("chance", evaluation["chance"]), evaluation["knn"]
+        train, test = (f"{evaluation[key]:,}" for key in ("train_images", "test_images"))
+        note = f"Weighted vote of the {evaluation['k']} nearest of {train} training images, for {test} test images."
+        cards.append(_card("k-NN", {n: knn[n]["top1"] for n in knn}, chance, note))
+        if evaluation.get("linear"):
+            linear = evaluation["linear"]
+            note = f"A linear classifier on frozen features; learning rate {linear['after']['learning_rate']:g} of "
+            note += f"{len(linear['after']['table'])}, chosen on training images held back."
+            cards.append(_card("Linear probe", {n: linear[n]["top1"] for n in linear}, chance, note))
+    note = f"Regions found again in another crop of the image: {matches['after']['regions']:,} regions of "
+    note += f"{matches['after']['images']:,} images."
+    exact = {name: matches[name]["exact"] for name in matches}
+    cards.append(_card("Correspondence", exact, Mark("chance", matches["after"]["chance"]), note))
+    return _section("Results", _results_text(evaluation), f'<div class="cards">{"".join(cards)}</div>')
+
+
+def _results_text(evaluation: Mapping[str, Any]) -> str:
+    text = "Trained weights against random weights of the same architecture."
+    if not evaluation["labelled"]:
+        text += " The images have no classes, so there is no k-NN, no linear probe and no raw-pixel reference."
+    elif evaluation["held_out"]:
+        text += (
+            " There is no labelled test split: a tenth of the training images serve as test images, not as neighbours."
+        )
+    if evaluation["unreadable"]:
+        text += f" {evaluation['unreadable']} images could not be read and are left out."
+    return text
+
+
+def _card(title: str, values: Mapping[str, float], chance: Mark, note: str) -> str:
+    names = {"pixels": ("raw pixels", "plain"), "before": ("untrained", "before"), "after": ("trained", "after")}
+    bars = [Bar(label, values[key], tone) for key, (label, tone) in names.items() if key in values]
+    gain = values["after"] - values["before"]
+    change = f"<em{'' if gain >= 0 else ' class=down'}>{sign(gain)} points</em>"
+    return (
+        f'<div class="card"><h3>{escape(title)}</h3><p class="big">{values["after"]:.1f}<small>%</small>{change}</p>'
+        f'{bar_chart(bars, mark=chance)}<p class="foot">{escape(note)}</p></div>'
+    )
+
+
+def _gallery(
+    models: Models, source: Source, test_source: Source | None, augment: Any, device: str | torch.device
+) -> str:
+    sides = split_labelled(source, test_source)
+    if sides is None:
+        asked = subset(len(source), IMAGES)
+        others = sorted(set(range(len(source))) - set(asked)) or asked
+        sides = (source, others), (source, asked)
+    (bank, rows), (queries, query_rows) = sides
+    rows = [rows[i] for i in subset(len(rows), GALLERY_BANK)]
+    chosen = [i for i, _ in pictures.readable(queries, query_rows, IMAGES)]
+    text = f"Images and the most similar of {len(rows):,} training images, by cosine similarity of pooled features."
+    text += " Green frames have the query's class, red ones another." if source.classes else ""
+    return _section(
+        "Nearest neighbours", text, pictures.neighbours(models, (bank, rows), (queries, chosen), augment, device)
+    )
+
+
+def _health(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return ""
+    health = [evaluation["health"][name] for name in ("before", "after")]
+    rows = (
+        ("Effective rank", "directions that the features use (RankMe)", "{rank:.1f} of {rank_limit}"),
+        ("Spread", "standard deviation of normalised features, relative to an even spread; 0 is collapse", "{std:.3f}"),
+        ("Mean cosine", "similarity of two different images; 1 is collapse", "{cosine:.3f}"),
+    )
+    body = "".join(
+        f"<tr><td>{name}<small>{why}</small></td>{''.join(_number(form.format(**one)) for one in health)}</tr>"
+        for name, why, form in rows
+    )
+    table = f'<table><tr><th></th><th class="n">untrained</th><th class="n">trained</th></tr>{body}</table>'
+    return _section(
+        "Feature health", "Whether images differ in feature space.", f'<div class="card scroll">{table}</div>'
+    )
+
+
+def _details(environment: Mapping[str, Any], config: Config, evaluation: Mapping[str, Any] | None) -> str:
+    blocks = []
+    if evaluation is not None and evaluation.get("linear"):
+        blocks.append(("Linear probe: all learning rates", f"<div>{_probe_table(evaluation['linear']['after'])}</div>"))
+    if environment:
+        pairs = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in flatten(environment))
+        blocks.append(("Environment", f'<div class="scroll"><table>{pairs}</table></div>'))
+    blocks.append(("Configuration", f"<pre>{escape(yaml.safe_dump(to_tree(config), sort_keys=False))}</pre>"))
+    if evaluation is not None:
+        blocks.append(("All numbers of the evaluation", f"<pre>{escape(json.dumps(evaluation, indent=2))}</pre>"))
+    return "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in blocks)
+
+
+def _probe_table(probe: Mapping[str, Any]) -> str:
+    head = '<tr><th>learning rate (times batch / 256)</th><th class="n">held-out %</th><th class="n">test %</th></tr>'
+    rows = []
+    for row in probe["table"]:
+        css = ' class="chosen"' if row["learning_rate"] == probe["learning_rate"] else ""
+        numbers = "".join(_number(f"{row[key]:.2f}") for key in ("held_out", "test"))
+        rows.append(f"<tr{css}><td>{row['learning_rate']:g}</td>{numbers}</tr>")
+    lost = f"<p>Diverged: {', '.join(f'{rate:g}' for rate in probe['diverged'])}.</p>" if probe["diverged"] else ""
+    return f"<table>{head}{''.join(rows)}</table>{lost}"
+
+
+def _number(text: str) -> str:
+    return f'<td class="n">{escape(text)}</td>'
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Leaves of nested mappings as (dotted name, text)."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def sign(value: float) -> str:
+    """A difference with one decimal and a typographic sign."""
+    return f"{value:+.1f}".replace("-", "\u2212")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min, 3 h 20 min or 2 d 4 h."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 36 else f"{hours // 24} d {hours % 24} h"
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _short_name(name: str) -> str:
+    return Path(name).name or name

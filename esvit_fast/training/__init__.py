@@ -1,0 +1,19 @@
+"""Time, ranks, files and failures: pretraining runs."""
+
+from .distributed import Ranks, setup_distributed, teardown_distributed
+from .run import Outcome, Reporter, pretrain, resume
+from .trainer import NotFinite, Trainer, build_backbone, build_method
+
+__all__ = [
+    "NotFinite",
+    "Outcome",
+    "Ranks",
+    "Reporter",
+    "Trainer",
+    "build_backbone",
+    "build_method",
+    "pretrain",
+    "resume",
+    "setup_distributed",
+    "teardown_distributed",
+]

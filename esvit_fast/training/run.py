@@ -1,0 +1,244 @@
+"""A run from start to end: files, the loop over batches, checkpoints, measurements, and stopping."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from ..config import Config, load_config, save_config
+from ..data import CorruptionLog, make_loader, open_source, steps_per_epoch
+from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
+from .distributed import Ranks, all_reduce_sum, barrier
+from .environment import environment
+from .metrics import MetricsLog, truncate_after
+from .online_knn import OnlineKnn
+from .stopping import StopRequest
+from .trainer import NotFinite, StepResult, Trainer
+
+
+class Reporter(Protocol):
+    """Where a run says how it goes; called on the main rank only."""
+
+    def start(self, trainer: Trainer) -> None:
+        """The run begins, or goes on, at `trainer.step`."""
+
+    def step(self, step: int, record: dict[str, Any] | None) -> None:
+        """A step is done; the record is that of a logged step."""
+
+    def knn(self, record: dict[str, Any]) -> None:
+        """k-NN accuracy has been measured."""
+
+    def note(self, message: str) -> None:
+        """One line for the user."""
+
+    def stop(self) -> None:
+        """The run is over, whatever the reason."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended: at which step, of how many, stopped by which signal (None: it is complete), after how long."""
+
+    step: int
+    total_steps: int
+    signal: int | None
+    seconds: float
+
+
+def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
+    """Start a run in an empty or new folder.
+
+    Raises:
+        ValueError: the folder already holds a run, or the configuration or its data cannot work.
+        NotFinite: three steps in a row were not finite; the last checkpoint is from before them.
+    """
+    out = Path(out)
+    if (out / "config.yaml").exists():
+        raise ValueError(
+            f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}` or choose another"
+        )
+    source = open_source(config.data.source, "train", config.data.max_megapixels)
+    trainer = Trainer(config, _epoch_samples(config, len(source)), ranks)
+    if ranks.is_main:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out={str(out)!r} cannot be created: {error.strerror}; choose another folder") from error
+        write_atomic(out / "environment.json", _json(environment(ranks.device, ranks.world_size)))
+        write_atomic(out / "config.yaml", lambda path: save_config(config, path))
+    barrier()
+    return _run(trainer, source, out, reporter)
+
+
+def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
+    """Go on with a run from its last whole checkpoint; without one, from the start. A complete run stays as it is.
+
+    Raises:
+        ValueError: the folder holds no run, or its data have changed.
+        CheckpointError: every checkpoint is damaged.
+    """
+    out = Path(out)
+    if not (out / "config.yaml").is_file():
+        raise ValueError(
+            f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
+        )
+    config = load_config(out / "config.yaml")
+    source = open_source(config.data.source, "train", config.data.max_megapixels)
+    trainer = Trainer(config, _epoch_samples(config, len(source)), ranks)
+    checkpoint = load_latest(out / "checkpoints")
+    if checkpoint is not None:
+        trainer.load(checkpoint)
+    if ranks.is_main and (out / "metrics.jsonl").exists():
+        truncate_after(out / "metrics.jsonl", trainer.step)
+    barrier()
+    return _run(trainer, source, out, reporter)
+
+
+def _epoch_samples(config: Config, length: int) -> int:
+    return steps_per_epoch(length, config.train.batch_size) * config.train.batch_size
+
+
+def _run(trainer: Trainer, source, out: Path, reporter: Reporter) -> Outcome:
+    train, ranks = trainer.config.train, trainer.ranks
+    loader = make_loader(
+        source,
+        trainer.config.data,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start_samples=trainer.samples,
+        total_samples=trainer.total_steps * train.batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        accumulation_steps=train.accumulation_steps,
+    )
+    corrupt = CorruptionLog(len(source), trainer.config.data.max_corrupt_share)
+    knn = OnlineKnn(trainer.config, source, ranks.device)
+    begin, clock = time.monotonic(), _Clock(train.batch_size)
+    with StopRequest() as stop, _Files(out, ranks, reporter) as files:
+        if ranks.is_main:
+            reporter.start(trainer)
+        if trainer.step == 0 and knn.available:
+            files.knn(trainer, knn)
+        saved, batches = trainer.step, iter(loader)
+        try:
+            while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
+                clock.wait()
+                micro = list(islice(batches, train.accumulation_steps))
+                clock.work()
+                for batch in micro:
+                    corrupt.record(batch.failures)
+                before = trainer.epoch
+                result = trainer.train_step(micro)
+                logged = trainer.step % train.log_every_steps == 0 or trainer.step == trainer.total_steps
+                files.step(trainer, _record(trainer, result, clock) if logged else None)
+                if knn.due(before, trainer.epoch):
+                    files.knn(trainer, knn)
+                    clock.restart()
+                if trainer.step % train.checkpoint_every_steps == 0 and not trainer.skipped_in_a_row:
+                    files.checkpoint(trainer)
+                    saved = trainer.step
+        except NotFinite as error:
+            last = f"the checkpoint of step {saved} is the last good one" if saved else "no checkpoint had been written"
+            raise NotFinite(f"{error}; {last}") from None
+        if saved != trainer.step:
+            files.checkpoint(trainer)
+    return Outcome(trainer.step, trainer.total_steps, stop.signal, time.monotonic() - begin)
+
+
+class _Files:
+    """What the main rank writes and says; other ranks do nothing."""
+
+    def __init__(self, out: Path, ranks: Ranks, reporter: Reporter):
+        self.out, self.main, self.reporter = out, ranks.is_main, reporter
+        self.log = MetricsLog(out / "metrics.jsonl") if self.main else None
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.log is not None:
+            self.log.close()
+            self.reporter.stop()
+
+    def step(self, trainer: Trainer, record: dict[str, Any] | None) -> None:
+        if self.log is not None:
+            if record is not None:
+                self.log.write(record)
+            self.reporter.step(trainer.step, record)
+
+    def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
+        if self.log is not None:
+            record = {"kind": "knn", **_position(trainer), **knn(trainer.teacher)}
+            self.log.write(record)
+            self.reporter.knn(record)
+        barrier()
+
+    def checkpoint(self, trainer: Trainer) -> None:
+        if self.log is not None:
+            tensors, meta = trainer.state()
+            save_checkpoint(
+                self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
+            )
+            facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
+            save_weights(self.out / "model.safetensors", trainer.teacher.state_dict(), facts)
+        barrier()
+
+
+class _Clock:
+    """Images per second, and the share of time spent waiting for them, since it was last read."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self.begin, self.steps, self.waited = time.monotonic(), 0, 0.0
+
+    def wait(self) -> None:
+        self._waiting = time.monotonic()
+
+    def work(self) -> None:
+        self.waited += time.monotonic() - self._waiting
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        seconds = time.monotonic() - self.begin
+        rates = {"images_per_s": self.steps * self.batch_size / seconds, "data_wait_share": self.waited / seconds}
+        self.restart()
+        return rates
+
+
+def _position(trainer: Trainer) -> dict[str, float]:
+    return {"step": trainer.step, "samples": trainer.samples, "epoch": trainer.epoch}
+
+
+def _record(trainer: Trainer, result: StepResult, clock: _Clock) -> dict[str, Any]:
+    """The values of one step, losses and statistics averaged over ranks."""
+    statistics, point = result.statistics, result.point
+    values = {"loss": result.loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
+    for prefix, task in (("", statistics.view), ("region_", statistics.region)):
+        if task is not None:
+            values |= {f"{prefix}{name}": value for name, value in task._asdict().items()}
+    values["match_similarity"] = statistics.match_similarity
+    values = {name: value.float() for name, value in values.items() if value is not None}
+    mean = all_reduce_sum(torch.stack(list(values.values()))) / trainer.ranks.world_size
+    return {
+        "kind": "train",
+        **_position(trainer),
+        **dict(zip(values, mean.tolist(), strict=True)),
+        "grad_norm": result.grad_norm.item(),
+        "skipped_steps": trainer.skipped,
+        "lr": point.learning_rate,
+        "weight_decay": point.weight_decay,
+        "teacher_temp": point.teacher_temp,
+        "teacher_momentum": point.teacher_momentum,
+        **clock.read(),
+    }
+
+
+def _json(tree: dict[str, Any]) -> bytes:
+    return json.dumps(tree, indent=2).encode() + b"\n"

@@ -1,0 +1,223 @@
+"""One optimiser step of EsViT, and the state that a run consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..config import Config, to_tree
+from ..data import Augmenter, Batch
+from ..methods import EsViT, EsViTStatistics
+from ..models import create_model
+from .checkpoint import Checkpoint, CheckpointError
+from .distributed import Ranks, all_reduce_sum
+from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from .schedules import SchedulePoint, schedule, total_steps
+
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NotFinite(RuntimeError):
+    """Three steps in a row had a loss or gradients that are not finite; the weights are those before them."""
+
+
+class StepResult(NamedTuple):
+    """What a step did.
+
+    Attributes:
+        loss: of this rank's images.
+        statistics: of this rank's last micro-batch.
+        grad_norm: global norm before clipping.
+        taken: False when loss or gradients were not finite and nothing was changed.
+        point: the schedules' values.
+    """
+
+    loss: Tensor
+    statistics: EsViTStatistics
+    grad_norm: Tensor
+    taken: bool
+    point: SchedulePoint
+
+
+def build_backbone(config: Config) -> nn.Module:
+    """The backbone with the weights that a run of this configuration starts from."""
+    torch.manual_seed(config.train.seed)
+    return create_model(config.model.name, drop_path_rate=config.model.drop_path_rate)
+
+
+def build_method(config: Config) -> EsViT:
+    """The method as a run of this configuration starts from."""
+    method = config.method
+    return EsViT(
+        build_backbone(config),
+        method.out_dim,
+        method.view_weight,
+        method.region_weight,
+        hidden_dim=method.head_hidden_dim,
+        bottleneck_dim=method.head_bottleneck_dim,
+        head_batch_norm=method.head_batch_norm,
+        norm_last_layer=method.norm_last_layer,
+        student_temp=method.student_temp,
+        center_momentum=method.center_momentum,
+        match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
+    )
+
+
+class Trainer:
+    """Student, teacher, centres, optimiser and step count of a run on one rank.
+
+    Everything random in a step is drawn from a generator seeded by (seed, step, accumulation step, rank), so that a
+    resumed run needs no generator state to go on bit for bit.
+
+    Args:
+        config: of the run.
+        epoch_samples: images of an epoch, a multiple of the batch size.
+        ranks: this process among those of the run.
+    """
+
+    def __init__(self, config: Config, epoch_samples: int, ranks: Ranks):
+        torch.set_float32_matmul_precision({"exact": "highest", "fast": "medium"}[config.train.matmul])
+        self.config, self.epoch_samples, self.ranks = config, epoch_samples, ranks
+        self.total_steps = total_steps(config, epoch_samples)
+        self.point = schedule(config, epoch_samples)
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.method = build_method(config).to(ranks.device)
+        if ranks.device.type == "cuda" and ranks.world_size > 1:
+            self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        self.optimizer = make_optimizer(self.method.student, config.train)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
+        self.augment = Augmenter(config.data.augment, config.data.crops.sizes)
+        self._frozen: bool | None = None
+        self._model: nn.Module = self.method
+
+    @property
+    def samples(self) -> int:
+        """Images seen, over all ranks."""
+        return self.step * self.config.train.batch_size
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.samples / self.epoch_samples
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The backbone to keep."""
+        return self.method.teacher.backbone
+
+    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+        """Take one optimiser step on the micro-batches of this rank.
+
+        Raises:
+            NotFinite: this is the third step in a row whose loss or gradients are not finite.
+        """
+        point, train = self.point(self.samples), self.config.train
+        self._freeze_last_layer(point.freeze_last_layer)
+        apply_schedule(self.optimizer, point)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for i, batch in enumerate(batches):
+            crops = self.augment(batch, self.ranks.device)
+            self._seed(i)
+            last = i == len(batches) - 1
+            with nullcontext() if last or self._model is self.method else self._model.no_sync():
+                with self._autocast():
+                    loss, statistics = self._model(crops, point.teacher_temp)
+                self.scaler.scale(loss / len(batches)).backward()
+            losses.append(loss.detach())
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.method.student.parameters() if p.grad is not None]
+        norm = clip_gradients(parameters, train.clip_grad, train.clip_by)
+        loss = torch.stack(losses).mean()
+        taken = self._finish(bool(torch.isfinite(norm) & torch.isfinite(loss)), bool(torch.isfinite(loss)), point)
+        return StepResult(loss, statistics, norm, taken, point)
+
+    def _finish(self, finite: bool, finite_loss: bool, point: SchedulePoint) -> bool:
+        if self.ranks.world_size > 1:
+            # a loss that is not finite on one rank alone must stop the step on all
+            finite = all_reduce_sum(torch.tensor(float(not finite), device=self.ranks.device)).item() == 0
+        if finite:
+            self.scaler.step(self.optimizer)
+            self.method.update_centers(all_reduce_sum if self.ranks.world_size > 1 else None)
+            self.method.update_teacher(point.teacher_momentum)
+            self.skipped_in_a_row = 0
+        else:
+            self.method.loss.forget()
+            self.skipped += 1
+            # a loss scale that is still too large is no failure: it halves and the next step tries again
+            searching = self.scaler.is_enabled() and finite_loss and self.scaler.get_scale() > 1
+            self.skipped_in_a_row += not searching
+        self.scaler.update()
+        self.step += 1
+        if self.skipped_in_a_row >= 3:
+            raise NotFinite(
+                f"loss or gradients were not finite in steps {self.step - 2} to {self.step}; lower train.learning_rate="
+                f"{self.config.train.learning_rate:g} or pass --train.precision fp32, and resume"
+            )
+        return finite
+
+    def _autocast(self):
+        precision = self.config.train.precision
+        return torch.autocast(self.ranks.device.type, _AUTOCAST[precision], enabled=precision != "fp32")
+
+    def _seed(self, accumulation: int) -> None:
+        key = [self.config.train.seed, self.step, accumulation, self.ranks.rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+    def _freeze_last_layer(self, frozen: bool) -> None:
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
+        self.method.freeze_last_layer(frozen)
+        if self.ranks.world_size > 1:
+            # DDP notes once which parameters are trained
+            self._model = DistributedDataParallel(self.method, broadcast_buffers=False)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a checkpoint holds: tensors, and facts for JSON."""
+        tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer, self.method.student.named_parameters())
+        meta = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "epoch_samples": self.epoch_samples,
+            "scaler": self.scaler.state_dict(),
+            "config": to_tree(self.config),
+        }
+        return tensors, meta
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another architecture or of other data; nothing is changed.
+        """
+        own, prefix = self.method.state_dict(), "method."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        wrong = sorted(
+            k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape
+        )
+        if wrong:
+            here, there = (list(d[wrong[0]].shape) if wrong[0] in d else "absent" for d in (own, state))
+            raise CheckpointError(
+                f"checkpoint={str(checkpoint.path)!r} is of another architecture than model.name="
+                f"{self.config.model.name!r}: {len(wrong)} tensors differ, first {wrong[0]} (model: {here}, "
+                f"checkpoint: {there}); resume with the configuration that the run began with"
+            )
+        meta = checkpoint.meta
+        if meta["epoch_samples"] != self.epoch_samples:
+            raise CheckpointError(
+                f"checkpoint={str(checkpoint.path)!r} saw {meta['epoch_samples']} images an epoch, but data.source="
+                f"{self.config.data.source!r} now gives {self.epoch_samples}; resume with the data that it began with"
+            )
+        load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
+        self.method.load_state_dict(state)
+        self.scaler.load_state_dict(meta["scaler"])
+        self.step, self.skipped, self.skipped_in_a_row = meta["step"], meta["skipped"], meta["skipped_in_a_row"]

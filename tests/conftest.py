@@ -1,0 +1,22 @@
+"""One thread for every process: the tests run in parallel, and results do not depend on how sums are split."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("esvit_fast", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("esvit_fast")
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

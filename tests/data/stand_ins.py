@@ -1,0 +1,48 @@
+"""Small images, on disk and in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from esvit_fast.data import CorruptImage
+
+
+def pixels(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+    """A smooth random image."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_images(root: Path, names: list[str]) -> Path:
+    """PNG (lossless) or JPEG files; image n shows pixels(n)."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(seed)).save(path)
+    return root
+
+
+class ArraySource:
+    """Images in memory; those in `broken` cannot be read."""
+
+    name, classes = "arrays", ()
+
+    def __init__(self, length: int, broken: frozenset[int] = frozenset()):
+        self.length, self.broken = length, broken
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image(self, index: int) -> np.ndarray:
+        if index in self.broken:
+            raise CorruptImage(self.path(index), "is damaged")
+        return pixels(index)
+
+    def label(self, index: int) -> int:
+        return -1
+
+    def path(self, index: int) -> str:
+        return f"{index}.png"

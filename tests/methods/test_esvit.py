@@ -1,0 +1,113 @@
+"""Student, teacher and heads together."""
+
+import pytest
+import torch
+from timm.layers import DropPath
+
+from esvit_fast.methods import EsViT
+from esvit_fast.models import create_model
+
+
+def make(drop_path_rate=0.0, **options):
+    torch.manual_seed(0)
+    sizes = {"out_dim": 16, "hidden_dim": 12, "bottleneck_dim": 8}
+    return EsViT(create_model("swin_nano_w4", drop_path_rate=drop_path_rate), **(sizes | options))
+
+
+def crops(batch=2, sizes=(32, 32, 16, 16, 16, 24)):
+    torch.manual_seed(1)
+    return [torch.randn(batch, 3, size, size) for size in sizes]
+
+
+def test_student_and_teacher_start_equal_and_only_the_student_learns():
+    method = make()
+    student, teacher = method.student.state_dict(), method.teacher.state_dict()
+    assert all(torch.equal(student[name], teacher[name]) for name in student)
+    method(crops(), 0.04)[0].backward()
+    assert all(p.grad is not None for p in method.student.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
+
+
+def test_views_of_one_size_may_be_computed_one_by_one():
+    method, views = make(), crops()
+    together = method.student(views)
+    alone = [method.student([view]) for view in views]
+    torch.testing.assert_close(together.view, torch.cat([p.view for p in alone]))
+    torch.testing.assert_close(together.features, torch.cat([p.features for p in alone]))
+    assert together.tokens == (16, 16, 4, 4, 4, 9)
+
+
+@pytest.mark.parametrize("sizes", [(32, 32), (32, 32, 16), (32, 32, 16, 24, 8)])
+def test_any_number_and_sizes_of_local_crops(sizes):
+    loss, statistics = make()(crops(sizes=sizes), 0.04)
+    assert loss.isfinite() and statistics.region_loss > 0
+
+
+def test_without_region_task_there_is_no_region_head():
+    method = make(view_weight=1.0, region_weight=0.0)
+    assert method.student.head_dense is None
+    loss, statistics = method(crops(), 0.04)
+    torch.testing.assert_close(loss.detach(), statistics.view_loss)
+
+
+def test_teacher_follows_parameters_only():
+    method = make(head_batch_norm=True)
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(torch.randn_like(p))
+    before = {name: p.clone() for name, p in method.teacher.named_parameters()}
+    running = method.teacher.head.mlp[1].running_mean.clone()
+    method.student.head.mlp[1].running_mean.add_(1)
+    method.update_teacher(0.9)
+    student = dict(method.student.named_parameters())
+    for name, p in method.teacher.named_parameters():
+        torch.testing.assert_close(p, 0.9 * before[name] + 0.1 * student[name])
+    assert torch.equal(method.teacher.head.mlp[1].running_mean, running)
+
+
+def test_only_the_student_drops_paths():
+    method = make(drop_path_rate=0.5)
+    rates = [
+        [m.drop_prob for m in net.modules() if isinstance(m, DropPath)] for net in (method.student, method.teacher)
+    ]
+    assert max(rates[0]) == 0.5 and set(rates[1]) == {0.0}
+    views = crops()
+    assert not torch.equal(method.student(views).view, method.student(views).view)
+    assert torch.equal(method.teacher(views).view, method.teacher(views).view)
+
+
+def test_frozen_last_layer_gets_no_gradient_and_the_rest_the_same():
+    grads = []
+    for frozen in (True, False):
+        method = make()
+        method.freeze_last_layer(frozen)
+        method(crops(), 0.04)[0].backward()
+        grads.append({name: p.grad for name, p in method.student.named_parameters()})
+    last = {name for name in grads[0] if "last_layer" in name}
+    assert len(last) == 4
+    for name in grads[0]:
+        if name in last:
+            assert grads[0][name] is None and grads[1][name].abs().sum() > 0
+        else:
+            assert torch.equal(grads[0][name], grads[1][name])
+
+
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_lengths_of_prototypes(norm_last_layer):
+    method = make(norm_last_layer=norm_last_layer)
+    method.freeze_last_layer(True), method.freeze_last_layer(False)
+    assert method.student.head.last_layer.weight_g.requires_grad != norm_last_layer
+    torch.testing.assert_close(method.student.head.prototypes.norm(dim=1), torch.ones(16))
+
+
+def test_accumulated_gradients_and_centers_equal_one_batch():
+    views = crops(batch=4)
+    whole, parts = make().double(), make().double()
+    whole([v.double() for v in views], 0.04)[0].backward()
+    for half in (slice(0, 2), slice(2, 4)):
+        (parts([v[half].double() for v in views], 0.04)[0] / 2).backward()
+    whole.update_centers(), parts.update_centers()
+    for a, b in zip(whole.student.parameters(), parts.student.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(whole.loss.region_center, parts.loss.region_center)
+    assert whole.loss.region_center.abs().sum() > 0

@@ -1,0 +1,224 @@
+"""The loss against its definition, written out pair by pair."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esvit_fast.methods import EsViTLoss, Projection
+
+F64 = torch.float64
+
+
+def projection(batch, tokens, prototypes=6, width=4, channels=5, seed=0, regions=True):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=F64)
+
+    rows = batch * sum(tokens)
+    view = Projection(normal(len(tokens) * batch, width), normal(prototypes, width), tuple(tokens))
+    if not regions:
+        return view
+    return Projection(
+        view.view,
+        view.view_prototypes,
+        view.tokens,
+        normal(rows, width),
+        normal(prototypes, width),
+        normal(rows, channels),
+    )
+
+
+def written_out(student, teacher, loss, teacher_temp):
+    """EsViT's loss, equation by equation: loops over teacher views, student views, images and regions."""
+    views, teachers = len(student.tokens), len(teacher.tokens)
+    batch = student.view.shape[0] // views
+
+    def cross_entropy(t, s, center):
+        return -(((t - center) / teacher_temp).softmax(-1) * (s / loss.student_temp).log_softmax(-1)).sum(-1)
+
+    def split(rows, tokens):
+        return [x.view(batch, n, -1) for x, n in zip(rows.split([batch * n for n in tokens]), tokens, strict=True)]
+
+    s_view = (student.view @ student.view_prototypes.T).view(views, batch, -1)
+    t_view = (teacher.view @ teacher.view_prototypes.T).view(teachers, batch, -1)
+    s_region = split(student.region @ student.region_prototypes.T, student.tokens)
+    t_region = split(teacher.region @ teacher.region_prototypes.T, teacher.tokens)
+    s_map, t_map = split(student.features, student.tokens), split(teacher.features, teacher.tokens)
+    view_terms, region_terms = [], []
+    for q in range(teachers):
+        for v in range(views):
+            if v == q:
+                continue
+            view_terms.append(cross_entropy(t_view[q], s_view[v], loss.view_center).mean())
+            for b in range(batch):
+                cosine = F.normalize(s_map[v][b], dim=-1) @ F.normalize(t_map[q][b], dim=-1).T
+                best = cosine.argmax(-1)
+                region_terms.append(cross_entropy(t_region[q][b][best], s_region[v][b], loss.region_center).mean())
+    return sum(view_terms) / len(view_terms), sum(region_terms) / len(region_terms)
+
+
+def make_loss(seed=3, **options):
+    loss = EsViTLoss(6, **options).to(F64)
+    g = torch.Generator().manual_seed(seed)
+    for task in loss.tasks:
+        getattr(loss, f"{task}_center").copy_(torch.randn(6, generator=g))
+    return loss
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    global_tokens=st.integers(1, 5),
+    local_tokens=st.lists(st.integers(1, 4), max_size=4),
+    weights=st.sampled_from([(0.5, 0.5), (0.3, 1.7), (0.0, 1.0)]),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_definition(batch, global_tokens, local_tokens, weights, seed):
+    tokens = [global_tokens, global_tokens, *local_tokens]
+    student, teacher = projection(batch, tokens, seed=seed), projection(batch, tokens[:2], seed=seed + 100)
+    loss = make_loss(view_weight=weights[0], region_weight=weights[1])
+    both = make_loss()
+    both.region_center.copy_(loss.region_center)
+    if "view" in loss.tasks:
+        both.view_center.copy_(loss.view_center)
+    value, statistics = loss(student, teacher, teacher_temp=0.4)
+    view, region = written_out(student, teacher, both, 0.4)
+    torch.testing.assert_close(value, weights[0] * view + weights[1] * region, rtol=1e-12, atol=0)
+    torch.testing.assert_close(statistics.region_loss, region, rtol=1e-12, atol=0)
+    assert (statistics.view_loss is None) == (weights[0] == 0)
+
+
+def test_without_regions_it_is_dino():
+    student, teacher = (projection(3, [1, 1, 1], regions=False, seed=s) for s in (1, 2))
+    loss = make_loss(view_weight=1.0, region_weight=0.0)
+    value, statistics = loss(student, teacher, teacher_temp=0.4)
+    s = (student.view @ student.view_prototypes.T / 0.1).log_softmax(-1).chunk(3)
+    t = ((teacher.view[:6] @ teacher.view_prototypes.T - loss.view_center) / 0.4).softmax(-1).chunk(2)
+    terms = [-(t[q] * s[v]).sum(-1).mean() for q in range(2) for v in range(3) if v != q]
+    loss_with_two = loss(student, Projection(teacher.view[:6], teacher.view_prototypes, (1, 1)), 0.4)[0]
+    torch.testing.assert_close(loss_with_two, sum(terms) / len(terms), rtol=1e-13, atol=0)
+    assert value != loss_with_two
+    assert statistics.region is None and statistics.match_similarity is None
+    assert not hasattr(loss, "region_center")
+
+
+def test_given_logits_equal_given_prototypes():
+    student, teacher = projection(2, [3, 3, 2], seed=1), projection(2, [3, 3], seed=2)
+
+    def as_logits(p):
+        return Projection(
+            p.view @ p.view_prototypes.T, None, p.tokens, p.region @ p.region_prototypes.T, None, p.features
+        )
+
+    fused, given = make_loss(), make_loss()
+    a = fused(student, teacher, 0.4)[0]
+    b = given(as_logits(student), as_logits(teacher), 0.4)[0]
+    torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+    fused.update_centers(), given.update_centers()
+    torch.testing.assert_close(fused.region_center, given.region_center, rtol=1e-12, atol=1e-14)
+
+
+def test_centers_follow_the_mean_of_all_micro_batches():
+    loss = make_loss(center_momentum=0.8)
+    before = {task: getattr(loss, f"{task}_center").clone() for task in loss.tasks}
+    batches = [(projection(2, [3, 3], seed=s), projection(2, [3, 3], seed=s + 10)) for s in (1, 2, 3)]
+    for student, teacher in batches:
+        loss(student, teacher, 0.4)
+        assert torch.equal(loss.view_center, before["view"])
+    loss.update_centers()
+    for task in loss.tasks:
+        logits = torch.cat([getattr(t, task) @ getattr(t, f"{task}_prototypes").T for _, t in batches])
+        expected = 0.8 * before[task] + 0.2 * logits.mean(0)
+        torch.testing.assert_close(getattr(loss, f"{task}_center"), expected, rtol=1e-12, atol=1e-14)
+    after = loss.view_center.clone()
+    loss.update_centers()
+    assert torch.equal(loss.view_center, after)
+
+
+def test_forgotten_batches_do_not_move_the_centers():
+    loss = make_loss()
+    before = loss.view_center.clone()
+    loss(projection(2, [3, 3]), projection(2, [3, 3]), 0.4)
+    loss.forget()
+    loss.update_centers()
+    assert torch.equal(loss.view_center, before)
+
+
+def test_centers_of_several_ranks():
+    reduced = []
+    loss = make_loss()
+    loss(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
+    alone = make_loss()
+    alone(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
+    loss.update_centers(lambda x: reduced.append(x.mul_(4)))
+    alone.update_centers()
+    assert len(reduced) == 4
+    torch.testing.assert_close(loss.view_center, alone.view_center)
+
+
+def test_centers_may_move_before_the_backward_pass():
+    student, teacher = projection(2, [3, 3, 2], seed=1), projection(2, [3, 3], seed=2)
+    grads = []
+    for update_first in (False, True):
+        loss = make_loss()
+        rows = student.region.clone().requires_grad_()
+        value, _ = loss(Projection(**(vars(student) | {"region": rows})), teacher, 0.4)
+        if update_first:
+            loss.update_centers()
+        grads.append(torch.autograd.grad(value, rows)[0])
+    assert torch.equal(*grads)
+    assert grads[0].abs().max() > 1e-4
+
+
+def test_an_image_does_not_change_the_share_of_others():
+    tokens = [3, 3, 2]
+    student, teacher = projection(2, tokens, seed=1), projection(2, tokens[:2], seed=2)
+
+    def image(p, b, count):
+        rows = torch.arange(count * 2).view(count, 2)[:, b]
+        starts = torch.tensor([0, 6, 12])[: len(p.tokens)]
+        regions = torch.cat(
+            [torch.arange(s + b * n, s + (b + 1) * n) for s, n in zip(starts.tolist(), p.tokens, strict=True)]
+        )
+        return Projection(
+            p.view[rows], p.view_prototypes, p.tokens, p.region[regions], p.region_prototypes, p.features[regions]
+        )
+
+    whole = make_loss()(student, teacher, 0.4)[0]
+    parts = [make_loss()(image(student, b, 3), image(teacher, b, 2), 0.4)[0] for b in (0, 1)]
+    torch.testing.assert_close(whole, sum(parts) / 2, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (projection(2, [3]), projection(2, [3]), "the student has 1, the teacher 1; pass at least 2"),
+        (projection(2, [3, 3]), projection(2, [3, 3, 3]), "the student has 2, the teacher 3"),
+        (projection(2, [3, 3]), projection(3, [3, 3]), "student 4, teacher 6; they must be 2 and 2 times"),
+    ],
+)
+def test_views_that_do_not_fit(student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        make_loss()(student, teacher, 0.4)
+
+
+def test_weights_of_zero():
+    with pytest.raises(ValueError, match=r"view_weight=0 and region_weight=0 must not be negative nor both 0"):
+        EsViTLoss(6, 0, 0)
+
+
+def test_uniform_teacher_and_student_cost_ln_k():
+    student, teacher = projection(2, [3, 3]), projection(2, [3, 3])
+    zero = torch.zeros_like(student.view_prototypes)
+    student, teacher = (
+        Projection(**(vars(p) | {"view_prototypes": zero, "region_prototypes": zero})) for p in (student, teacher)
+    )
+    value, statistics = EsViTLoss(6).to(F64)(student, teacher, 0.4)
+    assert value.item() == pytest.approx(math.log(6), rel=1e-12)
+    assert statistics.view.teacher_entropy.item() == pytest.approx(math.log(6), rel=1e-12)
+    assert statistics.view.kl.item() == pytest.approx(0, abs=1e-12)

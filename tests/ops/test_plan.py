@@ -1,0 +1,79 @@
+"""Which backend is chosen, and what is said about the others."""
+
+import warnings
+
+import pytest
+import torch
+
+from esvit_fast import ops
+from esvit_fast.ops import BackendError, Facts, _plan, plan
+
+RULES = {
+    ("op", "cuda"): lambda f: None if f.capability and f.capability >= (8, 0) else "it needs an sm_80 GPU",
+    ("op", "triton"): lambda f: None if f.device_type == "cuda" else "it needs a GPU",
+    ("op", "cpu"): lambda f: None if f.dtype != torch.float16 else "float16 is not supported",
+    ("op", "reference"): lambda f: None,
+}
+
+
+def facts(device="cpu", **changes):
+    return Facts(device, changes.pop("dtype", torch.float32), {}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "backend"),
+    [
+        (facts("cuda", capability=(9, 0)), "cuda"),
+        (facts("cuda", capability=(7, 5)), "triton"),
+        (facts("cpu"), "cpu"),
+        (facts("cpu", dtype=torch.float16), "reference"),
+        (facts("cuda", capability=(9, 0), forced="reference"), "reference"),
+    ],
+)
+def test_first_that_can_run(given, backend):
+    assert plan("op", given, RULES).backend == backend
+
+
+def test_refused_backends_have_reasons():
+    chosen = plan("op", facts(dtype=torch.float16), RULES)
+    assert chosen.refused == {
+        "cuda": "it needs an sm_80 GPU",
+        "triton": "it needs a GPU",
+        "cpu": "float16 is not supported",
+    }
+
+
+def test_forced_backend_never_degrades():
+    with pytest.raises(BackendError, match="no backend can run op: triton: it needs a GPU"):
+        plan("op", facts(forced="triton"), RULES)
+    with pytest.raises(BackendError, match="this version has no cuda implementation of region_match"):
+        plan("region_match", facts(forced="cuda"))
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="op='attention' is not an operator; known: .*window_attention"):
+        plan("attention", facts())
+    with pytest.raises(ValueError, match="backend='mps' must be one of"), ops.backend("mps"):
+        pass
+
+
+@pytest.mark.parametrize("force", ["context", "environment", "argument"])
+def test_three_ways_to_force(force, monkeypatch):
+    student = torch.randn(1, 2, 3)
+    if force == "environment":
+        monkeypatch.setenv("ESVIT_FAST_BACKEND", "triton")
+    with ops.backend("triton" if force == "context" else None), pytest.raises(BackendError, match="triton"):
+        ops.region_match(student, student, backend="triton" if force == "argument" else None)
+    monkeypatch.delenv("ESVIT_FAST_BACKEND", raising=False)
+    assert ops.region_match(student, student)[0].tolist() == [[0, 1]]
+
+
+def test_fallback_warns_once_with_the_reason(monkeypatch):
+    monkeypatch.setattr(_plan, "_RULES", _plan._RULES | {("region_match", "cpu"): lambda f: "it was built without it"})
+    monkeypatch.setattr(plan, "__defaults__", (_plan._RULES,))
+    student = torch.randn(1, 2, 3)
+    with pytest.warns(UserWarning, match="region_match runs on reference because cpu: it was built without it"):
+        ops.region_match(student, student)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.region_match(student, student)

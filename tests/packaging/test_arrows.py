@@ -1,0 +1,91 @@
+"""Who may import whom: every arrow between the rooms of the package points down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .tree import PACKAGE, imported_modules, module_files
+
+CHAIN = ("methods", "models", "nn", "ops", "reference")
+"""Each may import those to its right."""
+LEAVES = ("data", "config")
+ALLOWED = {
+    **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
+    "config": set(),
+    "data": {"config"},
+    "evaluation": {*CHAIN, *LEAVES},
+    # k-NN while training
+    "training": {*CHAIN, *LEAVES, "evaluation.knn", "evaluation.features"},
+    "cli": {*CHAIN, *LEAVES, "evaluation", "training", ""},
+    "__main__": {"cli"},
+    "": set(),
+}
+"""A room to the rooms, or single modules, that it may import; "" is `esvit_fast/__init__.py`."""
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def bad_arrows(package: Path) -> list[str]:
+    files = module_files(package)
+    return [
+        f"{module or 'esvit_fast'} -> {target or 'esvit_fast'}"
+        for module, path in files.items()
+        for target in imported_modules(module, path, set(files))
+        if room(target) != room(module) and not {target, room(target)} & ALLOWED[room(module)]
+    ]
+
+
+def test_every_room_is_known():
+    assert {room(module) for module in module_files()} <= ALLOWED.keys()
+
+
+def test_every_arrow_points_down():
+    assert bad_arrows(PACKAGE) == []
+
+
+def test_the_arrows_are_seen():
+    files = module_files()
+    found = {module: set(imported_modules(module, path, set(files))) for module, path in files.items()}
+    assert {"nn"} <= found["models.swin"]
+    assert {"reference", "ops._library", "ops._plan"} <= found["ops.region_match"]
+    assert {"config", "data.draws"} <= found["data.multicrop"]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "arrow"),
+    [
+        ("ops/matmul.py", "from ..nn import SwinBlock", "ops.matmul -> nn"),
+        ("ops/matmul.py", "from .. import nn", "ops.matmul -> nn"),
+        ("ops/__init__.py", "from ..nn import SwinBlock", "ops -> nn"),
+        ("reference/matmul.py", "import esvit_fast.ops.plan", "reference.matmul -> ops.plan"),
+        ("data/lists.py", "def f():\n    from esvit_fast.training import loop", "data.lists -> training"),
+        ("methods/dino.py", "if True:\n    from ..config import Config", "methods.dino -> config"),
+        ("evaluation/knn.py", "import esvit_fast.training as t", "evaluation.knn -> training"),
+        ("training/loop.py", "from ..evaluation import report", "training.loop -> evaluation"),
+        ("training/loop.py", "from esvit_fast.evaluation.suite import evaluate", "training.loop -> evaluation.suite"),
+        ("models/swin.py", "from esvit_fast import create_model", "models.swin -> esvit_fast"),
+        ("config.py", "from .data.decode import pixels", "config -> data.decode"),
+    ],
+)
+def test_a_planted_bad_arrow_is_found(tmp_path, module, line, arrow):
+    for name in ("nn/__init__.py", "evaluation/knn.py", module):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / module).write_text(line)
+    assert bad_arrows(tmp_path) == [arrow]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from ..evaluation.knn import knn", "from ..evaluation import knn", "from ..nn import x", "import torch"],
+)
+def test_training_may_import_this(tmp_path, line):
+    for name in ("evaluation/knn.py", "training/loop.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "training/loop.py").write_text(line)
+    assert bad_arrows(tmp_path) == []

@@ -1,0 +1,43 @@
+"""One stem everywhere: an operator's name names its oracle, its op, its test and its registered operator."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from esvit_fast import ops, reference
+
+from .tree import PACKAGE, ROOT
+
+OPERATORS = sorted(path.stem for path in (PACKAGE / "ops").glob("[!_]*.py"))
+
+
+def test_the_operators_of_this_version():
+    assert OPERATORS == ["prototype_cross_entropy", "region_match", "soft_cross_entropy", "window_attention"]
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_an_operator_has_its_name_everywhere(stem):
+    assert (PACKAGE / "reference" / f"{stem}.py").is_file()
+    assert (ROOT / "tests" / "ops" / f"test_{stem}.py").is_file()
+    for room in (ops, reference):
+        function = getattr(room, stem)
+        assert stem in room.__all__
+        assert inspect.isfunction(function)
+        assert function.__module__ == f"{room.__name__}.{stem}"
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_an_operator_is_registered_with_schema_and_shape_function(stem):
+    schema = getattr(torch.ops.esvit_fast, stem).default._schema
+    assert schema.name == f"esvit_fast::{stem}"
+    assert not schema.is_mutable
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(schema.name, "Meta")
+
+
+def test_every_registered_operator_belongs_to_a_stem():
+    known = {name for stem in OPERATORS for name in (stem, f"{stem}_backward")}
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("esvit_fast::")}
+    assert {name.removeprefix("esvit_fast::") for name in registered} <= known

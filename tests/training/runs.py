@@ -1,0 +1,76 @@
+"""A run small enough for tests, and ways to start it."""
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
+from esvit_fast.training import Outcome, Ranks, pretrain, resume
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+
+
+def small(**train) -> Config:
+    """Six steps an epoch on 50 drawn images; every kind of randomness is on."""
+    settings = {
+        "batch_size": 8,
+        "epochs": 2,
+        "learning_rate": 3e-2,
+        "warmup_epochs": 0.5,
+        "freeze_last_layer_epochs": 0.5,
+        "checkpoint_every_steps": 3,
+        "log_every_steps": 1,
+        "precision": "fp32",
+    }
+    return Config(
+        model=ModelConfig("swin_nano_w4", drop_path_rate=0.1),
+        method=MethodConfig(out_dim=16, head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.9),
+        data=DataConfig("sample:50", workers=0, crops=CropConfig(16, (0.4, 1.0), (8,), (2,), (0.1, 0.4))),
+        train=TrainConfig(**(settings | train)),
+        eval=EvalConfig(knn_bank=32, knn_queries=16),
+    )
+
+
+class Silent:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.records, self.accuracies, self.started, self.stopped = [], [], None, False
+
+    def start(self, trainer):
+        self.started = trainer.step
+
+    def step(self, step, record):
+        self.records.append(record)
+
+    def knn(self, record):
+        self.accuracies.append(record)
+
+    def note(self, message):
+        pass
+
+    def stop(self):
+        self.stopped = True
+
+
+def start(out: Path, config: Config) -> Outcome:
+    return pretrain(config, out, CPU, Silent())
+
+
+def go_on(out: Path) -> Outcome:
+    return resume(out, CPU, Silent())
+
+
+def in_process(function, *args) -> multiprocessing.Process:
+    """Start a function in a fresh process that has torch imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def with_data(config: Config, **data) -> Config:
+    return replace(config, data=replace(config.data, **data))

@@ -1,0 +1,87 @@
+"""Ranks: a plain process, two gloo processes under torchrun, and every refused device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from esvit_fast.training import distributed
+from esvit_fast.training.distributed import Ranks, all_reduce_sum, barrier, setup_distributed, teardown_distributed
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+from esvit_fast.training.distributed import all_reduce_sum, barrier, setup_distributed, teardown_distributed
+torch.set_num_threads(1)
+ranks = setup_distributed("cpu")
+total = all_reduce_sum(torch.tensor([1.0 + ranks.rank, 10.0]))
+if ranks.is_main:
+    Path(sys.argv[1], "before").touch()
+barrier()
+assert Path(sys.argv[1], "before").exists()
+Path(sys.argv[1], str(ranks.rank)).write_text(f"{ranks.world_size} {ranks.device} {ranks.is_main} {total.tolist()}")
+teardown_distributed()
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def with_gpus(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    with_gpus(monkeypatch, 0)
+    assert setup_distributed() == setup_distributed("cpu") == Ranks(0, 1, torch.device("cpu"))
+    assert not torch.distributed.is_initialized()
+    tensor = torch.tensor([1.0, 2.0])
+    assert all_reduce_sum(tensor) is tensor and tensor.tolist() == [1.0, 2.0]
+    barrier()
+    teardown_distributed()
+
+
+def test_auto_and_cuda_pick_a_gpu(monkeypatch):
+    with_gpus(monkeypatch, 2)
+    for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
+        assert setup_distributed(name).device == torch.device("cuda", index)
+    assert distributed._pick_device("cuda", 1, shared=True) == torch.device("cuda", 1)
+    assert setup_distributed("cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "shared", "message"),
+    [
+        ("cuda", 0, False, "device='cuda' needs an NVIDIA GPU.*--train.device cpu"),
+        ("cuda:2", 2, False, "device='cuda:2' is not there, this machine has 2 GPUs"),
+        ("cuda", 2, True, "device='cuda:3' is not there, this machine has 2 GPUs; lower --nproc-per-node"),
+        ("cuda:1", 2, True, "device='cuda:1' names one GPU for several processes; pass --train.device cuda"),
+        ("tpu", 1, False, "device='tpu' must be auto, cpu, cuda or cuda:N"),
+        ("cuda:x", 1, False, "device='cuda:x' must be auto"),
+        ("cpu:0", 1, False, "device='cpu:0' must be auto"),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(monkeypatch, device, gpus, shared, message):
+    with_gpus(monkeypatch, gpus)
+    with pytest.raises(ValueError, match=message):
+        distributed._pick_device(device, 3 if shared else 0, shared)
+
+
+def test_two_ranks_sum_and_wait(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(script), str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "0").read_text() == "2 cpu True [3.0, 20.0]"
+    assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0]"

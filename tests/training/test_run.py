@@ -1,0 +1,273 @@
+"""Whole runs: what they write, that they can be resumed exactly, and how they end."""
+
+import json
+import logging
+import math
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from esvit_fast.config import load_config
+from esvit_fast.data import TooManyCorrupt
+from esvit_fast.models import create_model
+from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, resume
+from esvit_fast.training.checkpoint import CheckpointError, load_latest
+from esvit_fast.training.metrics import read_metrics
+
+from .runs import CPU, Silent, go_on, in_process, small, start, with_data
+
+TIMES = ("images_per_s", "data_wait_share")
+
+
+def same_weights(one, other):
+    a, b = (load_latest(run / "checkpoints") for run in (one, other))
+    assert a.step == b.step and a.tensors.keys() == b.tensors.keys()
+    return all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def same_records(one, other):
+    a, b = (
+        [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run / "metrics.jsonl")]
+        for run in (one, other)
+    )
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "finished"
+    reporter = Silent()
+    outcome = pretrain(small(), run, CPU, reporter)
+    assert (outcome.step, outcome.total_steps, outcome.signal) == (12, 12, None)
+    assert reporter.started == 0 and reporter.stopped
+    return run
+
+
+def test_a_run_leaves_all_that_it_should(finished):
+    assert load_config(finished / "config.yaml") == small()
+    assert torch.__version__.startswith(json.loads((finished / "environment.json").read_text())["torch"])
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step_12", "step_9"]
+    records = read_metrics(finished / "metrics.jsonl")
+    assert [r["step"] for r in records] == list(range(1, 13))
+    assert all(0 < r["loss"] < 2 * math.log(16) and 0 < r["teacher_entropy"] <= math.log(16) + 1e-5 for r in records)
+    assert records[0]["lr"] == 0 and records[3]["lr"] == pytest.approx(3e-2 * 8 / 256)
+    model = create_model("swin_nano_w4", pretrained=finished)
+    teacher = load_latest(finished / "checkpoints").tensors
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, teacher[f"method.teacher.backbone.{name}"])
+
+
+def test_the_run_learns_from_its_initial_weights(finished):
+    initial, trained = (
+        build_backbone(small()).state_dict(),
+        create_model("swin_nano_w4", pretrained=finished).state_dict(),
+    )
+    moved = [name for name in initial if not torch.equal(initial[name], trained[name])]
+    assert len(moved) > 0.9 * len(initial)
+
+
+def test_the_same_run_twice_is_the_same(finished, tmp_path):
+    start(tmp_path / "again", small())
+    assert same_weights(finished, tmp_path / "again") and same_records(finished, tmp_path / "again")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_by_sigterm_and_resumed(finished, tmp_path, workers):
+    run = tmp_path / "run"
+    config = with_data(small(), workers=workers)
+
+    class Stopping(Silent):
+        def step(self, step, record):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = pretrain(config, run, CPU, Stopping())
+    assert (outcome.step, outcome.signal) == (5, signal.SIGTERM)
+    assert load_latest(run / "checkpoints").step == 5
+    outcome = go_on(run)
+    assert (outcome.step, outcome.signal) == (12, None)
+    assert same_weights(finished, run) and same_records(finished, run)
+
+
+def test_second_signal_is_not_caught(tmp_path):
+    class Impatient(Silent):
+        def step(self, step, record):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small(), tmp_path / "run", CPU, Impatient())
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(finished, tmp_path):
+    run, interval, rng = tmp_path / "run", small().train.checkpoint_every_steps, random.Random(0)
+    kills, lost, resumed = 0, [], 0
+    while kills < 20:
+        if not (run / "config.yaml").exists() or (resumed and load_latest(run / "checkpoints").step == 12):
+            # begin anew whenever the run got through, so that twenty kills really hit it
+            if resumed:
+                assert same_weights(finished, run) and same_records(finished, run)
+            run, resumed = tmp_path / f"run{kills}", 0
+            process = in_process(start, run, small())
+        else:
+            process = in_process(go_on, run)
+            resumed += 1
+        process.join(rng.uniform(0.2, 3.0))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            if (run / "metrics.jsonl").exists():
+                reached = max((r["step"] for r in read_metrics(run / "metrics.jsonl")), default=0)
+                saved = load_latest(run / "checkpoints") if (run / "checkpoints").exists() else None
+                lost.append(reached - (saved.step if saved else 0))
+    if not (run / "config.yaml").exists():
+        start(run, small())
+    go_on(run)
+    assert same_weights(finished, run) and same_records(finished, run)
+    assert lost and max(lost) <= interval
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, caplog):
+    run = tmp_path / "run"
+    start(run, small())
+    file = run / "checkpoints" / "step_12" / "state.safetensors"
+    with open(file, "r+b") as state:
+        state.truncate(1000)
+    with caplog.at_level(logging.WARNING):
+        assert go_on(run).step == 12
+    assert "step_12" in caplog.text and "trying the previous one" in caplog.text
+    assert same_weights(finished, run) and same_records(finished, run)
+
+
+def test_resuming_a_complete_run_changes_nothing(finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert go_on(finished).step == 12
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_accumulation_and_workers_change_only_rounding(finished, tmp_path):
+    config = small(accumulation_steps=2)
+    config = type(config)(**(vars(config) | {"model": type(config.model)("swin_nano_w4", 0.0)}))
+    for name, accumulation in (("one", 1), ("two", 2)):
+        train = type(config.train)(**(vars(config.train) | {"accumulation_steps": accumulation}))
+        start(tmp_path / name, type(config)(**(vars(config) | {"train": train})))
+    a, b = (load_latest(tmp_path / name / "checkpoints").tensors for name in ("one", "two"))
+    for name in a:
+        if name.startswith("method."):
+            torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-4)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    trainer = Trainer(small(), 48, CPU)
+    batches = list(_batches(4))
+    trainer.train_step(batches[:1])
+    before = {name: t.clone() for name, t in trainer.state()[0].items()}
+    forward = trainer.method.forward
+
+    def broken(crops, teacher_temp):
+        loss, statistics = forward(crops, teacher_temp)
+        return loss * math.nan, statistics
+
+    monkeypatch.setattr(trainer.method, "forward", broken)
+    assert not trainer.train_step(batches[1:2]).taken
+    assert (trainer.step, trainer.skipped) == (2, 1)
+    after = trainer.state()[0]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert trainer.method.loss.view_rows == 0
+    trainer.train_step(batches[2:3])
+    with pytest.raises(NotFinite, match=r"not finite in steps 2 to 4; lower train\.learning_rate"):
+        trainer.train_step(batches[3:4])
+    monkeypatch.undo()
+
+
+def test_three_bad_steps_stop_the_run_with_the_last_good_checkpoint(tmp_path, monkeypatch):
+    train_step = Trainer.train_step
+
+    def breaking(self, batches):
+        if self.step == 4:
+            with torch.no_grad():
+                self.method.student.backbone.norm.weight.fill_(math.nan)
+        return train_step(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", breaking)
+    with pytest.raises(NotFinite, match="the checkpoint of step 3 is the last good one"):
+        start(tmp_path / "run", small())
+    assert load_latest(tmp_path / "run" / "checkpoints").step == 3
+
+
+def _batches(count):
+    from esvit_fast.data import make_loader, open_source
+
+    config = small()
+    yield from make_loader(
+        open_source(config.data.source), config.data, batch_size=8, seed=0, start_samples=0, total_samples=8 * count
+    )
+
+
+def test_knn_is_measured_when_it_is_due(tmp_path):
+    config = small()
+    config = type(config)(**(vars(config) | {"eval": type(config.eval)(0.5, 32, 16)}))
+    reporter = Silent()
+    pretrain(config, tmp_path / "run", CPU, reporter)
+    assert [r["epoch"] for r in reporter.accuracies] == [0, 0.5, 1, 1.5, 2]
+    assert all(r["k"] == 20 and 0 <= r["top1"] <= 100 for r in reporter.accuracies)
+    assert [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "knn"] == reporter.accuracies
+
+
+def folder_of_images(path, count=40, broken=()):
+    path.mkdir()
+    for i in range(count):
+        Image.new("RGB", (20, 20), (5 * i, 100, 200 - i)).save(path / f"{i:03}.png")
+        if i in broken:
+            (path / f"{i:03}.png").write_bytes(b"not a picture")
+    return str(path)
+
+
+def test_few_broken_images_are_replaced(tmp_path, caplog):
+    source = folder_of_images(tmp_path / "images", broken=(7,))
+    config = with_data(small(), source=source, max_corrupt_share=0.1)
+    with caplog.at_level(logging.WARNING):
+        assert start(tmp_path / "run", config).step == 10
+    assert sum("007.png" in record.message for record in caplog.records) == 1
+
+
+def test_many_broken_images_stop_the_run(tmp_path):
+    source = folder_of_images(tmp_path / "images", broken=range(0, 40, 4))
+    with pytest.raises(TooManyCorrupt, match=r"data\.max_corrupt_share=0\.01 is exceeded"):
+        start(tmp_path / "run", with_data(small(), source=source))
+
+
+def test_what_cannot_work(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"already holds a run; continue it with `esvit-fast resume"):
+        start(finished, small())
+    with pytest.raises(ValueError, match=r"holds no run \(no config\.yaml\)"):
+        go_on(tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size=64 is larger than the data, which has 50 images"):
+        start(tmp_path / "run", small(batch_size=64))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_architecture_or_other_data_is_refused(finished, tmp_path):
+    checkpoint = load_latest(finished / "checkpoints")
+    config = small()
+    wider = type(config)(**(vars(config) | {"method": type(config.method)(**(vars(config.method) | {"out_dim": 32}))}))
+    with pytest.raises(
+        CheckpointError, match=r"is of another architecture .* tensors differ, first loss\.region_center"
+    ):
+        Trainer(wider, 48, CPU).load(checkpoint)
+    with pytest.raises(CheckpointError, match="saw 48 images an epoch.*now gives 56"):
+        Trainer(config, 56, CPU).load(checkpoint)
+
+
+def test_resume_reads_the_configuration_of_the_run(finished):
+    reporter = Silent()
+    resume(finished, CPU, reporter)
+    assert reporter.started == 12
+    assert time.time() > (finished / "config.yaml").stat().st_mtime

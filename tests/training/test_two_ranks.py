@@ -1,0 +1,47 @@
+"""Two processes under torchrun do what one process with the whole batch does."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from esvit_fast.config import save_config
+from esvit_fast.training.checkpoint import load_latest
+from esvit_fast.training.metrics import read_metrics
+
+from .runs import small, start
+
+pytestmark = pytest.mark.slow
+
+
+def under_torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "esvit_fast"]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_equal_to_one_process_with_twice_the_batch(tmp_path, accumulation_steps):
+    # stochastic depth draws per rank, so it is off here
+    config = small(accumulation_steps=accumulation_steps, learning_rate=5e-3, epochs=1)
+    config = replace(config, model=replace(config.model, drop_path_rate=0.0))
+    save_config(config, tmp_path / "recipe.yaml")
+    done = under_torchrun("pretrain", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    start(tmp_path / "one", replace(config, train=replace(config.train, accumulation_steps=1)))
+    for ours, theirs in zip(*(read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["teacher_entropy"] == pytest.approx(theirs["teacher_entropy"], rel=1e-5)
+    one, two = (load_latest(tmp_path / name / "checkpoints").tensors for name in ("one", "two"))
+    for name in one:
+        if name.startswith("method."):
+            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_rank_count_that_does_not_divide_the_batch(tmp_path):
+    config = small(batch_size=7)
+    save_config(config, tmp_path / "recipe.yaml")
+    done = under_torchrun("pretrain", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "batch_size=7 is not divisible by world_size=2" in done.stderr
