@@ -13,6 +13,7 @@ import torch
 hypothesis.settings.register_profile("esvit_fast", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("esvit_fast")
 torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)  # torch.empty and its kin come filled with NaN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

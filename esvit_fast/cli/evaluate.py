@@ -17,6 +17,7 @@ from ..config import AugmentConfig, load_config
 from ..data import open_source
 from ..evaluation import extract_features, knn, linear_probe, require_labels
 from ..evaluation.features import Features, split_labelled, subset
+from ..evaluation.knn import check_k
 from ..models import create_model
 
 
@@ -73,12 +74,16 @@ def _features(args: argparse.Namespace, model, data: str, augment: AugmentConfig
     require_labels(train, f"eval {args.what}")
     sides = split_labelled(train, test)
     if sides[0][0] is sides[1][0]:
-        print(f"data={data!r} has no test split of its own: every tenth image is held out", file=sys.stderr)
+        print(f"data={data!r} has no test split of its own: a tenth of the images is held out", file=sys.stderr)
+    chosen = [
+        [rows[i] for i in subset(len(rows), n)] for (_, rows), n in zip(sides, (args.bank, args.queries), strict=True)
+    ]
+    if args.what == "knn":
+        check_k(max(args.k), len(chosen[0]))
     features = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for what, (source, rows), limit in zip(("bank", "queries"), sides, (args.bank, args.queries), strict=True):
-            chosen = [rows[i] for i in subset(len(rows), limit)]
-            task = progress.add_task(f"features of {what}", total=len(chosen))
+        for what, (source, _), rows in zip(("bank", "queries"), sides, chosen, strict=True):
+            task = progress.add_task(f"features of {what}", total=len(rows))
             features.append(
                 extract_features(
                     model,
@@ -86,7 +91,7 @@ def _features(args: argparse.Namespace, model, data: str, augment: AugmentConfig
                     size=args.size,
                     augment=augment,
                     blocks=args.blocks if args.what == "linear" else 0,
-                    indices=chosen,
+                    indices=rows,
                     device=args.device,
                     progress=lambda done, of, task=task: progress.update(task, completed=done),
                 )

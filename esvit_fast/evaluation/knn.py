@@ -70,7 +70,7 @@ def nearest(
     Raises:
         ValueError: k is not in 1..N.
     """
-    _check_k(k, len(bank))
+    check_k(k, len(bank))
     parts = []
     for rows in queries.split(chunk):
         q = F.normalize(rows.to(device).float(), dim=1)
@@ -116,7 +116,8 @@ def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
 
 
-def _check_k(k: int, size: int) -> None:
+def check_k(k: int, size: int) -> None:
+    """Raise ValueError unless a bank of `size` images has k neighbours."""
     if not 1 <= k <= size:
         raise ValueError(
             f"k={k} must lie between 1 and the {size} images of the bank; pass a k of at most {size} or a larger bank"
@@ -127,7 +128,7 @@ def _check(bank: Features, queries: Features, k: Sequence[int], temperature: flo
     if not k:
         raise ValueError("k=() names no number of neighbours; pass at least one, such as 20")
     for n in k:
-        _check_k(n, len(bank.labels))
+        check_k(n, len(bank.labels))
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be greater than 0; the published value is 0.07")
     if bank.features.shape[1] != queries.features.shape[1]:

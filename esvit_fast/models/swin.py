@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -54,7 +53,7 @@ class SwinTransformer(nn.Module):
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
         self.layers = nn.ModuleList()
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = (drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         for stage, depth in enumerate(depths):
             width, side = dim * 2**stage, -(-image_size // (patch_size * 2**stage))
             window = min(window_size, side)

@@ -218,13 +218,7 @@ def _position(trainer: Trainer) -> dict[str, float]:
 
 def _record(trainer: Trainer, result: StepResult, clock: _Clock) -> dict[str, Any]:
     """The values of one step, losses and statistics averaged over ranks."""
-    statistics, point = result.statistics, result.point
-    values = {"loss": result.loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
-    for prefix, task in (("", statistics.view), ("region_", statistics.region)):
-        if task is not None:
-            values |= {f"{prefix}{name}": value for name, value in task._asdict().items()}
-    values["match_similarity"] = statistics.match_similarity
-    values = {name: value.float() for name, value in values.items() if value is not None}
+    values, point = result.values, result.point
     mean = all_reduce_sum(torch.stack(list(values.values()))) / trainer.ranks.world_size
     return {
         "kind": "train",

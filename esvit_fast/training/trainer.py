@@ -31,15 +31,13 @@ class StepResult(NamedTuple):
     """What a step did.
 
     Attributes:
-        loss: of this rank's images.
-        statistics: of this rank's last micro-batch.
+        values: the loss and `EsViTStatistics` by name, float32 scalars, means over this rank's micro-batches.
         grad_norm: global norm before clipping.
         taken: False when loss or gradients were not finite and nothing was changed.
         point: the schedules' values.
     """
 
-    loss: Tensor
-    statistics: EsViTStatistics
+    values: dict[str, Tensor]
     grad_norm: Tensor
     taken: bool
     point: SchedulePoint
@@ -67,6 +65,14 @@ def build_method(config: Config) -> EsViT:
         center_momentum=method.center_momentum,
         match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
     )
+
+
+def _values(loss: Tensor, statistics: EsViTStatistics) -> dict[str, Tensor]:
+    values = {"loss": loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
+    for prefix, task in (("", statistics.view), ("region_", statistics.region)):
+        values |= {f"{prefix}{name}": value for name, value in (task._asdict() if task else {}).items()}
+    values["match_similarity"] = statistics.match_similarity
+    return {name: value.detach().float() for name, value in values.items() if value is not None}
 
 
 class Trainer:
@@ -121,7 +127,7 @@ class Trainer:
         self._freeze_last_layer(point.freeze_last_layer)
         apply_schedule(self.optimizer, point)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        values: list[dict[str, Tensor]] = []
         for i, batch in enumerate(batches):
             crops = self.augment(batch, self.ranks.device)
             self._seed(i)
@@ -130,13 +136,14 @@ class Trainer:
                 with self._autocast():
                     loss, statistics = self._model(crops, point.teacher_temp)
                 self.scaler.scale(loss / len(batches)).backward()
-            losses.append(loss.detach())
+            values.append(_values(loss, statistics))
         self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.method.student.parameters() if p.grad is not None]
         norm = clip_gradients(parameters, train.clip_grad, train.clip_by)
-        loss = torch.stack(losses).mean()
-        taken = self._finish(bool(torch.isfinite(norm) & torch.isfinite(loss)), bool(torch.isfinite(loss)), point)
-        return StepResult(loss, statistics, norm, taken, point)
+        mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
+        finite_loss = bool(mean["loss"].isfinite())
+        taken = self._finish(finite_loss and bool(norm.isfinite()), finite_loss, point)
+        return StepResult(mean, norm, taken, point)
 
     def _finish(self, finite: bool, finite_loss: bool, point: SchedulePoint) -> bool:
         if self.ranks.world_size > 1:

@@ -51,7 +51,7 @@ def test_forced_backend_never_degrades():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="op='attention' is not an operator; known: .*window_attention"):
+    with pytest.raises(ValueError, match=r"op='attention' is not an operator; known: .*window_attention"):
         plan("attention", facts())
     with pytest.raises(ValueError, match="backend='mps' must be one of"), ops.backend("mps"):
         pass

@@ -262,7 +262,7 @@ def test_a_run_of_another_architecture_or_other_data_is_refused(finished, tmp_pa
         CheckpointError, match=r"is of another architecture .* tensors differ, first loss\.region_center"
     ):
         Trainer(wider, 48, CPU).load(checkpoint)
-    with pytest.raises(CheckpointError, match="saw 48 images an epoch.*now gives 56"):
+    with pytest.raises(CheckpointError, match=r"saw 48 images an epoch.*now gives 56"):
         Trainer(config, 56, CPU).load(checkpoint)
 
 

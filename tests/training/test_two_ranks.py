@@ -17,7 +17,16 @@ pytestmark = pytest.mark.slow
 
 
 def under_torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "esvit_fast"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "esvit_fast",
+    ]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 

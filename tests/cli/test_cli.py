@@ -1,0 +1,213 @@
+"""The command line: what it prints, and that a user's mistake is one line that says what to do."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from esvit_fast.cli.main import main
+from esvit_fast.config import recipe_names, save_config
+from esvit_fast.models import create_model, list_models
+from tests.training.runs import small, start, with_data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    start(path, small(epochs=0.5))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    save_config(small(epochs=0.5), tmp_path / "recipe.yaml")
+    return tmp_path / "recipe.yaml"
+
+
+def call(capsys, *arguments):
+    """Exit code, standard output and error of a command."""
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def fails(capsys, *arguments):
+    """The message of a command that must fail with one line and exit code 2."""
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == "" and err.count("\n") == 1 and err.startswith("esvit-fast: error: ")
+    return err
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    for command in ("demo", "doctor", "models", "recipes", "pretrain", "resume", "eval", "report"):
+        assert f"  {command} " in out
+    assert call(capsys)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["demo", "doctor", "models", "recipes", "pretrain", "resume", "eval", "report"])
+def test_every_command_has_help(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"usage: esvit-fast {command}" in out
+
+
+def test_version(capsys):
+    assert call(capsys, "--version")[1].strip() == "0.1.0"
+
+
+def test_lists(capsys):
+    out = call(capsys, "models")[1]
+    assert all(name in out for name in list_models())
+    assert "27.5 M" in out
+    out = call(capsys, "recipes")[1]
+    assert all(name in out for name in recipe_names())
+    assert {"swin_tiny_w7", "cifar10_swin_nano", "sample"} <= set(recipe_names())
+
+
+def test_doctor(capsys, monkeypatch):
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0
+    assert torch.__version__.split("+")[0] in out
+    assert "window_attention" in out and "reference" in out
+    monkeypatch.setenv("ESVIT_FAST_BACKEND", "triton")
+    code, out, err = call(capsys, "doctor")
+    assert code == 1
+    assert "ESVIT_FAST_BACKEND=triton cannot be honoured" in err
+    assert "this version has no triton implementation" in " ".join(out.split())
+
+
+def test_pretrain_and_resume(capsys, recipe, tmp_path):
+    out = tmp_path / "run"
+    code, _, err = call(capsys, "pretrain", "--recipe", recipe, "--out", out, "--train.seed", "3")
+    assert code == 0
+    assert "3 steps of 8 images" in err and "done: 3 steps" in err
+    assert (out / "model.safetensors").exists() and "seed: 3" in (out / "config.yaml").read_text()
+    assert "already holds a run; continue it with `esvit-fast resume" in fails(
+        capsys, "pretrain", "--recipe", recipe, "--out", out
+    )
+    code, _, err = call(capsys, "resume", out)
+    assert code == 0 and "from step 3" in err
+
+
+def test_eval_knn_and_linear(capsys, run):
+    code, out, _ = call(capsys, "eval", "knn", run, "--k", "5", "10")
+    assert code == 0
+    assert out.split()[:5] == ["k", "top-1", "%", "top-5", "%"]
+    code, out, _ = call(capsys, "eval", "linear", run, "--epochs", "2", "--blocks", "2", "--bank", "40")
+    assert code == 0 and "learning rate" in out
+    records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [r["kind"] for r in records] == ["knn", "knn", "linear"]
+    assert [r.get("k") for r in records] == [5, 10, None]
+    assert all(0 <= r["top1"] <= r["top5"] <= 100 for r in records)
+
+
+def images(folder, classes=("",), each=6, size=16):
+    for c in classes:
+        (folder / c).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", (size, size), (40 * i, 90, 20)).save(folder / c / f"{i}.png")
+    return folder
+
+
+def test_without_a_test_split_a_part_is_held_out(capsys, run, tmp_path):
+    folder = images(tmp_path / "labelled", ("a", "b"), each=10)
+    code, _, err = call(capsys, "eval", "knn", run, "--data", folder, "--k", "3")
+    assert code == 0
+    assert "has no test split of its own: a tenth of the images is held out" in err
+
+
+def test_mistakes_of_names(capsys, run, recipe, tmp_path):
+    assert "command='pretain' is not known; did you mean 'pretrain'?" in fails(capsys, "pretain")
+    assert "--recipe is missing; recipes: " in fails(capsys, "pretrain")
+    assert "did you mean 'swin_tiny_w7'?" in fails(capsys, "pretrain", "--recipe", "swin_tiny", "--out", tmp_path / "x")
+    recipe.write_text(recipe.read_text().replace("batch_size", "batchsize"))
+    message = fails(capsys, "pretrain", "--recipe", recipe, "--out", tmp_path / "x")
+    assert "unknown key 'batchsize'; did you mean 'batch_size'?" in message
+    assert "holds no run (no config.yaml)" in fails(capsys, "resume", tmp_path)
+    assert "holds no run (no config.yaml)" in fails(capsys, "report", tmp_path)
+
+
+def test_mistakes_of_data(capsys, run, recipe, tmp_path):
+    (tmp_path / "empty").mkdir()
+    pretrain = ("pretrain", "--recipe", recipe, "--out", tmp_path / "x", "--data")
+    assert "empty" in fails(capsys, *pretrain, tmp_path / "empty")
+    assert "does not exist" in fails(capsys, *pretrain, tmp_path / "nowhere")
+    message = fails(capsys, *pretrain, images(tmp_path / "few"))
+    assert "batch_size=8 is larger than the data, which has 6 images" in message
+    assert not (tmp_path / "x").exists()
+    message = fails(capsys, "eval", "knn", run, "--data", tmp_path / "few")
+    assert "has no classes, which eval knn needs" in message
+    message = fails(capsys, "eval", "knn", run, "--k", "51")
+    assert "k=51" in message
+
+
+def test_mistakes_of_settings(capsys, recipe, tmp_path):
+    pretrain = ("pretrain", "--recipe", recipe, "--out", tmp_path / "x")
+    message = fails(capsys, *pretrain, "--train.warmup-epochs", "3")
+    assert "train.warmup_epochs=3.0 is longer than train.epochs=0.5" in message
+    assert "name='swin_nano_w5' is not a model; did you mean 'swin_nano_w4'?" in fails(
+        capsys, *pretrain, "--model.name", "swin_nano_w5"
+    )
+    code, _, err = call(capsys, *pretrain, "--train.batch-sise", "3")
+    assert code == 2 and "batch-size" in err
+
+
+def test_mistakes_of_weights(capsys, run, tmp_path):
+    arguments = ("--data", "sample:50", "--k", "5")
+    assert "--model is missing" in fails(capsys, "eval", "knn", run / "model.safetensors", *arguments)
+    message = fails(capsys, "eval", "knn", run / "model.safetensors", "--model", "swin_tiny_w7", *arguments)
+    assert "is of another architecture" in message and "create the model that the weights were trained with" in message
+    (tmp_path / "torn.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:5000])
+    message = fails(capsys, "eval", "knn", tmp_path / "torn.safetensors", "--model", "swin_nano_w4", *arguments)
+    assert "is damaged or not a safetensors file" in message
+    assert "is neither a run directory nor a .safetensors file" in fails(
+        capsys, "eval", "knn", tmp_path / "none.safetensors", "--model", "swin_nano_w4", *arguments
+    )
+
+
+def test_a_truncated_checkpoint_is_refused_and_the_previous_one_used(capsys, tmp_path, caplog):
+    start(tmp_path / "run", small(epochs=1))
+    file = tmp_path / "run" / "checkpoints" / "step_6" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    code, _, err = call(capsys, "resume", tmp_path / "run")
+    assert code == 0 and "from step 3" in err
+    assert "step_6" in caplog.text
+
+
+def test_huge_images_are_refused_before_decoding(capsys, recipe, tmp_path, caplog):
+    folder = images(tmp_path / "images", each=10)
+    for i in range(2):
+        Image.new("1", (9000, 9000)).save(folder / f"huge{i}.png")
+    arguments = ("pretrain", "--recipe", recipe, "--out", tmp_path / "x", "--data", folder)
+    code, _, message = call(capsys, *arguments, "--data.max-corrupt-share", "0.05", "--train.epochs", "5")
+    assert code == 2
+    assert "has 9000x9000 pixels, more than max_megapixels=64" in caplog.text
+    assert "data.max_corrupt_share=0.05 is exceeded" in message and "huge" in message
+
+
+def test_report(capsys, run):
+    code, _, _ = call(capsys, "report", run, "--bank", "40", "--queries", "20")
+    assert code == 0
+    page = (run / "report.html").read_text()
+    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+    for part in ("k-NN", "linear", "<svg", "data:image/png;base64,"):
+        assert part in page
+
+
+def test_report_of_unlabelled_images(capsys, tmp_path):
+    folder = images(tmp_path / "images", each=20)
+    start(tmp_path / "run", with_data(small(epochs=1), source=str(folder)))
+    assert call(capsys, "report", tmp_path / "run")[0] == 0
+    assert "data:image/png;base64," in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_weights_are_those_of_the_teacher(run):
+    model = create_model("swin_nano_w4", pretrained=run)
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 192)
