@@ -49,25 +49,23 @@ def window_attention_weights(
 ) -> tuple[Tensor, Tensor]:
     """Softmax weights [B, windows, heads, N, N], and the values [B, windows, heads, N, head_dim] that they average."""
     _, height, width, channels = qkv.shape
-    padded = -(-height // window_size[0]) * window_size[0], -(-width // window_size[1]) * window_size[1]
+    padded = tuple(side + -side % window for side, window in zip((height, width), window_size, strict=True))
     windowed = partition_windows(qkv, window_size, shift_size, pad_mode)  # [B, windows, N, 3 C]
-    real = partition_windows(qkv.new_ones(1, height, width, 1), window_size, shift_size, pad_mode) > 0
-    if pad_kv is not None and padded != (height, width):
-        windowed = torch.where(real, windowed, F.pad(pad_kv, (channels // 3, 0)).to(qkv.dtype))
-    query, key, value = windowed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-
-    scores = (query * scale) @ key.transpose(-2, -1)
-    scores = scores + (bias if bias.ndim == 3 else dense_bias(bias, window_size))
+    offset = bias if bias.ndim == 3 else dense_bias(bias, window_size)  # [heads, N, N]
     if any(shift_size):
-        y = torch.arange(padded[0], device=qkv.device) >= padded[0] - shift_size[0]
-        x = torch.arange(padded[1], device=qkv.device) >= padded[1] - shift_size[1]
+        y, x = (torch.arange(p, device=qkv.device) >= p - s for p, s in zip(padded, shift_size, strict=True))
         region = partition_windows((2 * y[:, None] + x)[None, :, :, None], window_size, (0, 0), pad_mode)
         apart = (region != region.transpose(-2, -1)).unsqueeze(2)  # [1, windows, 1, N, N]
-        scores = torch.where(apart, scores + mask_value, scores)
-    if pad_kv is None and padded != (height, width):
-        # only real queries refuse pads: the rows of pads are dropped, and must not become NaN before that
-        scores = scores.masked_fill((real & ~real.transpose(-2, -1)).unsqueeze(2), float("-inf"))
-    return scores.softmax(-1), value
+        offset = offset + torch.where(apart, mask_value, 0.0).to(offset.dtype)
+    if padded != (height, width):
+        real = partition_windows(qkv.new_ones(1, height, width, 1), window_size, shift_size, pad_mode) > 0
+        if pad_kv is None:
+            # only real queries refuse pads: the rows of pads are dropped, and must not become NaN before that
+            offset = offset.masked_fill((real & ~real.transpose(-2, -1)).unsqueeze(2), float("-inf"))
+        else:
+            windowed = torch.where(real, windowed, F.pad(pad_kv, (channels // 3, 0)).to(qkv.dtype))
+    query, key, value = windowed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
+    return ((query * scale) @ key.transpose(-2, -1) + offset).softmax(-1), value
 
 
 def partition_windows(
@@ -77,10 +75,7 @@ def partition_windows(
     height, width = image.shape[1:3]
     pad = (0, 0, 0, -width % window_size[1], 0, -height % window_size[0])
     back = (-shift_size[0], -shift_size[1])
-    if pad_mode == "before_roll":
-        image = F.pad(image, pad).roll(back, (1, 2))
-    else:
-        image = F.pad(image.roll(back, (1, 2)), pad)
+    image = _roll(F.pad(image, pad), back) if pad_mode == "before_roll" else F.pad(_roll(image, back), pad)
     image = image.unflatten(2, (-1, window_size[1])).unflatten(1, (-1, window_size[0]))
     return image.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -93,8 +88,12 @@ def merge_windows(
     rows = -(-height // window_size[0])
     image = windows.unflatten(2, window_size).unflatten(1, (rows, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
     if pad_mode == "before_roll":
-        return image.roll(shift_size, (1, 2))[:, :height, :width].contiguous()
-    return image[:, :height, :width].roll(shift_size, (1, 2))
+        return _roll(image, shift_size)[:, :height, :width].contiguous()
+    return _roll(image[:, :height, :width], shift_size).contiguous()
+
+
+def _roll(image: Tensor, shift: tuple[int, int]) -> Tensor:
+    return image.roll(shift, (1, 2)) if any(shift) else image
 
 
 def dense_bias(table: Tensor, window_size: tuple[int, int]) -> Tensor:

@@ -45,7 +45,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
 
 def test_the_wheel_says_what_it_is(wheel):
     info = f"esvit_fast-{esvit_fast.__version__}.dist-info"
-    metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    metadata = email.message_from_string(wheel.read(f"{info}/METADATA").decode())
     assert metadata["Name"] == "esvit-fast"
     assert metadata["Version"] == esvit_fast.__version__
     assert metadata["License-Expression"] == "Apache-2.0"

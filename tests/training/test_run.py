@@ -1,5 +1,6 @@
 """Whole runs: what they write, that they can be resumed exactly, and how they end."""
 
+import itertools
 import json
 import logging
 import math
@@ -104,34 +105,33 @@ def test_second_signal_is_not_caught(tmp_path):
         pretrain(small(), tmp_path / "run", CPU, Impatient())
 
 
+def _saved(run):
+    """Step of the newest whole checkpoint; 0 before the first."""
+    latest = load_latest(run / "checkpoints")
+    return latest.step if latest else 0
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(finished, tmp_path):
-    run, interval, rng = tmp_path / "run", small().train.checkpoint_every_steps, random.Random(0)
-    kills, lost, resumed = 0, [], 0
-    while kills < 20:
-        if not (run / "config.yaml").exists() or (resumed and load_latest(run / "checkpoints").step == 12):
-            # begin anew whenever the run got through, so that twenty kills really hit it
-            if resumed:
-                assert same_weights(finished, run) and same_records(finished, run)
-            run, resumed = tmp_path / f"run{kills}", 0
-            process = in_process(start, run, small())
-        else:
-            process = in_process(go_on, run)
-            resumed += 1
-        process.join(rng.uniform(0.2, 3.0))
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            kills += 1
-            if (run / "metrics.jsonl").exists():
-                reached = max((r["step"] for r in read_metrics(run / "metrics.jsonl")), default=0)
-                saved = load_latest(run / "checkpoints") if (run / "checkpoints").exists() else None
-                lost.append(reached - (saved.step if saved else 0))
-    if not (run / "config.yaml").exists():
-        start(run, small())
-    go_on(run)
-    assert same_weights(finished, run) and same_records(finished, run)
-    assert lost and max(lost) <= interval
+    rng, interval, kills, lost = random.Random(0), small().train.checkpoint_every_steps, 0, []
+    for number in itertools.count():
+        run = tmp_path / f"run{number}"
+        while _saved(run) < 12:
+            begun = (run / "config.yaml").exists()
+            process = in_process(go_on, run) if begun else in_process(start, run, small())
+            process.join(rng.uniform(0.2, 3.0) if kills < 20 else None)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                kills += 1
+                done = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+                lost.append(max((r["step"] for r in done), default=0) - _saved(run))
+            else:
+                assert process.exitcode == 0
+        assert same_weights(finished, run) and same_records(finished, run)
+        if kills >= 20:
+            break
+    assert len(lost) == 20 and max(lost) <= interval
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, caplog):
