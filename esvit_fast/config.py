@@ -57,6 +57,8 @@ class MethodConfig:
     """Advance the temperature once per epoch, as published, or with every sample."""
     teacher_momentum: float = 0.996
     """Start of the cosine that ends at 1."""
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    """Subtract the teacher's mean logits, as published, or balance its assignments over the prototypes."""
     center_momentum: float = 0.9
     match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""

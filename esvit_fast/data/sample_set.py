@@ -111,15 +111,9 @@ def _background(x: Grid, y: Grid, parameters: np.ndarray) -> np.ndarray:
     """A gradient between two colours, bent by a broad wave, and plain disks on it; [N, S, S, 3]."""
     angle, across, down, phase, *colours = parameters[_GROUND]
     angle = 2 * math.pi * angle
-    along = 0.5 + 0.6 * (x * np.cos(angle) + y * np.sin(angle))
-    along = along + 0.5 * np.sin(5 * across * x + 5 * (down - 0.5) * y + 2 * math.pi * phase)
+    along = 0.5 + 0.25 * (x * np.cos(angle) + y * np.sin(angle))
     start, end = _colour(*colours[:3]), _colour(*colours[3:])
-    ground = start + (end - start) * np.clip(along, 0, 1)[..., None]
-    for blob in _BLOBS:
-        across, down, radius, *colour = parameters[blob]
-        distance = np.hypot(x - 2 * across + 1, y - 2 * down + 1) - (0.2 + 0.5 * radius)
-        ground += (_colour(*colour) - ground) * _coverage(distance)
-    return ground
+    return start + (end - start) * np.clip(along, 0, 1)[..., None] * 0.5
 
 
 def _coverage(distance: Grid) -> np.ndarray:

@@ -58,7 +58,7 @@ class EsViT(nn.Module):
         out_dim: prototypes K of each head.
         view_weight, region_weight: weights of the two tasks; a task of weight 0 has no head.
         hidden_dim, bottleneck_dim, head_batch_norm, norm_last_layer: as in `nn.ProjectionHead`.
-        student_temp, center_momentum, match_dtype: as in `EsViTLoss`.
+        student_temp, center_momentum, match_dtype, centering, all_reduce: as in `EsViTLoss`.
         teacher_views: how many of the crops, from the first, the teacher sees.
     """
 
@@ -76,6 +76,8 @@ class EsViT(nn.Module):
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
         match_dtype: torch.dtype | None = None,
+        centering: str = "mean",
+        all_reduce: Callable[[Tensor], object] | None = None,
         teacher_views: int = 2,
     ):
         super().__init__()
@@ -91,7 +93,9 @@ class EsViT(nn.Module):
         for module in self.teacher.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
-        self.loss = EsViTLoss(out_dim, view_weight, region_weight, student_temp, center_momentum, match_dtype)
+        self.loss = EsViTLoss(
+            out_dim, view_weight, region_weight, student_temp, center_momentum, match_dtype, centering, all_reduce
+        )
 
     def forward(self, crops: Sequence[Tensor], teacher_temp: float) -> tuple[Tensor, EsViTStatistics]:
         """Loss, a scalar, and statistics of a batch.
@@ -117,6 +121,6 @@ class EsViT(nn.Module):
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
 
-    def update_centers(self, reduce: Callable[[Tensor], None] | None = None) -> None:
+    def update_centers(self) -> None:
         """Move both centres; see `EsViTLoss.update_centers`."""
-        self.loss.update_centers(reduce)
+        self.loss.update_centers()

@@ -57,8 +57,10 @@ class EsViTLoss(nn.Module):
     Pairs of one view with itself are left out. The loss is
     ``view_weight * mean over view pairs + region_weight * mean over view pairs of the mean over student regions``.
 
-    The centres, subtracted from the teacher's logits, are buffers. A forward pass only adds the teacher's logits to
-    their running sums; `update_centers` moves them, once per optimiser step, which makes gradient accumulation exact.
+    With ``centering="mean"``, as published, a centre is subtracted from the teacher's logits. The centres are buffers.
+    A forward pass only adds the teacher's logits to their running sums; `update_centers` moves them, once per optimiser
+    step, which makes gradient accumulation exact. With ``"sinkhorn"`` (arXiv 2006.09882, section 3.1) the teacher's
+    assignments of each forward pass are balanced instead, so that every prototype receives the same share.
 
     Args:
         out_dim: prototypes K.
@@ -66,6 +68,8 @@ class EsViTLoss(nn.Module):
         student_temp: temperature of the student's softmax.
         center_momentum: share of a centre that an update keeps.
         match_dtype: as in `ops.region_match`.
+        centering: "mean" or "sinkhorn".
+        all_reduce: sums a tensor over all ranks, in place; None for a single process.
     """
 
     def __init__(
@@ -76,14 +80,19 @@ class EsViTLoss(nn.Module):
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
         match_dtype: torch.dtype | None = None,
+        centering: str = "mean",
+        all_reduce: Callable[[Tensor], object] | None = None,
     ):
         super().__init__()
+        if centering not in ("mean", "sinkhorn"):
+            raise ValueError(f"centering={centering!r} must be mean or sinkhorn")
         if view_weight < 0 or region_weight < 0 or view_weight + region_weight == 0:
             raise ValueError(
                 f"view_weight={view_weight} and region_weight={region_weight} must not be negative nor both 0"
             )
         self.weights = {"view": view_weight, "region": region_weight}
         self.student_temp, self.center_momentum, self.match_dtype = student_temp, center_momentum, match_dtype
+        self.centering, self.all_reduce = centering, all_reduce or (lambda tensor: tensor)
         self.tasks = [task for task, weight in self.weights.items() if weight > 0]
         for task in self.tasks:
             self.register_buffer(f"{task}_center", torch.zeros(out_dim))
@@ -113,12 +122,13 @@ class EsViTLoss(nn.Module):
                 f"{views} and {teachers} times the number of images"
             )
         losses, statistics, similarity = {}, {}, None
-        for task in self.tasks:
-            if task == "view":
-                pairs = view_pairs(batch, views, teachers, student.view)
-            else:
-                pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
-            losses[task], statistics[task] = self._task(task, student, teacher, pairs, teacher_temp)
+        with torch.autocast(student.view.device.type, enabled=False):
+            for task in self.tasks:
+                if task == "view":
+                    pairs = view_pairs(batch, views, teachers, student.view)
+                else:
+                    pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
+                losses[task], statistics[task] = self._task(task, student, teacher, pairs, teacher_temp)
         loss = sum(self.weights[task] * losses[task] for task in self.tasks)
         detached = {task: value.detach() for task, value in losses.items()}
         return loss, EsViTStatistics(
@@ -126,32 +136,35 @@ class EsViTLoss(nn.Module):
         )
 
     def _task(self, task: str, student: Projection, teacher: Projection, pairs: Pairs, teacher_temp: float):
-        # a copy, so that the centres may move before the backward pass
-        center = getattr(self, f"{task}_center").clone()
         rows, prototypes = getattr(student, task), getattr(student, f"{task}_prototypes")
         rows_t, prototypes_t = getattr(teacher, task).detach(), getattr(teacher, f"{task}_prototypes")
         temperatures = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
-        with torch.no_grad():
-            # logits are linear in the rows, so the sum of logits is the logit of the sum
-            total = rows_t.to(center.dtype).sum(0)
-            getattr(self, f"{task}_sum").add_(total if prototypes_t is None else prototypes_t.to(center.dtype) @ total)
-            getattr(self, f"{task}_rows").add_(len(rows_t))
+        if self.centering == "sinkhorn":
+            logits = rows_t if prototypes_t is None else rows_t @ prototypes_t.detach().to(rows_t.dtype).T
+            center = -teacher_temp * sinkhorn_bias(logits / teacher_temp, self.all_reduce)
+        else:
+            center = self._note_center(task, rows_t, prototypes_t)
         if prototypes is None:
             return soft_cross_entropy(rows, rows_t, center, pairs, **temperatures)
         return prototype_cross_entropy(rows, prototypes, rows_t, prototypes_t, center, pairs, **temperatures)
 
     @torch.no_grad()
-    def update_centers(self, reduce: Callable[[Tensor], None] | None = None) -> None:
-        """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
+    def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None) -> Tensor:
+        """Add logits to the running sum; the centre as it is, in a copy, as it may move before the backward pass."""
+        center = getattr(self, f"{task}_center").clone()
+        # logits are linear in the rows, so the sum of logits is the logit of the sum
+        total = rows.to(center.dtype).sum(0)
+        getattr(self, f"{task}_sum").add_(total if prototypes is None else prototypes.to(center.dtype) @ total)
+        getattr(self, f"{task}_rows").add_(len(rows))
+        return center
 
-        Args:
-            reduce: sums a tensor over all ranks, in place; None for a single process.
-        """
+    @torch.no_grad()
+    def update_centers(self) -> None:
+        """Move the centres towards the mean of the teacher's logits since the last call, and forget those."""
         for task in self.tasks:
             total, rows = getattr(self, f"{task}_sum"), getattr(self, f"{task}_rows")
-            if reduce is not None:
-                reduce(total)
-                reduce(rows)
+            self.all_reduce(total)
+            self.all_reduce(rows)
             center = getattr(self, f"{task}_center")
             center.lerp_(torch.where(rows > 0, total / rows, center), 1 - self.center_momentum)
             total.zero_()
@@ -162,6 +175,24 @@ class EsViTLoss(nn.Module):
         for task in self.tasks:
             getattr(self, f"{task}_sum").zero_()
             getattr(self, f"{task}_rows").zero_()
+
+
+@torch.no_grad()
+def sinkhorn_bias(
+    logits: Tensor, all_reduce: Callable[[Tensor], object] = lambda tensor: tensor, iterations: int = 3
+) -> Tensor:
+    """Logarithm of the factor of each prototype that balances assignments (Sinkhorn-Knopp): [M, K] -> [K].
+
+    ``softmax(logits + bias)`` are the balanced assignments: after some iterations their mean over all rows of all
+    ranks is nearly uniform. Sums are formed from exponentials in float64, which hold logits up to 700.
+    """
+    bias = row = torch.zeros((), device=logits.device, dtype=logits.dtype)
+    for _ in range(iterations):
+        total = (logits + row).logsumexp(0).double().exp()
+        all_reduce(total)
+        bias = -total.log().to(logits.dtype)
+        row = -(logits + bias).logsumexp(1, keepdim=True)
+    return bias - bias.mean()
 
 
 def view_pairs(batch: int, views: int, teachers: int, like: Tensor) -> Pairs:

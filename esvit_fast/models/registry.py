@@ -24,6 +24,7 @@ _MODELS = {
         "depths": (2, 4, 2),
         "num_heads": (3, 6, 12),
         "window_size": 4,
+        "init_std": None,
     },
     **{
         f"swin_{size}_w{window}": {**shape, "window_size": window}

@@ -32,6 +32,8 @@ class SwinTransformer(nn.Module):
         num_classes: outputs of a linear classifier; 0: none.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 in the first.
         in_channels: of the images.
+        init_std: standard deviation of the initial weights of linear layers; None: fan_in ** -0.5, with which narrow
+            networks start much faster than with Swin's 0.02.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class SwinTransformer(nn.Module):
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        init_std: float | None = 0.02,
     ):
         super().__init__()
         self.image_size, self.patch_size = image_size, patch_size
@@ -65,7 +68,11 @@ class SwinTransformer(nn.Module):
             self.layers.append(_Stage(blocks, PatchMerging(width) if stage < len(depths) - 1 else None))
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.apply(_init)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=init_std or module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, height, width] -> pooled features [B, num_features], or logits [B, num_classes]."""
@@ -165,10 +172,3 @@ class SwinTransformer(nn.Module):
                 yield s, b, x
             if stage.downsample is not None:
                 x = stage.downsample(x)
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

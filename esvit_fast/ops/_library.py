@@ -12,10 +12,14 @@ _IMPLEMENTATIONS: dict[tuple[str, str], Callable] = {}
 
 
 def define(name: str, schema: str, fake: Callable) -> None:
-    """Define `esvit_fast::name`. Its last argument is `str backend`, by which calls find their implementation."""
+    """Define `esvit_fast::name`. Its last argument is `str backend`, by which calls find their implementation.
+
+    Autocast ends at the operator: an implementation computes in the precision that its docstring promises.
+    """
 
     def dispatch(*args):
-        return _IMPLEMENTATIONS[name, args[-1]](*args[:-1])
+        with torch.autocast(args[0].device.type, enabled=False):
+            return _IMPLEMENTATIONS[name, args[-1]](*args[:-1])
 
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")

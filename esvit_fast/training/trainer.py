@@ -64,6 +64,8 @@ def build_method(config: Config) -> EsViT:
         student_temp=method.student_temp,
         center_momentum=method.center_momentum,
         match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
+        centering=method.centering,
+        all_reduce=all_reduce_sum,
     )
 
 
@@ -151,7 +153,7 @@ class Trainer:
             finite = all_reduce_sum(torch.tensor(float(not finite), device=self.ranks.device)).item() == 0
         if finite:
             self.scaler.step(self.optimizer)
-            self.method.update_centers(all_reduce_sum if self.ranks.world_size > 1 else None)
+            self.method.update_centers()
             self.method.update_teacher(point.teacher_momentum)
             self.skipped_in_a_row = 0
         else:

@@ -111,3 +111,16 @@ def test_accumulated_gradients_and_centers_equal_one_batch():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(whole.loss.region_center, parts.loss.region_center)
     assert whole.loss.region_center.abs().sum() > 0
+
+
+@pytest.mark.parametrize("centering", ["mean", "sinkhorn"])
+def test_loss_and_centers_are_exact_under_autocast(centering):
+    method, views = make(centering=centering), crops()
+    with torch.no_grad():
+        student, teacher = method.student(views), method.teacher(views[:2])
+    exact = method.loss(student, teacher, 0.04)[0]
+    sums = method.loss.region_sum.clone()
+    method.loss.forget()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = method.loss(student, teacher, 0.04)[0]
+    assert torch.equal(exact, cast) and torch.equal(sums, method.loss.region_sum)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esvit_fast.methods import EsViTLoss, Projection
+from esvit_fast.methods.esvit_loss import sinkhorn_bias
 
 F64 = torch.float64
 
@@ -151,11 +152,10 @@ def test_forgotten_batches_do_not_move_the_centers():
 
 def test_centers_of_several_ranks():
     reduced = []
-    loss = make_loss()
-    loss(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
-    alone = make_loss()
-    alone(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
-    loss.update_centers(lambda x: reduced.append(x.mul_(4)))
+    loss, alone = make_loss(all_reduce=lambda x: reduced.append(x.mul_(4))), make_loss()
+    for one in (loss, alone):
+        one(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
+    loss.update_centers()
     alone.update_centers()
     assert len(reduced) == 4
     torch.testing.assert_close(loss.view_center, alone.view_center)
@@ -222,3 +222,35 @@ def test_uniform_teacher_and_student_cost_ln_k():
     assert value.item() == pytest.approx(math.log(6), rel=1e-12)
     assert statistics.view.teacher_entropy.item() == pytest.approx(math.log(6), rel=1e-12)
     assert statistics.view.kl.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_sinkhorn_gives_every_prototype_the_same_share():
+    logits = 5 * torch.randn(40, 6, dtype=F64, generator=torch.Generator().manual_seed(0)) + torch.arange(6)
+    plain = logits.softmax(-1).mean(0)
+    balanced = (logits + sinkhorn_bias(logits, iterations=200)).softmax(-1)
+    assert plain.max() > 0.25
+    torch.testing.assert_close(balanced.mean(0), torch.full((6,), 1 / 6, dtype=F64), rtol=1e-6, atol=0)
+    # scaling rows and columns keeps every cross-ratio
+    ratio = logits.softmax(-1).log() - balanced.log()
+    torch.testing.assert_close(ratio - ratio[:, :1], (ratio - ratio[:, :1])[:1].expand(40, -1))
+
+
+def test_sinkhorn_over_ranks_is_that_of_all_rows():
+    logits = torch.randn(8, 6, dtype=F64, generator=torch.Generator().manual_seed(0))
+    whole = sinkhorn_bias(logits.repeat(2, 1))
+    torch.testing.assert_close(sinkhorn_bias(logits, lambda x: x.mul_(2)), whole)
+
+
+def test_sinkhorn_loss_is_that_of_balanced_targets():
+    student, teacher = (projection(3, [1, 1], regions=False, seed=s) for s in (1, 2))
+    loss = make_loss(view_weight=1.0, region_weight=0.0, centering="sinkhorn")
+    logits = teacher.view @ teacher.view_prototypes.T / 0.4
+    target = (logits + sinkhorn_bias(logits)).softmax(-1).view(2, 3, 6)
+    log_p = (student.view @ student.view_prototypes.T / 0.1).log_softmax(-1).view(2, 3, 6)
+    expected = -(target.flip(0) * log_p).sum(-1).mean()
+    torch.testing.assert_close(loss(student, teacher, 0.4)[0], expected, rtol=1e-12, atol=0)
+    center = loss.view_center.clone()
+    loss.update_centers()
+    assert torch.equal(loss.view_center, center)
+    with pytest.raises(ValueError, match="centering='median' must be mean or sinkhorn"):
+        EsViTLoss(6, centering="median")

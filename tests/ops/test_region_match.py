@@ -76,3 +76,12 @@ def test_opcheck():
 def test_wrong_arguments_are_named(student, teacher, error, message):
     with pytest.raises(error, match=message):
         ops.region_match(student, teacher)
+
+
+def test_autocast_does_not_round_the_similarity():
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(1, 1, 64) + 0.05 * torch.randn(1, 49, 64) for _ in range(2))
+    exact = ops.region_match(student, teacher)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = ops.region_match(student, teacher)
+    assert torch.equal(exact[0], cast[0]) and torch.equal(exact[1], cast[1])
