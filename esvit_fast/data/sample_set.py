@@ -111,9 +111,10 @@ def _background(x: Grid, y: Grid, parameters: np.ndarray) -> np.ndarray:
     """A gradient between two colours, bent by a broad wave, and plain disks on it; [N, S, S, 3]."""
     angle, across, down, phase, *colours = parameters[_GROUND]
     angle = 2 * math.pi * angle
-    along = 0.5 + 0.25 * (x * np.cos(angle) + y * np.sin(angle))
+    along = 0.5 + 0.6 * (x * np.cos(angle) + y * np.sin(angle))
+    along = along + 0.5 * np.sin(5 * across * x + 5 * (down - 0.5) * y + 2 * math.pi * phase)
     start, end = _colour(*colours[:3]), _colour(*colours[3:])
-    return start + (end - start) * np.clip(along, 0, 1)[..., None] * 0.5
+    return start + (end - start) * np.clip(along, 0, 1)[..., None]
 
 
 def _coverage(distance: Grid) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""Train a recipe from scratch and record what it learned: `python benchmarks/learning.py --recipe NAME --data SOURCE`.
+
+One JSON line per run goes to benchmarks/records/<device>/learning.jsonl: settings, time, 20-NN top-1 of the untrained
+and the trained network and of raw pixels, over all images of both splits, and signs of collapse. A record's gate is
+that the run took every step and did not collapse: teacher entropy away from 0 and ln K, loss below ln K.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from esvit_fast.config import Config, load_config, to_tree, validate
+from esvit_fast.data import open_source
+from esvit_fast.evaluation import evaluate_run
+from esvit_fast.models import create_model
+from esvit_fast.training import build_backbone, pretrain, setup_distributed
+from esvit_fast.training.environment import environment
+from esvit_fast.training.metrics import read_metrics
+from esvit_fast.training.progress import LineReporter
+
+RECORDS = Path(__file__).parent / "records"
+
+
+def measure(config: Config, run: Path) -> dict:
+    """Train, evaluate before and after, and return a record."""
+    ranks = setup_distributed(config.train.device)
+    outcome = pretrain(config, run, ranks, LineReporter(seconds=60))
+    train, test = (open_source(config.data.source, split) for split in ("train", "test"))
+    model = create_model(config.model.name, pretrained=run).to(ranks.device)
+    numbers = evaluate_run(
+        model, build_backbone(config).to(ranks.device), train, test, config, bank=0, queries=0, device=ranks.device
+    )
+    steps = [r for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
+    last, most = steps[-1], math.log(config.method.out_dim)
+    entropies = [last[name] for name in ("teacher_entropy", "region_teacher_entropy") if name in last]
+    healthy = all(0.02 * most < entropy < 0.98 * most for entropy in entropies) and last["loss"] < most
+    return {
+        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "gate": "pass" if healthy and outcome.step == outcome.total_steps and not outcome.signal else "fail",
+        "train_seconds": round(outcome.seconds, 1),
+        "steps": outcome.step,
+        "images_seen": outcome.step * config.train.batch_size,
+        "knn": numbers["knn"],
+        "linear": {when: probe["top1"] for when, probe in numbers["linear"].items()},
+        "health": numbers["health"],
+        "correspondence": numbers["correspondence"],
+        "bank": numbers["train_images"],
+        "queries": numbers["test_images"],
+        "ln_out_dim": most,
+        "last_step": last,
+        "curve": [(r["samples"], r["top1"]) for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "knn"],
+        "environment": environment(ranks.device, ranks.world_size),
+        "config": to_tree(config),
+    }
+
+
+def git(*arguments: str) -> str:
+    """What git says about this checkout."""
+    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """Measure every seed, with both tasks or with views only."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--view-only", action="store_true", help="leave out the region task, as DINO does")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        config = load_config(args.recipe)
+        method = replace(config.method, view_weight=1.0, region_weight=0.0) if args.view_only else config.method
+        train, data = replace(config.train, seed=seed), replace(config.data, source=args.data)
+        config = validate(replace(config, method=method, train=train, data=data))
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.monotonic()
+            record = {"recipe": args.recipe, "view_only": args.view_only, "seed": seed} | measure(
+                config, Path(folder) / "run"
+            )
+        record |= {"total_seconds": round(time.monotonic() - begin, 1)}
+        # the folder that the data lie in is nobody's business
+        record["config"]["data"]["source"] = Path(args.data).name
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        file = args.records / device.replace(" ", "-").lower() / "learning.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a") as records:
+            records.write(json.dumps(record) + "\n")
+        knn = {name: f"{accuracy['top1']:.2f}" for name, accuracy in record["knn"].items()}
+        print(f"gate {record['gate']}: 20-NN top-1 {knn}, {record['train_seconds']:.0f} s of training -> {file}")
+
+
+if __name__ == "__main__":
+    main()
