@@ -90,8 +90,8 @@ def _draw(shape: Callable, pattern: Callable, draws: np.ndarray, noise: np.ndarr
     axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE * 2 - 1
     x, y = axis[None, None, :], axis[None, :, None]  # [-1, 1]
     size, across, down, angle = parameters[_POSE]
-    radius, angle = 0.68 + 0.3 * size, 1.4 * (angle - 0.5)
-    reach = 1.3 - radius
+    radius, angle = 0.6 + 0.35 * size, 3.2 * (angle - 0.5)
+    reach = 1.25 - radius
     a, b = _turn((x - reach * (2 * across - 1)) / radius, (y - reach * (2 * down - 1)) / radius, angle)
     coverage = _coverage(shape(a, b) * radius)
     period, *phase, swap, level, hue_1, hue_2, grey_1, grey_2 = parameters[_FILL]
@@ -111,10 +111,9 @@ def _background(x: Grid, y: Grid, parameters: np.ndarray) -> np.ndarray:
     """A gradient between two colours, bent by a broad wave, and plain disks on it; [N, S, S, 3]."""
     angle, across, down, phase, *colours = parameters[_GROUND]
     angle = 2 * math.pi * angle
-    along = 0.5 + 0.6 * (x * np.cos(angle) + y * np.sin(angle))
-    along = along + 0.5 * np.sin(5 * across * x + 5 * (down - 0.5) * y + 2 * math.pi * phase)
+    along = 0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle))
     start, end = _colour(*colours[:3]), _colour(*colours[3:])
-    return start + (end - start) * np.clip(along, 0, 1)[..., None]
+    return start + 0.8 * (end - start) * np.clip(along, 0, 1)[..., None]
 
 
 def _coverage(distance: Grid) -> np.ndarray:

@@ -164,6 +164,23 @@ def test_accumulation_and_workers_change_only_rounding(finished, tmp_path):
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_starts_as_full_precision_and_trains_float32_weights(precision):
+    losses = {}
+    for name in ("fp32", precision):
+        trainer = Trainer(small(precision=name, learning_rate=1e-3), 48, CPU)
+        weight = trainer.method.student.backbone.norm.weight
+        before = weight.detach().clone()
+        losses[name] = [trainer.train_step([batch]).values["loss"].item() for batch in _batches(18)]
+        assert {p.dtype for p in trainer.method.parameters()} == {torch.float32}
+        assert not torch.equal(before, weight)
+        # the search for float16's loss scale costs steps, 65536 being far too much for a head this small
+        assert trainer.skipped <= (14 if name == "fp16" else 0) and trainer.skipped_in_a_row == 0
+    assert losses[precision][0] != losses["fp32"][0]
+    assert losses[precision][0] == pytest.approx(losses["fp32"][0], rel=0.02)
+    assert all(map(math.isfinite, losses[precision]))
+
+
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     trainer = Trainer(small(), 48, CPU)
     batches = list(_batches(4))
