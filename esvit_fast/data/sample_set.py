@@ -19,11 +19,9 @@ COUNTS = {"train": 8000, "test": 2000}
 """Images of each split by default."""
 
 _CHUNK = 500
-_BLOB_COUNT = 4
 # the random parameters of an image
-_POSE, _FILL, _NOISE, _GROUND = slice(0, 4), slice(4, 13), 13, slice(14, 24)
-_BLOBS = tuple(slice(24 + 6 * k, 30 + 6 * k) for k in range(_BLOB_COUNT))
-_PARAMETERS = _BLOBS[-1].stop
+_POSE, _FILL, _NOISE, _GROUND = slice(0, 4), slice(4, 13), 13, slice(14, 21)
+_PARAMETERS = _GROUND.stop
 _WORDS = _PARAMETERS + SIZE * SIZE * 3 // 8  # 64-bit words of randomness per image: parameters, then a byte per value
 _KEY = {"train": 0, "test": 1}
 
@@ -108,8 +106,8 @@ def _draw(shape: Callable, pattern: Callable, draws: np.ndarray, noise: np.ndarr
 
 
 def _background(x: Grid, y: Grid, parameters: np.ndarray) -> np.ndarray:
-    """A gradient between two colours, bent by a broad wave, and plain disks on it; [N, S, S, 3]."""
-    angle, across, down, phase, *colours = parameters[_GROUND]
+    """A gradient from one colour towards another, [N, S, S, 3]."""
+    angle, *colours = parameters[_GROUND]
     angle = 2 * math.pi * angle
     along = 0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle))
     start, end = _colour(*colours[:3]), _colour(*colours[3:])
