@@ -65,7 +65,7 @@ def crops(source: Source, config: Config, count: int = 3) -> str:
         parts = [("image", [img(_fit(source.image(index)), "image")], 1)]
         parts += [(f"2 global, {_sides(sizes[:2])}", tiles[:2], 2)]
         if len(tiles) > 2:
-            parts += [(f"{len(tiles) - 2} local, {_sides(sizes[2:])}", tiles[2:], (len(tiles) - 1) // 2)]
+            parts += [(f"{len(tiles) - 2} local, {_sides(sizes[2:])}", tiles[2:], max(4, (len(tiles) - 1) // 2))]
         cells = (f"<div><h4>{title}</h4>{_tiles(part, columns)}</div>" for title, part, columns in parts)
         cards.append(f'<div class="card crops">{"".join(cells)}</div>')
     return f'<div class="stack">{"".join(cards)}</div>'
