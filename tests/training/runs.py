@@ -8,6 +8,7 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
 from esvit_fast.training import Outcome, Ranks, pretrain, resume
+from esvit_fast.training.checkpoint import load_latest
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -74,3 +75,16 @@ def in_process(function, *args) -> multiprocessing.Process:
 
 def with_data(config: Config, **data) -> Config:
     return replace(config, data=replace(config.data, **data))
+
+
+def trained_weights(run: Path) -> dict[str, torch.Tensor]:
+    """The method's tensors of a run's last checkpoint, without the bias of keys.
+
+    It adds the same to all scores of a query, so its gradient is zero but for rounding, of which AdamW makes steps of
+    full size: it cannot be compared between runs that round differently.
+    """
+    tensors = {k: v for k, v in load_latest(run / "checkpoints").tensors.items() if k.startswith("method.")}
+    for name in [name for name in tensors if name.endswith("attn.qkv.bias")]:
+        query, _, value = tensors[name].chunk(3)
+        tensors[name] = torch.cat([query, value])
+    return tensors
