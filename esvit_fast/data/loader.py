@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -207,7 +208,7 @@ def make_loader(
         batch_sampler=batches,
         num_workers=worker_count(config.workers),
         collate_fn=collate,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each iterator would advance the global one
     )
@@ -260,5 +261,8 @@ class CorruptionLog:
             )
 
 
-def _single_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # who stops a group of processes means the training process, which ends its workers when it has saved
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

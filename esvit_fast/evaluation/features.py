@@ -161,7 +161,7 @@ def extract_features(
     if not rows:
         raise ValueError(
             f"source={source.name!r}: none of its {len(indices)} images can be read, the first one "
-            f"({failures[0][1]}) because of: {failures[0][2]}; check it with `esvit-fast data check`"
+            f"({failures[0][1]}) because of: {failures[0][2]}; check that the files are whole"
         )
     # tensors made under inference_mode cannot enter autograd; clones made outside can
     return Features(torch.cat(rows).clone(), torch.tensor(labels), torch.tensor(kept), tuple(failures))

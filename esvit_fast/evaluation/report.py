@@ -54,9 +54,7 @@ def write_report(
     shown = test_source if test_source is not None else source
     images = pictures.readable(shown, range(len(shown)), IMAGES)
     if not images:
-        raise ValueError(
-            f"source={shown.name!r}: none of the images tried can be read; check it with `esvit-fast data check`"
-        )
+        raise ValueError(f"source={shown.name!r}: none of the images tried can be read; check that the files are whole")
     augment, arrays = config.data.augment, [image for _, image in images]
     for one in models:
         one.to(device)

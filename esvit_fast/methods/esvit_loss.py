@@ -140,7 +140,7 @@ class EsViTLoss(nn.Module):
         rows_t, prototypes_t = getattr(teacher, task).detach(), getattr(teacher, f"{task}_prototypes")
         temperatures = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
         if self.centering == "sinkhorn":
-            logits = rows_t if prototypes_t is None else rows_t @ prototypes_t.detach().to(rows_t.dtype).T
+            logits = rows_t if prototypes_t is None else rows_t @ prototypes_t.detach().T
             center = -teacher_temp * sinkhorn_bias(logits / teacher_temp, self.all_reduce)
         else:
             center = self._note_center(task, rows_t, prototypes_t)

@@ -71,8 +71,9 @@ class ProjectionHead(nn.Module):
         self.last_layer.weight_g.requires_grad_(not frozen and not self.norm_last_layer)
 
     def bottleneck(self, x: Tensor) -> Tensor:
-        """[R, in_dim] -> [R, D], rows of unit length."""
-        return F.normalize(self.mlp(x), dim=-1)
+        """[R, in_dim] -> [R, D], rows of unit length, in float32 at least."""
+        x = self.mlp(x)
+        return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: [R, in_dim] -> [R, K]."""

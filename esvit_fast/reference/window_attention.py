@@ -99,7 +99,8 @@ def _roll(image: Tensor, shift: tuple[int, int]) -> Tensor:
 def dense_bias(table: Tensor, window_size: tuple[int, int]) -> Tensor:
     """Relative position bias table [(2 Wh - 1) (2 Ww - 1), heads] -> [heads, N, N]."""
     wh, ww = window_size
-    y, x = torch.meshgrid(torch.arange(wh), torch.arange(ww), indexing="ij")
+    sides = (torch.arange(side, device=table.device) for side in window_size)
+    y, x = torch.meshgrid(*sides, indexing="ij")
     y, x = y.flatten(), x.flatten()
     index = (y[:, None] - y + wh - 1) * (2 * ww - 1) + x[:, None] - x + ww - 1
-    return table[index.to(table.device)].permute(2, 0, 1)
+    return table[index].permute(2, 0, 1)

@@ -17,13 +17,14 @@ class OnlineKnn:
 
     def __init__(self, config: Config, source: Source, device: torch.device):
         self.config, self.device = config, device
-        test = open_source(config.data.source, "test", config.data.max_megapixels) if source.classes else None
-        sides = split_labelled(source, test)
-        self.available = sides is not None and config.eval.knn_every_epochs > 0
+        self.available = config.eval.knn_every_epochs > 0 and bool(source.classes)
+        if not self.available:
+            return
+        sides = split_labelled(source, open_source(config.data.source, "test", config.data.max_megapixels))
         limits = config.eval.knn_bank, config.eval.knn_queries
         self._sides = [
             (side, [rows[i] for i in subset(len(rows), limit)])
-            for (side, rows), limit in zip(sides or (), limits, strict=False)
+            for (side, rows), limit in zip(sides, limits, strict=True)
         ]
 
     def due(self, before: float, now: float) -> bool:

@@ -63,6 +63,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
         )
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = Trainer(config, _epoch_samples(config, len(source)), ranks)
+    barrier()  # all ranks have looked for a run before one of them begins to write it
     if ranks.is_main:
         try:
             out.mkdir(parents=True, exist_ok=True)

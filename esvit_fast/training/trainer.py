@@ -149,8 +149,9 @@ class Trainer:
 
     def _finish(self, finite: bool, finite_loss: bool, point: SchedulePoint) -> bool:
         if self.ranks.world_size > 1:
-            # a loss that is not finite on one rank alone must stop the step on all
-            finite = all_reduce_sum(torch.tensor(float(not finite), device=self.ranks.device)).item() == 0
+            # what is not finite on one rank alone must stop the step on all
+            broken = torch.tensor([not finite, not finite_loss], dtype=torch.float32, device=self.ranks.device)
+            finite, finite_loss = (count == 0 for count in all_reduce_sum(broken).tolist())
         if finite:
             self.scaler.step(self.optimizer)
             self.method.update_centers()

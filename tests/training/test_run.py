@@ -7,13 +7,15 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from PIL import Image
 
-from esvit_fast.config import load_config
+from esvit_fast.config import load_config, save_config
 from esvit_fast.data import TooManyCorrupt
 from esvit_fast.models import create_model
 from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, resume
@@ -93,6 +95,23 @@ def test_stopped_by_sigterm_and_resumed(finished, tmp_path, workers):
     outcome = go_on(run)
     assert (outcome.step, outcome.signal) == (12, None)
     assert same_weights(finished, run) and same_records(finished, run)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path):
+    save_config(with_data(small(epochs=50), workers=2), tmp_path / "recipe.yaml")
+    run, command = tmp_path / "run", [sys.executable, "-m", "esvit_fast", "pretrain", "--recipe"]
+    process = subprocess.Popen(
+        [*command, tmp_path / "recipe.yaml", "--out", run], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (run / "metrics.jsonl").exists() or not read_metrics(run / "metrics.jsonl"):
+        time.sleep(0.1)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "saved; go on with `esvit-fast resume" in err
+    assert _saved(run) == read_metrics(run / "metrics.jsonl")[-1]["step"]
 
 
 def test_second_signal_is_not_caught(tmp_path):
