@@ -32,7 +32,7 @@ class ProjectionHead(nn.Module):
         out_dim: prototypes K.
         hidden_dim: width of the two hidden layers.
         bottleneck_dim: D.
-        batch_norm: normalise the hidden layers over the batch.
+        batch_norm: normalise the hidden layers over the batch, in evaluation too: no running statistics are kept.
         norm_last_layer: keep the lengths `weight_g` of the prototypes at 1.
     """
 
@@ -49,7 +49,7 @@ class ProjectionHead(nn.Module):
         layers: list[nn.Module] = []
         for width_in, width_out in ((in_dim, hidden_dim), (hidden_dim, hidden_dim)):
             layers += [nn.Linear(width_in, width_out)]
-            layers += [nn.BatchNorm1d(width_out)] if batch_norm else []
+            layers += [nn.BatchNorm1d(width_out, track_running_stats=False)] if batch_norm else []
             layers += [nn.GELU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
         for layer in self.mlp:
