@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = argv
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"
-        return _fail(f"command={command!r} is not known; {hint}")
+        from ..config import suggest
+
+        return _fail(f"command={command!r} is not known{suggest(command, COMMANDS)}")
     try:
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)

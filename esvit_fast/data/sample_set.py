@@ -1,7 +1,7 @@
 """The procedural set `sample`: ten kinds of patterned shapes, 32 px, drawn with NumPy, for demos and tests.
 
 A class is a shape together with the pattern that fills it. Position, size, turn, colours, background and noise are
-random: neighbours in raw pixels tell the class hardly better than chance, but shape and pattern survive crops.
+random: neighbours in raw pixels seldom tell the class, but shape and pattern survive crops.
 """
 
 from __future__ import annotations

@@ -167,11 +167,10 @@ class EsViTLoss(nn.Module):
             self.all_reduce(rows)
             center = getattr(self, f"{task}_center")
             center.lerp_(torch.where(rows > 0, total / rows, center), 1 - self.center_momentum)
-            total.zero_()
-            rows.zero_()
+        self.forget()
 
     def forget(self) -> None:
-        """Drop what has been summed for the centres since their last update: the step is not taken."""
+        """Drop what has been summed for the centres since their last update, as when a step is not taken."""
         for task in self.tasks:
             getattr(self, f"{task}_sum").zero_()
             getattr(self, f"{task}_rows").zero_()

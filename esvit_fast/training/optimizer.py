@@ -69,24 +69,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, by: Literal["t
     return norm
 
 
-@torch.no_grad()
-def update_ema(target: Iterable[Tensor], source: Iterable[Tensor], momentum: float) -> None:
-    """``target = momentum * target + (1 - momentum) * source`` in place, parameter by parameter in the order given.
-
-    The result is bit-equal to ``t.mul_(momentum).add_(s, alpha=1 - momentum)`` for each pair.
-
-    Raises:
-        ValueError: there are not as many targets as sources.
-    """
-    targets, sources = list(target), list(source)
-    if len(targets) != len(sources):
-        raise ValueError(
-            f"target has {len(targets)} tensors and source {len(sources)}; pass parameters of equal models"
-        )
-    torch._foreach_mul_(targets, momentum)
-    torch._foreach_add_(targets, sources, alpha=1 - momentum)
-
-
 def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """AdamW's state as ``optimizer.<parameter name>.{step, exp_avg, exp_avg_sq}``.
 

@@ -69,9 +69,6 @@ class BarReporter:
             f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %", highlight=False
         )
 
-    def note(self, message: str) -> None:
-        self.progress.console.print(message, highlight=False)
-
     def stop(self) -> None:
         self.progress.stop()
 
@@ -84,17 +81,17 @@ class LineReporter:
 
     def start(self, trainer: Trainer) -> None:
         self.total = trainer.total_steps
-        self.note(_starting(trainer))
+        self._say(_starting(trainer))
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
         if record is not None and (time.monotonic() - self._last >= self.seconds or step == self.total):
             self._last = time.monotonic()
-            self.note(f"step {step:,}/{self.total:,}  {summary(record)}")
+            self._say(f"step {step:,}/{self.total:,}  {summary(record)}")
 
     def knn(self, record: dict[str, Any]) -> None:
-        self.note(f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %")
+        self._say(f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %")
 
-    def note(self, message: str) -> None:
+    def _say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
     def stop(self) -> None:

@@ -33,9 +33,6 @@ class Reporter(Protocol):
     def knn(self, record: dict[str, Any]) -> None:
         """k-NN accuracy has been measured."""
 
-    def note(self, message: str) -> None:
-        """One line for the user."""
-
     def stop(self) -> None:
         """The run is over, whatever the reason."""
 

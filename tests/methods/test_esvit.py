@@ -1,5 +1,7 @@
 """Student, teacher and heads together."""
 
+import copy
+
 import pytest
 import torch
 from timm.layers import DropPath
@@ -48,6 +50,24 @@ def test_without_region_task_there_is_no_region_head():
     assert method.student.head_dense is None
     loss, statistics = method(crops(), 0.04)
     torch.testing.assert_close(loss.detach(), statistics.view_loss)
+
+
+@pytest.mark.parametrize("momentum", [0.996, 0.9, 1.0, 0.0])
+def test_teacher_follows_bit_by_bit_as_a_plain_loop_and_the_student_stays(momentum):
+    method = make()
+    with torch.no_grad():
+        for p in (*method.student.parameters(), *method.teacher.parameters()):
+            p.normal_(std=0.02)
+    plain, kept = copy.deepcopy(method.teacher), copy.deepcopy(method.student)
+    method.update_teacher(momentum)
+    with torch.no_grad():
+        for t, s in zip(plain.parameters(), method.student.parameters(), strict=True):
+            exact = momentum * t.double() + (1 - momentum) * s.double()
+            t.mul_(momentum).add_(s, alpha=1 - momentum)
+            torch.testing.assert_close(t.double(), exact, rtol=2e-7, atol=1e-8)
+    assert all(torch.equal(t, p) for t, p in zip(method.teacher.parameters(), plain.parameters(), strict=True))
+    assert all(torch.equal(s, k) for s, k in zip(method.student.parameters(), kept.parameters(), strict=True))
+    assert all(t.grad is None and t.grad_fn is None for t in method.teacher.parameters())
 
 
 def test_teacher_follows_and_heads_keep_no_statistics():

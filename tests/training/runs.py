@@ -49,9 +49,6 @@ class Silent:
     def knn(self, record):
         self.accuracies.append(record)
 
-    def note(self, message):
-        pass
-
     def stop(self):
         self.stopped = True
 

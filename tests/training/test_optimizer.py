@@ -17,7 +17,6 @@ from esvit_fast.training.optimizer import (
     make_optimizer,
     optimizer_tensors,
     parameter_groups,
-    update_ema,
 )
 from esvit_fast.training.schedules import SchedulePoint
 
@@ -146,27 +145,6 @@ def test_no_gradients_have_norm_zero_and_an_unknown_rule_is_refused():
     assert clip_gradients(iter(()), 3.0, "global") == 0
     with pytest.raises(ValueError, match="by='norm'"):
         clip_gradients([], 1.0, "norm")
-
-
-@pytest.mark.parametrize("momentum", [0.996, 0.9, 1.0, 0.0])
-def test_ema_is_the_plain_loop_bit_by_bit_and_touches_only_the_target(momentum):
-    torch.manual_seed(0)
-    student, teacher = Net(), Net()
-    plain, kept = copy.deepcopy(teacher), copy.deepcopy(student)
-    update_ema(teacher.parameters(), student.parameters(), momentum)
-    with torch.no_grad():
-        for t, s in zip(plain.parameters(), student.parameters(), strict=True):
-            exact = momentum * t.double() + (1 - momentum) * s.double()
-            t.mul_(momentum).add_(s, alpha=1 - momentum)
-            torch.testing.assert_close(t.double(), exact, rtol=2e-7, atol=1e-8)
-    assert all(torch.equal(t, p) for t, p in zip(teacher.parameters(), plain.parameters(), strict=True))
-    assert all(torch.equal(s, k) for s, k in zip(student.parameters(), kept.parameters(), strict=True))
-    assert all(t.grad is None and t.grad_fn is None for t in teacher.parameters())
-
-
-def test_ema_of_unequal_models_is_refused():
-    with pytest.raises(ValueError, match="2 tensors and source 1"):
-        update_ema([torch.ones(1), torch.ones(1)], [torch.ones(1)], 0.9)
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
