@@ -15,7 +15,7 @@ from .esvit_loss import EsViTLoss, EsViTStatistics, Projection
 
 
 class MultiCropNetwork(nn.Module):
-    """A backbone with a head for views and, unless it is None, one for regions.
+    """A backbone with a head for views and one for regions; a task whose head is None is left out.
 
     Args:
         backbone: has `forward_regions(images) -> (view [B, C], regions [B, N, C])`.
@@ -23,7 +23,7 @@ class MultiCropNetwork(nn.Module):
         head_dense: the same for regions.
     """
 
-    def __init__(self, backbone: nn.Module, head: ProjectionHead, head_dense: ProjectionHead | None):
+    def __init__(self, backbone: nn.Module, head: ProjectionHead | None, head_dense: ProjectionHead | None):
         super().__init__()
         self.backbone, self.head, self.head_dense = backbone, head, head_dense
 
@@ -36,14 +36,14 @@ class MultiCropNetwork(nn.Module):
             views.append(view)
             regions.append(region.flatten(0, 1))
             tokens += [region.shape[1]] * len(group)
-        view = self.head.bottleneck(torch.cat(views))
-        if self.head_dense is None:
-            return Projection(view, self.head.prototypes, tuple(tokens))
-        features = torch.cat(regions)
-        region = self.head_dense.bottleneck(features)
-        return Projection(
-            view, self.head.prototypes, tuple(tokens), region, self.head_dense.prototypes, features.detach()
-        )
+        found = {}
+        if self.head is not None:
+            found |= {"view": self.head.bottleneck(torch.cat(views)), "view_prototypes": self.head.prototypes}
+        if self.head_dense is not None:
+            features = torch.cat(regions)
+            region = self.head_dense.bottleneck(features)
+            found |= {"region": region, "region_prototypes": self.head_dense.prototypes, "features": features.detach()}
+        return Projection(tuple(tokens), **found)
 
 
 class EsViT(nn.Module):
@@ -82,13 +82,15 @@ class EsViT(nn.Module):
     ):
         super().__init__()
 
-        def head() -> ProjectionHead:
+        def head(weight: float) -> ProjectionHead | None:
+            if weight == 0:
+                return None
             return ProjectionHead(
                 backbone.num_features, out_dim, hidden_dim, bottleneck_dim, head_batch_norm, norm_last_layer
             )
 
         self.teacher_views = teacher_views
-        self.student = MultiCropNetwork(backbone, head(), head() if region_weight > 0 else None)
+        self.student = MultiCropNetwork(backbone, head(view_weight), head(region_weight))
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         for module in self.teacher.modules():
             if isinstance(module, DropPath):

@@ -18,17 +18,18 @@ class Projection:
     """What a network with heads makes of several views of B images. Rows are ordered by view, then image, then region.
 
     Attributes:
-        view: [V B, D] bottleneck rows of the view head, or its logits [V B, K] where prototypes is None.
-        view_prototypes: [K, D] or None.
         tokens: regions of each view, (N_0, …, N_{V-1}).
+        view: [V B, D] bottleneck rows of the view head, or its logits [V B, K] where prototypes is None; None without
+            a view task.
+        view_prototypes: [K, D] or None.
         region: the same of the region head, [sum_v N_v B, D] or [sum_v N_v B, K]; None without a region task.
         region_prototypes: [K, D] or None.
         features: [sum_v N_v B, C], the backbone's regions, by which they are matched; None without a region task.
     """
 
-    view: Tensor
-    view_prototypes: Tensor | None
     tokens: tuple[int, ...]
+    view: Tensor | None = None
+    view_prototypes: Tensor | None = None
     region: Tensor | None = None
     region_prototypes: Tensor | None = None
     features: Tensor | None = None
@@ -111,18 +112,13 @@ class EsViTLoss(nn.Module):
             ValueError: there are fewer than two views, or the two do not fit together.
         """
         views, teachers = len(student.tokens), len(teacher.tokens)
-        batch, rest = divmod(student.view.shape[0], views)
         if views < 2 or not 1 <= teachers <= views:
             raise ValueError(
                 f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first"
             )
-        if rest or teacher.view.shape[0] != teachers * batch:
-            raise ValueError(
-                f"view rows: student {student.view.shape[0]}, teacher {teacher.view.shape[0]}; they must be "
-                f"{views} and {teachers} times the number of images"
-            )
+        batch = self._batch(student, teacher)
         losses, statistics, similarity = {}, {}, None
-        with torch.autocast(student.view.device.type, enabled=False):
+        with torch.autocast(getattr(student, self.tasks[0]).device.type, enabled=False):
             for task in self.tasks:
                 if task == "view":
                     pairs = view_pairs(batch, views, teachers, student.view)
@@ -134,6 +130,20 @@ class EsViTLoss(nn.Module):
         return loss, EsViTStatistics(
             detached.get("view"), detached.get("region"), statistics.get("view"), statistics.get("region"), similarity
         )
+
+    def _batch(self, student: Projection, teacher: Projection) -> int:
+        """The number of images, on which the rows of all tasks agree."""
+        batch = None
+        for task in self.tasks:
+            for name, projection in (("student", student), ("teacher", teacher)):
+                rows = getattr(projection, task)
+                if rows is None:
+                    raise ValueError(f"{name}.{task} is None, but {task}_weight={self.weights[task]}; pass its rows")
+                each = len(projection.tokens) if task == "view" else sum(projection.tokens)
+                batch = len(rows) // each if batch is None else batch
+                if len(rows) != batch * each:
+                    raise ValueError(f"{name}.{task} has {len(rows)} rows; {batch} images must have {each} each")
+        return batch
 
     def _task(self, task: str, student: Projection, teacher: Projection, pairs: Pairs, teacher_temp: float):
         rows, prototypes = getattr(student, task), getattr(student, f"{task}_prototypes")

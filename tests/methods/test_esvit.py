@@ -45,11 +45,16 @@ def test_any_number_and_sizes_of_local_crops(sizes):
     assert loss.isfinite() and statistics.region_loss > 0
 
 
-def test_without_region_task_there_is_no_region_head():
-    method = make(view_weight=1.0, region_weight=0.0)
-    assert method.student.head_dense is None
+@pytest.mark.parametrize(("task", "head"), [("view", "head_dense"), ("region", "head")])
+def test_a_task_alone_has_one_head_and_every_parameter_of_the_student_learns(task, head):
+    weights = {"view_weight": 0.0, "region_weight": 0.0} | {f"{task}_weight": 1.0}
+    method = make(**weights)
+    assert getattr(method.student, head) is None
     loss, statistics = method(crops(), 0.04)
-    torch.testing.assert_close(loss.detach(), statistics.view_loss)
+    torch.testing.assert_close(loss.detach(), getattr(statistics, f"{task}_loss"))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.student.parameters())
+    method.update_centers(), method.update_teacher(0.9), method.freeze_last_layer(True)
 
 
 @pytest.mark.parametrize("momentum", [0.996, 0.9, 1.0, 0.0])

@@ -21,13 +21,13 @@ def projection(batch, tokens, prototypes=6, width=4, channels=5, seed=0, regions
         return torch.randn(*shape, generator=g, dtype=F64)
 
     rows = batch * sum(tokens)
-    view = Projection(normal(len(tokens) * batch, width), normal(prototypes, width), tuple(tokens))
+    view = Projection(tuple(tokens), normal(len(tokens) * batch, width), normal(prototypes, width))
     if not regions:
         return view
     return Projection(
+        view.tokens,
         view.view,
         view.view_prototypes,
-        view.tokens,
         normal(rows, width),
         normal(prototypes, width),
         normal(rows, channels),
@@ -101,7 +101,7 @@ def test_without_regions_it_is_dino():
     s = (student.view @ student.view_prototypes.T / 0.1).log_softmax(-1).chunk(3)
     t = ((teacher.view[:6] @ teacher.view_prototypes.T - loss.view_center) / 0.4).softmax(-1).chunk(2)
     terms = [-(t[q] * s[v]).sum(-1).mean() for q in range(2) for v in range(3) if v != q]
-    loss_with_two = loss(student, Projection(teacher.view[:6], teacher.view_prototypes, (1, 1)), 0.4)[0]
+    loss_with_two = loss(student, Projection((1, 1), teacher.view[:6], teacher.view_prototypes), 0.4)[0]
     torch.testing.assert_close(loss_with_two, sum(terms) / len(terms), rtol=1e-13, atol=0)
     assert value != loss_with_two
     assert statistics.region is None and statistics.match_similarity is None
@@ -113,7 +113,7 @@ def test_given_logits_equal_given_prototypes():
 
     def as_logits(p):
         return Projection(
-            p.view @ p.view_prototypes.T, None, p.tokens, p.region @ p.region_prototypes.T, None, p.features
+            p.tokens, p.view @ p.view_prototypes.T, None, p.region @ p.region_prototypes.T, None, p.features
         )
 
     fused, given = make_loss(), make_loss()
@@ -186,7 +186,7 @@ def test_an_image_does_not_change_the_share_of_others():
             [torch.arange(s + b * n, s + (b + 1) * n) for s, n in zip(starts.tolist(), p.tokens, strict=True)]
         )
         return Projection(
-            p.view[rows], p.view_prototypes, p.tokens, p.region[regions], p.region_prototypes, p.features[regions]
+            p.tokens, p.view[rows], p.view_prototypes, p.region[regions], p.region_prototypes, p.features[regions]
         )
 
     whole = make_loss()(student, teacher, 0.4)[0]
@@ -199,7 +199,8 @@ def test_an_image_does_not_change_the_share_of_others():
     [
         (projection(2, [3]), projection(2, [3]), "the student has 1, the teacher 1; pass at least 2"),
         (projection(2, [3, 3]), projection(2, [3, 3, 3]), "the student has 2, the teacher 3"),
-        (projection(2, [3, 3]), projection(3, [3, 3]), "student 4, teacher 6; they must be 2 and 2 times"),
+        (projection(2, [3, 3]), projection(3, [3, 3]), r"teacher.view has 6 rows; 2 images must have 2 each"),
+        (projection(2, [3, 3], regions=False), projection(2, [3, 3]), "student.region is None, but region_weight=0.5"),
     ],
 )
 def test_views_that_do_not_fit(student, teacher, message):
