@@ -3,7 +3,7 @@
 from .augment import Augmenter, normalize
 from .decode import CorruptImage, decode_image
 from .draws import SLOTS, uniforms
-from .encoded import Source, SourceError
+from .encoded import Source, SourceError, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
 from .multicrop import MultiCrop, crop_boxes, eval_image
 from .sources import open_source
@@ -22,6 +22,7 @@ __all__ = [
     "crop_boxes",
     "decode_image",
     "eval_image",
+    "fingerprint",
     "make_loader",
     "normalize",
     "open_source",

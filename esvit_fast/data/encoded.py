@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -96,6 +97,15 @@ class EncodedSource:
             raise CorruptImage(
                 self.path(index), f"has {size} bytes, too many for max_megapixels={self.max_megapixels:g}; shrink it"
             )
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of the names and labels of all images, in order: the same while a source is, wherever its folder lies."""
+    names = getattr(source, "paths", None) or [source.path(index) for index in range(len(source))]
+    digest = hashlib.sha256()
+    for index, name in enumerate(names):
+        digest.update(f"{name}\0{source.label(index)}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def is_image_path(path: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..config import Config, load_config, save_config
-from ..data import CorruptionLog, make_loader, open_source, steps_per_epoch
+from ..data import CorruptionLog, Source, fingerprint, make_loader, open_source, steps_per_epoch
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
 from .distributed import Ranks, all_reduce_sum, barrier
 from .environment import environment
@@ -59,7 +59,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
             f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}` or choose another"
         )
     source = open_source(config.data.source, "train", config.data.max_megapixels)
-    trainer = Trainer(config, _epoch_samples(config, len(source)), ranks)
+    trainer = _trainer(config, source, ranks)
     barrier()  # all ranks have looked for a run before one of them begins to write it
     if ranks.is_main:
         try:
@@ -86,7 +86,7 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
         )
     config = load_config(out / "config.yaml")
     source = open_source(config.data.source, "train", config.data.max_megapixels)
-    trainer = Trainer(config, _epoch_samples(config, len(source)), ranks)
+    trainer = _trainer(config, source, ranks)
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
@@ -96,8 +96,9 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
     return _run(trainer, source, out, reporter)
 
 
-def _epoch_samples(config: Config, length: int) -> int:
-    return steps_per_epoch(length, config.train.batch_size) * config.train.batch_size
+def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
+    epoch_samples = steps_per_epoch(len(source), config.train.batch_size) * config.train.batch_size
+    return Trainer(config, epoch_samples, ranks, fingerprint(source))
 
 
 def _run(trainer: Trainer, source, out: Path, reporter: Reporter) -> Outcome:

@@ -87,11 +87,12 @@ class Trainer:
         config: of the run.
         epoch_samples: images of an epoch, a multiple of the batch size.
         ranks: this process among those of the run.
+        data: `data.fingerprint` of the images, which a checkpoint must match.
     """
 
-    def __init__(self, config: Config, epoch_samples: int, ranks: Ranks):
+    def __init__(self, config: Config, epoch_samples: int, ranks: Ranks, data: str = ""):
         torch.set_float32_matmul_precision({"exact": "highest", "fast": "medium"}[config.train.matmul])
-        self.config, self.epoch_samples, self.ranks = config, epoch_samples, ranks
+        self.config, self.epoch_samples, self.data, self.ranks = config, epoch_samples, data, ranks
         self.total_steps = total_steps(config, epoch_samples)
         self.point = schedule(config, epoch_samples)
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -197,7 +198,7 @@ class Trainer:
             "step": self.step,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "epoch_samples": self.epoch_samples,
+            "data": self.data,
             "scaler": self.scaler.state_dict(),
             "config": to_tree(self.config),
         }
@@ -222,10 +223,10 @@ class Trainer:
                 f"checkpoint: {there}); resume with the configuration that the run began with"
             )
         meta = checkpoint.meta
-        if meta["epoch_samples"] != self.epoch_samples:
+        if meta["data"] != self.data:
             raise CheckpointError(
-                f"checkpoint={str(checkpoint.path)!r} saw {meta['epoch_samples']} images an epoch, but data.source="
-                f"{self.config.data.source!r} now gives {self.epoch_samples}; resume with the data that it began with"
+                f"checkpoint={str(checkpoint.path)!r} saw other images than data.source={self.config.data.source!r} "
+                "has now (names or labels differ); resume with the data that it began with"
             )
         load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
         self.method.load_state_dict(state)

@@ -297,8 +297,8 @@ def test_a_run_of_another_architecture_or_other_data_is_refused(finished, tmp_pa
         CheckpointError, match=r"is of another architecture .* tensors differ, first loss\.region_center"
     ):
         Trainer(wider, 48, CPU).load(checkpoint)
-    with pytest.raises(CheckpointError, match=r"saw 48 images an epoch.*now gives 56"):
-        Trainer(config, 56, CPU).load(checkpoint)
+    with pytest.raises(CheckpointError, match=r"saw other images than data\.source='sample:50' has now"):
+        Trainer(config, 48, CPU, "another").load(checkpoint)
 
 
 def test_resume_reads_the_configuration_of_the_run(finished):
