@@ -19,6 +19,7 @@ from ..evaluation import extract_features, knn, linear_probe, require_labels
 from ..evaluation.features import Features, split_labelled, subset
 from ..evaluation.knn import check_k
 from ..models import create_model
+from ..training import pick_device
 
 
 def eval(argv: Sequence[str]) -> int:
@@ -37,8 +38,9 @@ def eval(argv: Sequence[str]) -> int:
     parser.add_argument("--blocks", type=int, default=4, help="last blocks whose tokens are pooled (linear)")
     parser.add_argument("--epochs", type=int, default=100, help="of the classifiers (linear)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
+    args.device = pick_device(args.device)
 
     name, data, augment = args.model, args.data, AugmentConfig()
     if (args.weights / "config.yaml").is_file():

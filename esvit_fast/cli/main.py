@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_ours(error):
             raise
         return _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename!r}: {error.strerror}; check that it is there and may be read or written")
     except KeyboardInterrupt:
         return 130
 

@@ -15,7 +15,7 @@ from ..config import load_config
 from ..data import open_source
 from ..evaluation import evaluate_run, write_report
 from ..models import create_model
-from ..training import build_backbone
+from ..training import build_backbone, pick_device
 
 
 def report(argv: Sequence[str]) -> int:
@@ -26,13 +26,15 @@ def report(argv: Sequence[str]) -> int:
         "--bank", type=int, help="training images at most, 0: all; by default the recipe's eval.knn-bank"
     )
     parser.add_argument("--queries", type=int, help="test images at most, 0: all")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
-    make_report(args.run, bank=args.bank, queries=args.queries, device=args.device)
+    make_report(args.run, bank=args.bank, queries=args.queries, device=pick_device(args.device))
     return 0
 
 
-def make_report(run: Path, *, bank: int | None = None, queries: int | None = None, device: str = "cpu") -> Path:
+def make_report(
+    run: Path, *, bank: int | None = None, queries: int | None = None, device: torch.device | str = "cpu"
+) -> Path:
     """Evaluate, write, and print the headline figures; returns the report's path.
 
     Raises:

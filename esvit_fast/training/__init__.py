@@ -1,6 +1,6 @@
 """Time, ranks, files and failures: pretraining runs."""
 
-from .distributed import Ranks, setup_distributed, teardown_distributed
+from .distributed import Ranks, pick_device, setup_distributed, teardown_distributed
 from .run import Outcome, Reporter, pretrain, resume
 from .trainer import NotFinite, Trainer, build_backbone, build_method
 
@@ -12,6 +12,7 @@ __all__ = [
     "Trainer",
     "build_backbone",
     "build_method",
+    "pick_device",
     "pretrain",
     "resume",
     "setup_distributed",

@@ -35,9 +35,12 @@ def setup_distributed(device: str = "auto") -> Ranks:
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        return Ranks(0, 1, _pick_device(device, 0, shared=False))
+        return Ranks(0, 1, pick_device(device))
+    missing = [name for name in ("RANK", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise ValueError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}; start with torchrun, or unset it")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    picked = _pick_device(device, local_rank, shared=True)
+    picked = pick_device(device, local_rank, shared=True)
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
         dist.init_process_group("nccl", device_id=picked)
@@ -46,7 +49,12 @@ def setup_distributed(device: str = "auto") -> Ranks:
     return Ranks(rank, world_size, picked)
 
 
-def _pick_device(name: str, local_rank: int, shared: bool) -> torch.device:
+def pick_device(name: str, local_rank: int = 0, *, shared: bool = False) -> torch.device:
+    """The device of a name as in `setup_distributed`, for a process that shares the machine or not.
+
+    Raises:
+        ValueError: as `setup_distributed`.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
@@ -56,11 +64,10 @@ def _pick_device(name: str, local_rank: int, shared: bool) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(
-            f"device={name!r} needs an NVIDIA GPU and a CUDA build of torch (this is {torch.__version__}); "
-            "pass --train.device cpu"
+            f"device={name!r} needs an NVIDIA GPU and a CUDA build of torch (this is {torch.__version__}); pass cpu"
         )
     if shared and index:
-        raise ValueError(f"device={name!r} names one GPU for several processes; pass --train.device cuda")
+        raise ValueError(f"device={name!r} names one GPU for several processes; pass cuda")
     number = int(index) if index else local_rank
     count = torch.cuda.device_count()
     if number >= count:

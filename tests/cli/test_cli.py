@@ -1,6 +1,7 @@
 """The command line: what it prints, and that a user's mistake is one line that says what to do."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -157,6 +158,22 @@ def test_mistakes_of_settings(capsys, recipe, tmp_path):
     )
     code, _, err = call(capsys, *pretrain, "--train.batch-sise", "3")
     assert code == 2 and "batch-size" in err
+
+
+def test_mistakes_of_machine_and_disk(capsys, run, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in (("eval", "knn"), ("report",)):
+        message = fails(capsys, *command, run, "--device", "cuda")
+        assert message.startswith("esvit-fast: error: device='cuda' needs an NVIDIA GPU")
+    blocked = tmp_path / "blocked"
+    shutil.copytree(run, blocked, ignore=shutil.ignore_patterns("evaluations.jsonl"))
+    (blocked / "evaluations.jsonl").mkdir()
+    code, _, message = call(capsys, "eval", "knn", blocked, "--k", "5")
+    assert code == 2 and message.count("\n") == 1
+    assert "evaluations.jsonl': Is a directory; check that it is there and may be read or written" in message
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = fails(capsys, "pretrain", "--recipe", recipe, "--out", tmp_path / "x")
+    assert "WORLD_SIZE=2 without RANK and LOCAL_RANK" in message
 
 
 def test_mistakes_of_weights(capsys, run, tmp_path):

@@ -8,8 +8,14 @@ import sys
 import pytest
 import torch
 
-from esvit_fast.training import distributed
-from esvit_fast.training.distributed import Ranks, all_reduce_sum, barrier, setup_distributed, teardown_distributed
+from esvit_fast.training.distributed import (
+    Ranks,
+    all_reduce_sum,
+    barrier,
+    pick_device,
+    setup_distributed,
+    teardown_distributed,
+)
 
 RANK = """
 import sys
@@ -53,17 +59,17 @@ def test_auto_and_cuda_pick_a_gpu(monkeypatch):
     with_gpus(monkeypatch, 2)
     for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
         assert setup_distributed(name).device == torch.device("cuda", index)
-    assert distributed._pick_device("cuda", 1, shared=True) == torch.device("cuda", 1)
+    assert pick_device("cuda", 1, shared=True) == torch.device("cuda", 1)
     assert setup_distributed("cpu").device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
     ("device", "gpus", "shared", "message"),
     [
-        ("cuda", 0, False, "device='cuda' needs an NVIDIA GPU.*--train.device cpu"),
+        ("cuda", 0, False, "device='cuda' needs an NVIDIA GPU.*; pass cpu"),
         ("cuda:2", 2, False, "device='cuda:2' is not there, this machine has 2 GPUs"),
         ("cuda", 2, True, "device='cuda:3' is not there, this machine has 2 GPUs; lower --nproc-per-node"),
-        ("cuda:1", 2, True, "device='cuda:1' names one GPU for several processes; pass --train.device cuda"),
+        ("cuda:1", 2, True, "device='cuda:1' names one GPU for several processes; pass cuda"),
         ("tpu", 1, False, "device='tpu' must be auto, cpu, cuda or cuda:N"),
         ("cuda:x", 1, False, "device='cuda:x' must be auto"),
         ("cpu:0", 1, False, "device='cpu:0' must be auto"),
@@ -72,7 +78,7 @@ def test_auto_and_cuda_pick_a_gpu(monkeypatch):
 def test_devices_that_cannot_be_are_refused(monkeypatch, device, gpus, shared, message):
     with_gpus(monkeypatch, gpus)
     with pytest.raises(ValueError, match=message):
-        distributed._pick_device(device, 3 if shared else 0, shared)
+        pick_device(device, 3 if shared else 0, shared)
 
 
 def test_two_ranks_sum_and_wait(tmp_path):
@@ -85,3 +91,9 @@ def test_two_ranks_sum_and_wait(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "0").read_text() == "2 cpu True [3.0, 20.0]"
     assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0]"
+
+
+def test_a_half_given_group_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=2 without RANK and LOCAL_RANK; start with torchrun, or unset it"):
+        setup_distributed("cpu")
