@@ -60,6 +60,8 @@ class MethodConfig:
     centering: Literal["mean", "sinkhorn"] = "mean"
     """Subtract the teacher's mean logits, as published, or balance its assignments over the prototypes."""
     center_momentum: float = 0.9
+    koleo_weight: float = 0.0
+    """Weight of a term that keeps the student's views of different images apart (arXiv 2304.07193 has 0.1)."""
     match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
 
@@ -290,7 +292,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "must not be negative",
         _each(lambda value: value >= 0),
-        "method.view_weight method.region_weight method.teacher_temp_warmup_epochs data.crops.local_counts "
+        "method.view_weight method.region_weight method.koleo_weight method.teacher_temp_warmup_epochs "
+        "data.crops.local_counts "
         "data.augment.brightness data.augment.contrast data.augment.saturation train.min_learning_rate "
         "train.warmup_epochs train.weight_decay train.weight_decay_end train.clip_grad train.freeze_last_layer_epochs "
         "eval.knn_every_epochs",
@@ -326,6 +329,10 @@ def validate(config: Config) -> Config:
             if not fits(settings[name]):
                 raise ConfigError(f"{name}={settings[name]} {remedy}")
     m, c, t = config.method, config.data.crops, config.train
+    if m.koleo_weight and m.view_weight == 0:
+        raise ConfigError(
+            f"method.koleo_weight={m.koleo_weight:g} needs the view task, but method.view_weight=0; set one of them"
+        )
     if m.view_weight == m.region_weight == 0:
         raise ConfigError(
             f"method.view_weight={m.view_weight} and method.region_weight={m.region_weight} must not both be 0; "

@@ -2,5 +2,6 @@
 
 from .esvit import EsViT, MultiCropNetwork, Projection
 from .esvit_loss import EsViTLoss, EsViTStatistics
+from .koleo import koleo
 
-__all__ = ["EsViT", "EsViTLoss", "EsViTStatistics", "MultiCropNetwork", "Projection"]
+__all__ = ["EsViT", "EsViTLoss", "EsViTStatistics", "MultiCropNetwork", "Projection", "koleo"]

@@ -58,7 +58,7 @@ class EsViT(nn.Module):
         out_dim: prototypes K of each head.
         view_weight, region_weight: weights of the two tasks; a task of weight 0 has no head.
         hidden_dim, bottleneck_dim, head_batch_norm, norm_last_layer: as in `nn.ProjectionHead`.
-        student_temp, center_momentum, match_dtype, centering, all_reduce: as in `EsViTLoss`.
+        student_temp, center_momentum, match_dtype, centering, koleo_weight, all_reduce: as in `EsViTLoss`.
         teacher_views: how many of the crops, from the first, the teacher sees.
     """
 
@@ -77,6 +77,7 @@ class EsViT(nn.Module):
         center_momentum: float = 0.9,
         match_dtype: torch.dtype | None = None,
         centering: str = "mean",
+        koleo_weight: float = 0.0,
         all_reduce: Callable[[Tensor], object] | None = None,
         teacher_views: int = 2,
     ):
@@ -96,7 +97,15 @@ class EsViT(nn.Module):
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
         self.loss = EsViTLoss(
-            out_dim, view_weight, region_weight, student_temp, center_momentum, match_dtype, centering, all_reduce
+            out_dim,
+            view_weight,
+            region_weight,
+            student_temp,
+            center_momentum,
+            match_dtype,
+            centering,
+            koleo_weight,
+            all_reduce,
         )
 
     def forward(self, crops: Sequence[Tensor], teacher_temp: float) -> tuple[Tensor, EsViTStatistics]:

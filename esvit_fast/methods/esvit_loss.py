@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Pairs, Statistics, prototype_cross_entropy, region_match, soft_cross_entropy
+from .koleo import koleo
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class EsViTStatistics(NamedTuple):
         view_loss, region_loss: mean cross-entropy in nats; None where a task has no weight.
         view, region: `ops.Statistics`, likewise.
         match_similarity: mean cosine similarity of matched regions.
+        koleo_loss: mean of `koleo` over the views that the teacher sees; None where it has no weight.
     """
 
     view_loss: Tensor | None
@@ -49,6 +51,7 @@ class EsViTStatistics(NamedTuple):
     view: Statistics | None
     region: Statistics | None
     match_similarity: Tensor | None
+    koleo_loss: Tensor | None = None
 
 
 class EsViTLoss(nn.Module):
@@ -63,6 +66,10 @@ class EsViTLoss(nn.Module):
     step, which makes gradient accumulation exact. With ``"sinkhorn"`` (arXiv 2006.09882, section 3.1) the teacher's
     assignments of each forward pass are balanced instead, so that every prototype receives the same share.
 
+    ``koleo_weight * mean over the views that the teacher sees of koleo(student's view rows)`` may be added. It keeps
+    the rank of the features up where batches and networks are small. Neighbours are sought within the rows of one
+    forward pass of one rank, so that its value depends on how a batch is divided.
+
     Args:
         out_dim: prototypes K.
         view_weight, region_weight: of the two tasks; with (1, 0) the loss is DINO's.
@@ -70,6 +77,7 @@ class EsViTLoss(nn.Module):
         center_momentum: share of a centre that an update keeps.
         match_dtype: as in `ops.region_match`.
         centering: "mean" or "sinkhorn".
+        koleo_weight: of `methods.koleo`; it needs the view task.
         all_reduce: sums a tensor over all ranks, in place; None for a single process.
     """
 
@@ -82,6 +90,7 @@ class EsViTLoss(nn.Module):
         center_momentum: float = 0.9,
         match_dtype: torch.dtype | None = None,
         centering: str = "mean",
+        koleo_weight: float = 0.0,
         all_reduce: Callable[[Tensor], object] | None = None,
     ):
         super().__init__()
@@ -91,8 +100,11 @@ class EsViTLoss(nn.Module):
             raise ValueError(
                 f"view_weight={view_weight} and region_weight={region_weight} must not be negative nor both 0"
             )
+        if koleo_weight < 0 or (koleo_weight > 0 and view_weight == 0):
+            raise ValueError(f"koleo_weight={koleo_weight} must not be negative, nor be used with view_weight=0")
         self.weights = {"view": view_weight, "region": region_weight}
         self.student_temp, self.center_momentum, self.match_dtype = student_temp, center_momentum, match_dtype
+        self.koleo_weight = koleo_weight
         self.centering, self.all_reduce = centering, all_reduce or (lambda tensor: tensor)
         self.tasks = [task for task, weight in self.weights.items() if weight > 0]
         for task in self.tasks:
@@ -117,7 +129,7 @@ class EsViTLoss(nn.Module):
                 f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first"
             )
         batch = self._batch(student, teacher)
-        losses, statistics, similarity = {}, {}, None
+        losses, statistics, similarity, spread = {}, {}, None, None
         with torch.autocast(getattr(student, self.tasks[0]).device.type, enabled=False):
             for task in self.tasks:
                 if task == "view":
@@ -125,10 +137,19 @@ class EsViTLoss(nn.Module):
                 else:
                     pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
                 losses[task], statistics[task] = self._task(task, student, teacher, pairs, teacher_temp)
+            if self.koleo_weight:
+                spread = torch.stack([koleo(rows) for rows in student.view.split(batch)[:teachers]]).mean()
         loss = sum(self.weights[task] * losses[task] for task in self.tasks)
+        if spread is not None:
+            loss, spread = loss + self.koleo_weight * spread, spread.detach()
         detached = {task: value.detach() for task, value in losses.items()}
         return loss, EsViTStatistics(
-            detached.get("view"), detached.get("region"), statistics.get("view"), statistics.get("region"), similarity
+            detached.get("view"),
+            detached.get("region"),
+            statistics.get("view"),
+            statistics.get("region"),
+            similarity,
+            spread,
         )
 
     def _batch(self, student: Projection, teacher: Projection) -> int:

@@ -65,6 +65,7 @@ def build_method(config: Config) -> EsViT:
         center_momentum=method.center_momentum,
         match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
         centering=method.centering,
+        koleo_weight=method.koleo_weight,
         all_reduce=all_reduce_sum,
     )
 
@@ -73,7 +74,7 @@ def _values(loss: Tensor, statistics: EsViTStatistics) -> dict[str, Tensor]:
     values = {"loss": loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
     for prefix, task in (("", statistics.view), ("region_", statistics.region)):
         values |= {f"{prefix}{name}": value for name, value in (task._asdict() if task else {}).items()}
-    values["match_similarity"] = statistics.match_similarity
+    values |= {"koleo_loss": statistics.koleo_loss, "match_similarity": statistics.match_similarity}
     return {name: value.detach().float() for name, value in values.items() if value is not None}
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esvit_fast.methods import EsViTLoss, Projection
+from esvit_fast.methods import EsViTLoss, Projection, koleo
 from esvit_fast.methods.esvit_loss import sinkhorn_bias
 
 F64 = torch.float64
@@ -206,6 +206,25 @@ def test_an_image_does_not_change_the_share_of_others():
 def test_views_that_do_not_fit(student, teacher, message):
     with pytest.raises(ValueError, match=message):
         make_loss()(student, teacher, 0.4)
+
+
+def test_koleo_adds_the_spread_of_the_views_that_the_teacher_sees():
+    student, teacher = projection(4, [3, 3, 2], seed=1), projection(4, [3, 3], seed=2)
+    student.view.requires_grad_(True)
+    plain, plain_statistics = make_loss()(student, teacher, 0.4)
+    loss, statistics = make_loss(koleo_weight=0.3)(student, teacher, 0.4)
+    expected = (koleo(student.view[:4]) + koleo(student.view[4:8])) / 2
+    torch.testing.assert_close(loss - plain, 0.3 * expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(statistics.koleo_loss, expected.detach(), rtol=1e-13, atol=0)
+    assert plain_statistics.koleo_loss is None and not statistics.koleo_loss.requires_grad
+    gradient, plain_gradient, own = (torch.autograd.grad(x, student.view)[0] for x in (loss, plain, expected))
+    torch.testing.assert_close(gradient, plain_gradient + 0.3 * own, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("weights", [{"koleo_weight": -1.0}, {"koleo_weight": 0.1, "view_weight": 0.0}])
+def test_koleo_weights_that_cannot_be(weights):
+    with pytest.raises(ValueError, match=r"koleo_weight=.* must not be negative, nor be used with view_weight=0"):
+        EsViTLoss(6, **weights)
 
 
 def test_weights_of_zero():
