@@ -237,10 +237,16 @@ def worker_count(workers: int) -> int:
 
 
 class CorruptionLog:
-    """Counts the distinct unreadable images of a run, warns of each once, and stops the run when they are too many."""
+    """Counts the distinct unreadable images of a run, warns of each once, and stops the run when they are too many.
 
-    def __init__(self, length: int, max_share: float):
-        self.length, self.max_share = length, max_share
+    Args:
+        length: images of the source.
+        max_share: of them that may be unreadable.
+        warn: whether to log, which one rank does for all.
+    """
+
+    def __init__(self, length: int, max_share: float, *, warn: bool = True):
+        self.length, self.max_share, self.warn = length, max_share, warn
         self.failed: dict[int, str] = {}
 
     def record(self, failures: list[Failure]) -> None:
@@ -252,7 +258,8 @@ class CorruptionLog:
         for index, path, why in failures:
             if index not in self.failed:
                 self.failed[index] = path
-                logger.warning("unreadable image replaced: %s: %s", path, why)
+                if self.warn:
+                    logger.warning("unreadable image replaced: %s: %s", path, why)
         count = len(self.failed)
         if count >= 2 and count > self.max_share * self.length:
             raise TooManyCorrupt(

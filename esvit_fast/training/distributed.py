@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,6 +83,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def gather(items: list[Any], device: torch.device) -> list[Any]:
+    """The items of all ranks, in the order of ranks; cheap while no rank has any."""
+    if not dist.is_initialized() or not all_reduce_sum(torch.tensor(len(items), device=device)):
+        return items
+    lists: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
 
 
 def barrier() -> None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..config import Config, load_config, save_config
-from ..data import CorruptionLog, Source, fingerprint, make_loader, open_source, steps_per_epoch
+from ..data import CorruptionLog, Loader, Source, TooManyCorrupt, fingerprint, make_loader, open_source, steps_per_epoch
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
-from .distributed import Ranks, all_reduce_sum, barrier
+from .distributed import Ranks, all_reduce_sum, barrier, gather
 from .environment import environment
 from .metrics import MetricsLog, truncate_after
 from .online_knn import OnlineKnn
@@ -60,6 +60,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
         )
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
+    inputs = _inputs(trainer, source)
     barrier()  # all ranks have looked for a run before one of them begins to write it
     if ranks.is_main:
         try:
@@ -69,7 +70,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
         write_atomic(out / "environment.json", _json(environment(ranks.device, ranks.world_size)))
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
     barrier()
-    return _run(trainer, source, out, reporter)
+    return _run(trainer, inputs, out, reporter)
 
 
 def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
@@ -90,10 +91,11 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
+    inputs = _inputs(trainer, source)
     if ranks.is_main and (out / "metrics.jsonl").exists():
         truncate_after(out / "metrics.jsonl", trainer.step)
     barrier()
-    return _run(trainer, source, out, reporter)
+    return _run(trainer, inputs, out, reporter)
 
 
 def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
@@ -101,7 +103,14 @@ def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
     return Trainer(config, epoch_samples, ranks, fingerprint(source))
 
 
-def _run(trainer: Trainer, source, out: Path, reporter: Reporter) -> Outcome:
+class _Inputs(NamedTuple):
+    loader: Loader
+    corrupt: CorruptionLog
+    knn: OnlineKnn
+
+
+def _inputs(trainer: Trainer, source: Source) -> _Inputs:
+    """What a run reads from; all that can be wrong with it is found here, before anything is written."""
     train, ranks = trainer.config.train, trainer.ranks
     loader = make_loader(
         source,
@@ -114,22 +123,25 @@ def _run(trainer: Trainer, source, out: Path, reporter: Reporter) -> Outcome:
         world_size=ranks.world_size,
         accumulation_steps=train.accumulation_steps,
     )
-    corrupt = CorruptionLog(len(source), trainer.config.data.max_corrupt_share)
-    knn = OnlineKnn(trainer.config, source, ranks.device)
+    corrupt = CorruptionLog(len(source), trainer.config.data.max_corrupt_share, warn=ranks.is_main)
+    return _Inputs(loader, corrupt, OnlineKnn(trainer.config, source, ranks.device))
+
+
+def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Outcome:
+    train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), _Clock(train.batch_size)
     with StopRequest() as stop, _Files(out, ranks, reporter) as files:
         if ranks.is_main:
             reporter.start(trainer)
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        saved, batches = trainer.step, iter(loader)
+        saved, batches = trainer.step, iter(inputs.loader)
         try:
             while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
                 clock.wait()
                 micro = list(islice(batches, train.accumulation_steps))
                 clock.work()
-                for batch in micro:
-                    corrupt.record(batch.failures)
+                inputs.corrupt.record(gather([failure for batch in micro for failure in batch.failures], ranks.device))
                 before = trainer.epoch
                 result = trainer.train_step(micro)
                 logged = trainer.step % train.log_every_steps == 0 or trainer.step == trainer.total_steps
@@ -143,6 +155,10 @@ def _run(trainer: Trainer, source, out: Path, reporter: Reporter) -> Outcome:
         except NotFinite as error:
             last = f"the checkpoint of step {saved} is the last good one" if saved else "no checkpoint had been written"
             raise NotFinite(f"{error}; {last}") from None
+        except TooManyCorrupt:
+            if saved != trainer.step:
+                files.checkpoint(trainer)
+            raise
         if saved != trainer.step:
             files.checkpoint(trainer)
     return Outcome(trainer.step, trainer.total_steps, stop.signal, time.monotonic() - begin)

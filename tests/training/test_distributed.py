@@ -12,6 +12,7 @@ from esvit_fast.training.distributed import (
     Ranks,
     all_reduce_sum,
     barrier,
+    gather,
     pick_device,
     setup_distributed,
     teardown_distributed,
@@ -21,15 +22,17 @@ RANK = """
 import sys
 from pathlib import Path
 import torch
-from esvit_fast.training.distributed import all_reduce_sum, barrier, setup_distributed, teardown_distributed
+from esvit_fast.training.distributed import all_reduce_sum, barrier, gather, setup_distributed, teardown_distributed
 torch.set_num_threads(1)
 ranks = setup_distributed("cpu")
 total = all_reduce_sum(torch.tensor([1.0 + ranks.rank, 10.0]))
 if ranks.is_main:
     Path(sys.argv[1], "before").touch()
+items = gather([ranks.rank] * ranks.rank, ranks.device) + gather([], ranks.device)
 barrier()
 assert Path(sys.argv[1], "before").exists()
-Path(sys.argv[1], str(ranks.rank)).write_text(f"{ranks.world_size} {ranks.device} {ranks.is_main} {total.tolist()}")
+found = f"{ranks.world_size} {ranks.device} {ranks.is_main} {total.tolist()} {items}"
+Path(sys.argv[1], str(ranks.rank)).write_text(found)
 teardown_distributed()
 """
 
@@ -51,6 +54,7 @@ def test_one_process_needs_no_group(monkeypatch):
     assert not torch.distributed.is_initialized()
     tensor = torch.tensor([1.0, 2.0])
     assert all_reduce_sum(tensor) is tensor and tensor.tolist() == [1.0, 2.0]
+    assert gather([3], torch.device("cpu")) == [3]
     barrier()
     teardown_distributed()
 
@@ -78,7 +82,7 @@ def test_auto_and_cuda_pick_a_gpu(monkeypatch):
 def test_devices_that_cannot_be_are_refused(monkeypatch, device, gpus, shared, message):
     with_gpus(monkeypatch, gpus)
     with pytest.raises(ValueError, match=message):
-        pick_device(device, 3 if shared else 0, shared)
+        pick_device(device, 3 if shared else 0, shared=shared)
 
 
 def test_two_ranks_sum_and_wait(tmp_path):
@@ -89,8 +93,8 @@ def test_two_ranks_sum_and_wait(tmp_path):
         [*torchrun, str(script), str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "0").read_text() == "2 cpu True [3.0, 20.0]"
-    assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0]"
+    assert (tmp_path / "0").read_text() == "2 cpu True [3.0, 20.0] [1]"
+    assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0] [1]"
 
 
 def test_a_half_given_group_is_refused(monkeypatch):

@@ -275,8 +275,17 @@ def test_few_broken_images_are_replaced(tmp_path, caplog):
 
 def test_many_broken_images_stop_the_run(tmp_path):
     source = folder_of_images(tmp_path / "images", broken=range(0, 40, 4))
-    with pytest.raises(TooManyCorrupt, match=r"data\.max_corrupt_share=0\.01 is exceeded"):
-        start(tmp_path / "run", with_data(small(), source=source))
+    with pytest.raises(TooManyCorrupt, match=r"data\.max_corrupt_share=0\.1 is exceeded"):
+        start(tmp_path / "run", with_data(small(), source=source, max_corrupt_share=0.1))
+    steps = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
+    assert load_latest(tmp_path / "run" / "checkpoints").step == steps[-1] > 0, "what was learned is lost"
+
+
+def test_a_run_that_cannot_be_evaluated_leaves_its_folder_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("esvit_fast.training.run.OnlineKnn", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        start(tmp_path / "run", small())
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_work(finished, tmp_path):
