@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 _BUFFERS = ("relative_position_index", "attn_mask")
@@ -26,11 +25,29 @@ def load_backbone(model: nn.Module, path: str | Path) -> None:
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.is_file():
         raise ValueError(f"pretrained={str(path)!r} is neither a run directory nor a .safetensors file")
+    load_state(model, load_weights(file)[0], str(file))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and string metadata of a safetensors file; a header's claims are checked before anything is allocated.
+
+    Raises:
+        ValueError: the file is missing, is a pickle, is not safetensors, or is shorter than its header claims.
+    """
     try:
-        state = load_file(file)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise ValueError(f"path={str(path)!r} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise ValueError(f"pretrained={str(file)!r} is damaged or not a safetensors file: {error}") from None
-    load_state(model, state, str(file))
+        with open(path, "rb") as file:
+            head = file.read(4)
+        if head in (b"PK\x03\x04", b"\x80\x02\x8a\x0a"):
+            raise ValueError(
+                f"path={str(path)!r} is a torch pickle, which could run code; read it with "
+                "torch.load(path, weights_only=True) and write its tensors with safetensors.torch.save_file"
+            ) from None
+        raise ValueError(f"path={str(path)!r} is not a whole safetensors file ({error}); copy it again") from None
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -38,16 +55,19 @@ def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     state = {name: tensor for name, tensor in state.items() if not name.endswith(_BUFFERS)}
     own = model.state_dict()
     state |= {name: tensor for name, tensor in own.items() if name.startswith("head.") and name not in state}
-    wrong = sorted(
-        name
-        for name in own.keys() | state.keys()
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    )
-    if wrong:
-        name = wrong[0]
-        here, there = (tuple(d[name].shape) if name in d else "absent" for d in (own, state))
+    if difference := difference_of(own, state):
         raise ValueError(
-            f"pretrained={what!r} is of another architecture: {len(wrong)} tensors differ, first {name} "
-            f"(model: {here}, file: {there}); create the model that the weights were trained with"
+            f"pretrained={what!r} is of another architecture: {difference}; create the model that the weights were "
+            "trained with"
         )
     model.load_state_dict(state)
+
+
+def difference_of(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """How the names and shapes of a model's tensors differ from those of a file; empty if they agree."""
+    shapes = [{name: list(tensor.shape) for name, tensor in tensors.items()} for tensors in (own, state)]
+    wrong = sorted(name for name in own.keys() | state.keys() if shapes[0].get(name) != shapes[1].get(name))
+    if not wrong:
+        return ""
+    here, there = (found.get(wrong[0], "absent") for found in shapes)
+    return f"{len(wrong)} tensors differ, first {wrong[0]} (model: {here}, file: {there})"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -122,28 +122,6 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor], meta: Mapping[str
     """
     text = {key: str(value) for key, value in (meta or {}).items()}
     write_atomic(path, lambda temp: save_file(_storable(state_dict), temp, metadata=text))
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and string metadata of a safetensors file; a header's claims are checked before anything is allocated.
-
-    Raises:
-        CheckpointError: the file is missing, is a pickle, is not safetensors, or is shorter than its header claims.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except OSError as error:
-        raise CheckpointError(f"path={str(path)!r} cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        with open(path, "rb") as file:
-            head = file.read(4)
-        if head in (b"PK\x03\x04", b"\x80\x02\x8a\x0a"):
-            raise CheckpointError(
-                f"path={str(path)!r} is a torch pickle, which could run code; read it with "
-                "torch.load(path, weights_only=True) and write its tensors with save_weights"
-            ) from None
-        raise CheckpointError(f"path={str(path)!r} is not a whole safetensors file ({error}); copy it again") from None
 
 
 def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:

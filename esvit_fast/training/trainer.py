@@ -15,6 +15,7 @@ from ..config import Config, to_tree
 from ..data import Augmenter, Batch
 from ..methods import EsViT, EsViTStatistics
 from ..models import create_model
+from ..models.checkpoint import difference_of
 from .checkpoint import Checkpoint, CheckpointError
 from .distributed import Ranks, all_reduce_sum
 from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -213,15 +214,10 @@ class Trainer:
         """
         own, prefix = self.method.state_dict(), "method."
         state = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        wrong = sorted(
-            k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape
-        )
-        if wrong:
-            here, there = (list(d[wrong[0]].shape) if wrong[0] in d else "absent" for d in (own, state))
+        if difference := difference_of(own, state):
             raise CheckpointError(
                 f"checkpoint={str(checkpoint.path)!r} is of another architecture than model.name="
-                f"{self.config.model.name!r}: {len(wrong)} tensors differ, first {wrong[0]} (model: {here}, "
-                f"checkpoint: {there}); resume with the configuration that the run began with"
+                f"{self.config.model.name!r}: {difference}; resume with the configuration that the run began with"
             )
         meta = checkpoint.meta
         if meta["data"] != self.data:
