@@ -74,7 +74,7 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     """The images of the bank and of the queries; None if the training source has no classes.
 
     A test source without classes, or with the same images, counts as none; then a fixed random tenth of the training
-    images are queries and not in the bank.
+    images are queries and not in the bank. Images without a label, as those beside class folders, are left out.
 
     Raises:
         ValueError: the classes of the two sources differ.
@@ -88,9 +88,14 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
                 f"test source {test.name!r} has other classes than {train.name!r} ({odd} in only one of them); "
                 "give both the same class folders"
             )
-        return (train, list(range(len(train)))), (test, list(range(len(test))))
-    held = subset(len(train), max(1, len(train) // HOLD_OUT))
-    return (train, sorted(set(range(len(train))) - set(held))), (train, held)
+        return (train, _labelled(train)), (test, _labelled(test))
+    rows = _labelled(train)
+    held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
+    return (train, sorted(set(rows) - set(held))), (train, held)
+
+
+def _labelled(source: Source) -> list[int]:
+    return [index for index in range(len(source)) if source.label(index) >= 0]
 
 
 def _same_images(one: Source, other: Source) -> bool:

@@ -45,7 +45,7 @@ class Bar(NamedTuple):
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2 or 5 times a power of ten apart) that enclose [low, high]."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         low, high = (low - 0.5, high + 0.5) if low == 0 else (low - abs(low) / 10, high + abs(high) / 10)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))

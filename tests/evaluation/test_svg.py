@@ -28,7 +28,8 @@ def test_ticks_are_round_even_and_enclose(low, extent):
 def test_ticks_of_known_ranges():
     assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert nice_ticks(0.12, 0.31, 4) == [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]
-    assert nice_ticks(3, 3)[0] < 3 < nice_ticks(3, 3)[-1]
+    for low, high in ((3, 3), (879609.9999999999, 879609.9999999999 + 1e-6)):
+        assert nice_ticks(low, high)[0] < low <= high < nice_ticks(low, high)[-1]
 
 
 @pytest.mark.parametrize(
