@@ -112,11 +112,11 @@ def test_evaluation_without_a_test_split_holds_images_back_and_lowers_k():
 
 def test_images_without_a_label_are_in_neither_side():
     train, test = labelled(20, 0), labelled(6, 1, "test")
-    train.labels[[3, 7]] = test.labels[[0]] = -1
+    train.labels[3] = train.labels[7] = test.labels[0] = -1
     (_, bank), (_, queries) = split_labelled(train, test)
     assert bank == [i for i in range(20) if i not in (3, 7)] and queries == [1, 2, 3, 4, 5]
     (_, bank), (_, queries) = split_labelled(train, None)
-    assert len(queries) == 2 and sorted(bank + queries) == [i for i in range(20) if i not in (3, 7)]
+    assert len(queries) == 1 and sorted(bank + queries) == [i for i in range(20) if i not in (3, 7)]
 
 
 def test_evaluation_without_classes_has_no_accuracies():
