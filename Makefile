@@ -4,6 +4,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .PHONY: demo test lint clean
 
@@ -17,9 +18,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/cpu/*)
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,jpeg]"
+	$(PIP) -c constraints.txt torch ninja "setuptools>=77,<82"
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,jpeg]"
 	touch $@
 
 clean:

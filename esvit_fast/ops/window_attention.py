@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from . import _native
 from ._library import define, differentiate, implement, vjp
-from ._plan import choose, register_rule
+from ._plan import Facts, choose, register_rule
+from ._windows import Layout, layout, tiles
 
 _OPTIONS = (
     "int num_heads, int[2] window_size, int[2] shift_size, str pad_mode, float mask_value, float scale, str backend"
@@ -148,6 +150,59 @@ def _reference_backward(grad, qkv, bias, pad_kv, *options):
     return grads if len(grads) == 3 else (*grads, bias.new_empty(0))
 
 
+_CPU_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _cpu_rule(facts: Facts) -> str | None:
+    if facts.device_type != "cpu":
+        return f"the map is on {facts.device_type}"
+    if facts.dtype not in _CPU_DTYPES:
+        return f"dtype {facts.dtype} is none of {', '.join(str(dtype) for dtype in _CPU_DTYPES)}"
+    return _native.CPU_MISSING
+
+
+def _cpu_inputs(qkv, bias, pad_kv, window_size, shift_size, pad_mode, mask_value):
+    """Windows, a function from bias to tiles, and pad_kv, in the dtype that is computed in."""
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    where = layout(tuple(qkv.shape[1:3]), tuple(window_size), tuple(shift_size), pad_mode, qkv.device)
+
+    def tiled(bias):
+        return tiles(bias, where, tuple(window_size), mask_value, pad_kv is not None, dtype)
+
+    return where, tiled, None if pad_kv is None else pad_kv.to(dtype).contiguous()
+
+
+def _shares(where: Layout, batch: int, num_heads: int) -> int:
+    """Into how many sums the windows are divided: enough for all cores, few enough for short sums of 32 windows."""
+    windows = batch * len(where.rows) * len(where.columns)
+    return max(1, min(windows // 32, 64 // num_heads), min(windows, 16 // num_heads))
+
+
+def _cpu(qkv, bias, pad_kv, num_heads, window_size, shift_size, pad_mode, mask_value, scale):
+    where, tiled, pad_kv = _cpu_inputs(qkv, bias, pad_kv, window_size, shift_size, pad_mode, mask_value)
+    return torch.ops.esvit_fast_cpu.window_attention(
+        qkv.contiguous(), tiled(bias), pad_kv, None, where.rows, where.columns, where.column_kinds, scale
+    )
+
+
+def _cpu_backward(grad, qkv, bias, pad_kv, num_heads, window_size, shift_size, pad_mode, mask_value, scale):
+    where, tiled, pads = _cpu_inputs(qkv, bias, pad_kv, window_size, shift_size, pad_mode, mask_value)
+    dqkv, dtiles, dpads, _ = torch.ops.esvit_fast_cpu.window_attention_backward(
+        grad.contiguous(),
+        qkv.contiguous(),
+        tiled(bias),
+        pads,
+        None,
+        where.rows,
+        where.columns,
+        where.column_kinds,
+        scale,
+        _shares(where, len(qkv), num_heads),
+    )
+    (dbias,) = vjp(tiled, (bias,), dtiles.sum(0).transpose(0, 1))
+    return dqkv, dbias, bias.new_empty(0) if pad_kv is None else dpads.sum(0).to(pad_kv.dtype)
+
+
 define("window_attention", f"(Tensor qkv, Tensor bias, Tensor? pad_kv, {_OPTIONS}) -> Tensor", _fake)
 define(
     "window_attention_backward",
@@ -157,4 +212,7 @@ define(
 differentiate("window_attention", _backward, _setup_context)
 implement("window_attention", "reference", _reference)
 implement("window_attention_backward", "reference", _reference_backward)
+implement("window_attention", "cpu", _cpu)
+implement("window_attention_backward", "cpu", _cpu_backward)
+register_rule("window_attention", "cpu", _cpu_rule)
 register_rule("window_attention", "reference", lambda facts: None)

@@ -6,9 +6,10 @@ They are the float64 truth in tests, the implementation where no kernel can run,
 from .prototype_cross_entropy import prototype_cross_entropy
 from .region_match import region_match
 from .soft_cross_entropy import soft_cross_entropy
-from .window_attention import merge_windows, window_attention, window_attention_weights
+from .window_attention import dense_bias, merge_windows, window_attention, window_attention_weights
 
 __all__ = [
+    "dense_bias",
     "merge_windows",
     "prototype_cross_entropy",
     "region_match",

@@ -99,9 +99,10 @@ def options(case):
 @given(cases())
 def test_equals_attention_token_by_token(case):
     qkv, bias, pad_kv = tensors(case)
-    out = ops.window_attention(qkv, bias, pad_kv=pad_kv, scale=0.7, **options(case))
     expected = by_token(qkv, bias, pad_kv=pad_kv, scale=0.7, **options(case))
-    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    for backend in ("cpu", "reference"):
+        out = ops.window_attention(qkv, bias, pad_kv=pad_kv, scale=0.7, backend=backend, **options(case))
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -134,22 +135,24 @@ CASE = {
 }
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("change", [{}, {"pads_attended": False}, {"dense": True}, {"pad_mode": "after_roll"}], ids=str)
-def test_gradcheck(change):
+def test_gradcheck(change, backend):
     case = CASE | change
     inputs = [x.requires_grad_() for x in tensors(case) if x is not None]
 
     def attend(qkv, bias, pad_kv=None):
-        return ops.window_attention(qkv, bias, pad_kv=pad_kv, **options(case))
+        return ops.window_attention(qkv, bias, pad_kv=pad_kv, backend=backend, **options(case))
 
     assert torch.autograd.gradcheck(attend, inputs)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("change", [{}, {"pads_attended": False}, {"dense": True}], ids=str)
-def test_opcheck(change):
+def test_opcheck(change, backend):
     case = CASE | change
     qkv, bias, pad_kv = tensors(case, torch.float32)
-    rest = (2, (4, 2), (2, 1), "before_roll", -100.0, 0.5, "reference")
+    rest = (2, (4, 2), (2, 1), "before_roll", -100.0, 0.5, backend)
     for x in (qkv, bias, pad_kv):
         if x is not None:
             x.requires_grad_()

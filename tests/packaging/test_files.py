@@ -9,7 +9,14 @@ import pytest
 
 from .tree import PACKAGE, ROOT, module_files, text_files
 
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"])
+SOURCES = sorted(
+    [
+        *PACKAGE.rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(path for path in (ROOT / "csrc").rglob("*") if path.is_file()),
+        ROOT / "setup.py",
+    ]
+)
 TREES = {module: ast.parse(path.read_text()) for module, path in module_files().items()}
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import shutil
 import subprocess
 import sys
@@ -15,21 +16,22 @@ import esvit_fast
 from .tree import PACKAGE, ROOT
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel that is built from a copy of the tree, so that building leaves no trace here and finds none."""
+@pytest.fixture(scope="module", params=["python", "cpu"])
+def wheel(request, tmp_path_factory):
+    """A wheel, without and with the compiled library, built from a copy of the tree, so that it leaves no trace."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, tree)
-    for folder in (PACKAGE, ROOT / "tests"):
-        shutil.copytree(folder, tree / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (PACKAGE, ROOT / "csrc", ROOT / "tests"):
+        shutil.copytree(folder, tree / folder.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     pip = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-index"]
     done = subprocess.run(
         [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(tree)],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"ESVIT_FAST_BUILD": request.param},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(out.glob("esvit_fast-*.whl"))) as archive:
@@ -39,7 +41,9 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     here = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert inside == {name for name in here if "__pycache__" not in name}
+    compiled = {name for name in inside if name.endswith(".so")}
+    assert inside - compiled == {name for name in here if "__pycache__" not in name and not name.endswith(".so")}
+    assert compiled == (set() if "none-any" in wheel.filename else {"esvit_fast/_C_cpu.abi3.so"})
     assert {"esvit_fast/py.typed", "esvit_fast/recipes/swin_tiny_w7.yaml", "esvit_fast/ops/_plan.py"} <= inside
 
 
@@ -55,4 +59,36 @@ def test_the_wheel_says_what_it_is(wheel):
     assert b"esvit-fast = esvit_fast.cli.main:main" in wheel.read(f"{info}/entry_points.txt")
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert metadata.get_payload() == (ROOT / "README.md").read_text()
-    assert b"Root-Is-Purelib: true" in wheel.read(f"{info}/WHEEL")
+    facts = wheel.read(f"{info}/WHEEL").decode()
+    pure = "none-any" in wheel.filename
+    assert f"Root-Is-Purelib: {str(pure).lower()}" in facts
+    assert ("Tag: py3-none-any" if pure else "Tag: cp310-abi3-") in facts
+
+
+def test_builds_that_cannot_be(tmp_path):
+    def build(**environment):
+        return subprocess.run(
+            [
+                sys.executable,
+                "setup.py",
+                "-q",
+                "build_ext",
+                "--build-lib",
+                str(tmp_path),
+                "--build-temp",
+                str(tmp_path),
+            ],
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    wrong = build(ESVIT_FAST_BUILD="gpu")
+    assert wrong.returncode != 0 and "ESVIT_FAST_BUILD='gpu' must be one of auto, python, cpu" in wrong.stderr
+    missing = build(ESVIT_FAST_BUILD="cpu", CXX="no-such-compiler")
+    assert missing.returncode != 0 and "ESVIT_FAST_BUILD=cpu: the C++ compiler 'no-such-compiler'" in missing.stderr
+    without = build(ESVIT_FAST_BUILD="auto", CXX="no-such-compiler")
+    assert without.returncode == 0
+    assert "esvit_fast is built without CPU kernels: the C++ compiler 'no-such-compiler' is not here" in without.stderr

@@ -43,9 +43,9 @@ def imported_modules(module: str, path: Path, known: set[str]) -> Iterator[str]:
 
 def text_files() -> list[Path]:
     """Every text file of the repository that people write: code, recipes, documents, workflow."""
-    rooms = [ROOT / name for name in ("esvit_fast", "tests", "examples", "benchmarks", ".ci", "docs")]
+    rooms = [ROOT / name for name in ("esvit_fast", "csrc", "tests", "examples", "benchmarks", ".ci", "docs")]
     found = [path for path in ROOT.iterdir() if path.is_file()]
     found += [path for room in rooms for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    kinds = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".json", ".css", ".svg", ".html", ".cfg"}
+    kinds = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".json", ".css", ".svg", ".html", ".cfg", ".cpp", ".h"}
     plain = {"LICENSE", "Makefile", ".gitignore", "run"}
     return sorted(path for path in found if path.suffix in kinds or path.name in plain)

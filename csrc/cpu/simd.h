@@ -1,0 +1,144 @@
+// Vectors, exponentials and small matrix products on GCC and Clang vector extensions.
+//
+// This file is included once per instruction set, inside a namespace of its own: VECTOR_BYTES and REGISTERS are set by
+// who includes it. It needs <cstdint> and <cstring>, and must not include anything itself.
+
+template <typename T>
+struct Vector {
+  static constexpr int64_t size = VECTOR_BYTES / sizeof(T);
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  typedef T type __attribute__((vector_size(VECTOR_BYTES)));
+  typedef Bits bits_type __attribute__((vector_size(VECTOR_BYTES)));
+  // rows start anywhere
+  typedef T loose __attribute__((vector_size(VECTOR_BYTES), aligned(alignof(T)), may_alias));
+};
+
+template <typename T>
+using vec = typename Vector<T>::type;
+
+template <typename T>
+inline vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Vector<T>::loose*>(p);
+}
+
+template <typename T>
+inline void store(T* p, vec<T> x) {
+  *reinterpret_cast<typename Vector<T>::loose*>(p) = x;
+}
+
+template <typename T>
+inline T horizontal_sum(vec<T> x) {
+  T sum = 0;
+  for (int64_t i = 0; i < Vector<T>::size; ++i) sum += x[i];
+  return sum;
+}
+
+template <typename T>
+inline T horizontal_max(vec<T> x) {
+  T most = x[0];
+  for (int64_t i = 1; i < Vector<T>::size; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// e^x for x <= 0, to 2 units in the last place; 0 where it would be subnormal, NaN stays NaN.
+inline vec<float> exp_of_negative(vec<float> x) {
+  using B = Vector<float>::bits_type;
+  const vec<float> shifter = vec<float>{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const vec<float> shifted = x * 1.44269504088896341f + shifter;
+  const vec<float> n = shifted - shifter;
+  const vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // n ln 2 in two parts
+  vec<float> p = vec<float>{} + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  const B power = (B)shifted << 23;  // the low bits of `shifted` are the integer n
+  const B bits = (B)p + power;
+  return (vec<float>)(x < -87.0f ? B{} : bits);
+}
+
+inline vec<double> exp_of_negative(vec<double> x) {
+  using B = Vector<double>::bits_type;
+  const vec<double> shifter = vec<double>{} + 6755399441055744.0;  // 1.5 * 2^52
+  const vec<double> shifted = x * 1.4426950408889634074 + shifter;
+  const vec<double> n = shifted - shifter;
+  const vec<double> r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+  // Taylor to r^13: |r| <= ln(2)/2, so the next term is below 1e-17
+  vec<double> p = vec<double>{} + 1.0 / 6227020800.0;
+  p = p * r + 1.0 / 479001600.0;
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * (r * r) + (r + 1.0);
+  const B power = (B)shifted << 52;
+  const B bits = (B)p + power;
+  return (vec<double>)(x < -708.0 ? B{} : bits);
+}
+
+// C[R, NV vectors] = sum over k of A[r, k] * B[k, :]
+template <typename T, int R, int NV>
+inline void product_block(
+    const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t depth) {
+  vec<T> sum[R][NV] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    vec<T> right[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) right[v] = load(b + k * b_row + v * Vector<T>::size);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const T left = a[r * a_row + k * a_k];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) sum[r][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) store(c + r * c_row + v * Vector<T>::size, sum[r][v]);
+  }
+}
+
+template <typename T, int R, int NV>
+inline void product_rows(
+    int64_t rows, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row,
+    int64_t depth) {
+  int64_t i = 0;
+  for (; i + R <= rows; i += R) {
+    product_block<T, R, NV>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
+  }
+  if constexpr (R > 1) {
+    if (i < rows) {
+      product_rows<T, R / 2, NV>(rows - i, a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
+    }
+  }
+}
+
+// C[rows, columns] = A[rows, depth] B[depth, columns]; columns is a multiple of the vector's size.
+// A is read as a[i * a_row + k * a_k], so that a transposed one needs no copy.
+template <typename T>
+inline void product(
+    int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row,
+    T* c, int64_t c_row) {
+  constexpr int64_t size = Vector<T>::size;
+  constexpr int wide = REGISTERS >= 32 ? 4 : 2;
+  int64_t j = 0;
+  for (; j + wide * size <= columns; j += wide * size) {
+    product_rows<T, 6, wide>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+  }
+  if constexpr (wide == 4) {
+    if (j + 2 * size <= columns) {
+      product_rows<T, 8, 2>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+      j += 2 * size;
+    }
+  }
+  if (j < columns) product_rows<T, 8, 1>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+}

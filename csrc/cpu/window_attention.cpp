@@ -1,0 +1,133 @@
+// The operator on CPUs: checks, the instruction set, and work shared among threads.
+#include "window_attention.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "isa.h"
+
+namespace esvit_fast {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+// Where the parts of a call lie; all tensors are contiguous, which Python sees to.
+template <typename T>
+WindowAttention<T> describe(
+    const Tensor& qkv, const Tensor& tiles, const Optional& pad_kv, const Optional& cosine_scale, const Tensor& rows,
+    const Tensor& columns, int64_t column_kinds, double scale) {
+  WindowAttention<T> p{};
+  p.batch = qkv.size(0), p.height = qkv.size(1), p.width = qkv.size(2), p.channels = qkv.size(3) / 3;
+  p.classes = tiles.size(0), p.heads = tiles.size(1), p.tile_rows = tiles.size(2), p.tile_columns = tiles.size(3);
+  p.head_dim = p.channels / p.heads;
+  p.window_y = rows.size(1) - 2, p.window_x = columns.size(1) - 2;
+  p.windows_x = columns.size(0), p.windows = rows.size(0) * p.windows_x;
+  p.row_axis = static_cast<const int32_t*>(rows.data_ptr());
+  p.column_axis = static_cast<const int32_t*>(columns.data_ptr());
+  p.column_kinds = column_kinds;
+  p.tiles = static_cast<const T*>(tiles.data_ptr());
+  p.pad_kv = pad_kv ? static_cast<const T*>(pad_kv->data_ptr()) : nullptr;
+  p.cosine_scale = cosine_scale ? static_cast<const T*>(cosine_scale->data_ptr()) : nullptr;
+  p.scale = static_cast<T>(scale);
+  return p;
+}
+
+template <typename T, typename In>
+void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
+  const In* from = static_cast<const In*>(qkv.data_ptr());
+  In* to = static_cast<In*>(out.data_ptr());
+  const Isa chosen = isa();
+  torch::stable::parallel_for(0, p.batch * p.windows, 1, [&](int64_t begin, int64_t end) {
+    switch (chosen) {
+      case Isa::avx512: return avx512::forward(p, from, to, begin, end);
+      case Isa::avx2: return avx2::forward(p, from, to, begin, end);
+      default: return baseline::forward(p, from, to, begin, end);
+    }
+  });
+}
+
+// Each task has one head and a fixed share of the windows, whatever the number of threads, and sums of its own; these
+// are then added in the order of the tasks: the same bits for any number of threads.
+template <typename T, typename In>
+void run_backward(
+    const WindowAttention<T>& p, const Tensor& grad, const Tensor& qkv, Tensor& dqkv, T* dtiles, T* dpad_kv,
+    T* dcosine_scale, int64_t shares) {
+  const In *from = static_cast<const In*>(qkv.data_ptr()), *by = static_cast<const In*>(grad.data_ptr());
+  In* to = static_cast<In*>(dqkv.data_ptr());
+  const int64_t tile = p.classes * p.tile_rows * p.tile_columns, total = p.batch * p.windows;
+  const Isa chosen = isa();
+  torch::stable::parallel_for(0, shares * p.heads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t share = task / p.heads, head = task % p.heads;
+      const int64_t begin = share * total / shares, end = (share + 1) * total / shares;
+      T* tiles_of_task = dtiles + task * tile;
+      T* pads_of_share = dpad_kv + share * 2 * p.channels;
+      T* scale_of_task = dcosine_scale + task;
+      switch (chosen) {
+        case Isa::avx512:
+          avx512::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
+          break;
+        case Isa::avx2:
+          avx2::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
+          break;
+        default:
+          baseline::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
+      }
+    }
+  });
+}
+
+template <typename F>
+void with_dtype(const Tensor& tensor, F f) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return f(double{}, double{});
+    case ScalarType::Float: return f(float{}, float{});
+    case ScalarType::Half: return f(float{}, Half{});
+    case ScalarType::BFloat16: return f(float{}, BFloat16{});
+    default: STD_TORCH_CHECK(false, "window_attention on the CPU takes float64, float32, float16 and bfloat16");
+  }
+}
+
+}  // namespace
+
+Tensor window_attention(
+    Tensor qkv, Tensor tiles, Optional pad_kv, Optional cosine_scale, Tensor rows, Tensor columns,
+    int64_t column_kinds, double scale) {
+  Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3) / 3});
+  with_dtype(qkv, [&](auto compute, auto in) {
+    using T = decltype(compute);
+    const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
+    run_forward<T, decltype(in)>(p, qkv, out);
+  });
+  return out;
+}
+
+// Gradients of qkv, and of tiles, pad_kv and cosine_scale as sums of each share of the windows:
+// [shares, heads, classes, rows, columns], [shares, 2 C] and [shares, heads].
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+    Tensor grad, Tensor qkv, Tensor tiles, Optional pad_kv, Optional cosine_scale, Tensor rows, Tensor columns,
+    int64_t column_kinds, double scale, int64_t shares) {
+  const int64_t heads = tiles.size(1);
+  Tensor dqkv = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3)});
+  Tensor dtiles = torch::stable::new_zeros(tiles, {shares, heads, tiles.size(0), tiles.size(2), tiles.size(3)});
+  Tensor dpad_kv = torch::stable::new_zeros(tiles, {shares, qkv.size(3) / 3 * 2});
+  Tensor dcosine_scale = torch::stable::new_zeros(tiles, {shares, heads});
+  with_dtype(qkv, [&](auto compute, auto in) {
+    using T = decltype(compute);
+    const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
+    run_backward<T, decltype(in)>(
+        p, grad, qkv, dqkv, static_cast<T*>(dtiles.data_ptr()), static_cast<T*>(dpad_kv.data_ptr()),
+        static_cast<T*>(dcosine_scale.data_ptr()), shares);
+  });
+  return {dqkv, dtiles, dpad_kv, dcosine_scale};
+}
+
+}  // namespace esvit_fast

@@ -1,0 +1,12 @@
+#include "window_attention.h"
+
+#if defined(__x86_64__)
+// functions of headers stay as they are: another file may be given this one's copy of them
+#pragma GCC target("avx2,fma,f16c")
+#define VECTOR_BYTES 32
+#define REGISTERS 16
+namespace esvit_fast::avx2 {
+#include "simd.h"
+#include "window_attention_kernel.h"
+}  // namespace esvit_fast::avx2
+#endif

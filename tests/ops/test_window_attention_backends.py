@@ -1,0 +1,158 @@
+"""Every backend that runs here against the float64 oracle, on seeded sweeps of shapes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from esvit_fast import ops
+from esvit_fast.ops import _native
+
+pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+"""Of an output's largest value: what one rounding to the dtype may do, whatever plain torch's luck."""
+
+
+def draw(seed, side=70, window=16):
+    """Tensors and options of one problem; small maps, windows and pads are as likely as large ones."""
+    r = random.Random(seed)
+    size = [r.randint(1, r.choice([4, 16, side])) for _ in range(2)]
+    window_size = tuple(r.randint(2, r.choice([4, 8, window])) for _ in range(2))
+    heads, head_dim = r.choice([(1, 16), (2, 32), (3, 8), (1, 64), (2, 20)])
+    n, channels = window_size[0] * window_size[1], heads * head_dim
+    dtype = r.choice(list(FLOOR))
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    table = ((2 * window_size[0] - 1) * (2 * window_size[1] - 1), heads)
+    tensors = {
+        "qkv": normal(r.randint(1, 2), *size, 3 * channels).to(dtype),
+        "bias": normal(*((heads, n, n) if r.random() < 0.25 else table)).to(torch.promote_types(dtype, torch.float32)),
+        "pad_kv": normal(2 * channels).to(dtype) if r.random() < 0.7 else None,
+    }
+    options = {
+        "num_heads": heads,
+        "window_size": window_size,
+        "shift_size": tuple(r.randrange(w) if r.random() < 0.7 else 0 for w in window_size),
+        "pad_mode": r.choice(["before_roll", "after_roll"]),
+        "mask_value": r.choice([-100.0, -100.0, -200.0, float("-inf"), -3.0]),
+    }
+    return tensors, options
+
+
+def results(tensors, options, backend, dtype=None):
+    """Output and gradients, by name."""
+    given = {
+        name: None if x is None else x.detach().to(dtype or x.dtype).requires_grad_() for name, x in tensors.items()
+    }
+    out = ops.window_attention(given["qkv"], given["bias"], pad_kv=given["pad_kv"], backend=backend, **options)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    inputs = {name: x for name, x in given.items() if x is not None}
+    grads = torch.autograd.grad(out, list(inputs.values()), weights.to(out.dtype))
+    return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
+
+
+def assert_as_exact_as_torch(tensors, options, backend):
+    truth = results(tensors, options, "reference", torch.float64)
+    plain, ours = (results(tensors, options, name) for name in ("reference", backend))
+    for name, exact in truth.items():
+        assert ours[name].dtype == plain[name].dtype and ours[name].shape == plain[name].shape
+        # exponentials below the smallest normal float32 may count as zero
+        floor = FLOOR[tensors["qkv"].dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
+        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
+            error, allowed = (measure((x[name].double() - exact).abs()) for x in (ours, plain))
+            assert error <= 2 * allowed + floor, f"{name}: {error:.2e}, torch {allowed:.2e}, floor {floor:.2e}"
+
+
+def check(seed):
+    tensors, options = draw(seed)
+    try:
+        assert_as_exact_as_torch(tensors, options, "cpu")
+    except AssertionError as error:
+        shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+        raise AssertionError(f"seed={seed} {shapes} {options}: {error}") from None
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_cpu_is_as_exact_as_torch(part):
+    for seed in range(50 * part, 50 * part + 50):
+        check(seed)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "sse9"])
+def test_every_instruction_set(isa):
+    """The machine's widest runs by default; the others in processes of their own."""
+    code = "from tests.ops import test_window_attention_backends as t; [t.check(seed) for seed in range(40)]"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused = f"ESVIT_FAST_CPU_ISA='{isa}' must be baseline, avx2 or avx512, and one that this machine has"
+    if isa == "sse9" or (done.returncode and refused in done.stderr):
+        assert refused in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_read_beside_the_inputs(seed):
+    """Neighbours in memory are NaN; so is what torch.empty gives, so that an element left unwritten shows."""
+    tensors, options = draw(seed, side=20, window=8)
+
+    def walled(x):
+        wall = x.new_full((x.numel() + 128,), torch.nan)
+        wall[64:-64] = x.flatten()
+        return wall[64:-64].view(x.shape)
+
+    plain = results(tensors, options, "cpu")
+    inside = results({n: None if x is None else walled(x) for n, x in tensors.items()}, options, "cpu")
+    for name, value in plain.items():
+        assert value.isfinite().all() and torch.equal(value, inside[name]), name
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    tensors, options = draw(3, side=60, window=7)
+    one = results(tensors, options, "cpu")
+    torch.set_num_threads(3)
+    try:
+        three = results(tensors, options, "cpu")
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_strided_maps_and_gradients():
+    tensors, options = draw(5, side=20, window=6)
+    qkv = tensors["qkv"]
+    strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    for name, value in results(tensors, options, "cpu").items():
+        assert torch.equal(value, results(tensors | {"qkv": strided}, options, "cpu")[name]), name
+
+
+def test_more_windows_than_a_grid_dimension_may_have():
+    qkv = torch.randn(2, 260, 260, 3 * 4)
+    table = torch.randn(9, 1)
+    out = {b: ops.window_attention(qkv, table, num_heads=1, window_size=2, backend=b) for b in ("cpu", "reference")}
+    torch.testing.assert_close(out["cpu"], out["reference"])
+
+
+def test_what_inference_left_behind_serves_training():
+    qkv, table = torch.randn(1, 9, 13, 3 * 4), torch.randn(25, 1).requires_grad_()
+    call = {"num_heads": 1, "window_size": 3, "shift_size": 1, "backend": "cpu"}
+    with torch.inference_mode():
+        ops.window_attention(qkv, table, **call)
+    ops.window_attention(qkv, table, **call).sum().backward()
+    assert table.grad.isfinite().all()
