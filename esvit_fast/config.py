@@ -61,7 +61,7 @@ class MethodConfig:
     """Subtract the teacher's mean logits, as published, or balance its assignments over the prototypes."""
     center_momentum: float = 0.9
     koleo_weight: float = 0.0
-    """Weight of a term that keeps the student's views of different images apart (arXiv 2304.07193 has 0.1)."""
+    """Weight of a term that keeps the student's views of different images apart, in the bottleneck of the view head."""
     match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
 

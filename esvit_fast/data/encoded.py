@@ -100,11 +100,16 @@ class EncodedSource:
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the names and labels of all images, in order: the same while a source is, wherever its folder lies."""
+    """A hash of the names of all images in order, and of their labels if those are known without reading images.
+
+    Names in folders, lists and archives are relative, so that it stays the same where they are moved.
+    """
     names = getattr(source, "paths", None) or [source.path(index) for index in range(len(source))]
+    labels = getattr(source, "labels", None)
     digest = hashlib.sha256()
     for index, name in enumerate(names):
-        digest.update(f"{name}\0{source.label(index)}\0".encode("utf-8", "surrogateescape"))
+        label = "" if labels is None else labels[index]
+        digest.update(f"{name}\0{label}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

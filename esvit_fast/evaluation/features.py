@@ -77,11 +77,11 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     images are queries and not in the bank. Images without a label, as those beside class folders, are left out.
 
     Raises:
-        ValueError: the classes of the two sources differ.
+        ValueError: the classes of the two sources differ, or fewer than two images have a label.
     """
     if not train.classes:
         return None
-    if test is not None and test.classes and not _same_images(train, test):
+    if test is not None and test.classes and _labelled(test) and not _same_images(train, test):
         if test.classes != train.classes:
             odd = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:3])
             raise ValueError(
@@ -90,12 +90,16 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
             )
         return (train, _labelled(train)), (test, _labelled(test))
     rows = _labelled(train)
+    if len(rows) < 2:
+        raise ValueError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
     held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
     return (train, sorted(set(rows) - set(held))), (train, held)
 
 
 def _labelled(source: Source) -> list[int]:
-    return [index for index in range(len(source)) if source.label(index) >= 0]
+    """The images that have a label; all of them where labels are known only by reading images."""
+    labels = getattr(source, "labels", None)
+    return list(range(len(source))) if labels is None else [i for i, label in enumerate(labels) if label >= 0]
 
 
 def _same_images(one: Source, other: Source) -> bool:

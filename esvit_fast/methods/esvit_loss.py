@@ -67,8 +67,9 @@ class EsViTLoss(nn.Module):
     assignments of each forward pass are balanced instead, so that every prototype receives the same share.
 
     ``koleo_weight * mean over the views that the teacher sees of koleo(student's view rows)`` may be added. It keeps
-    the rank of the features up where batches and networks are small. Neighbours are sought within the rows of one
-    forward pass of one rank, so that its value depends on how a batch is divided.
+    small runs from collapse. DINOv2 has it on the backbone's features instead, summed over views.
+    Neighbours are sought within the rows of one forward pass of one rank, so that its value depends on how a batch is
+    divided.
 
     Args:
         out_dim: prototypes K.

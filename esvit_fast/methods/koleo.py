@@ -11,7 +11,7 @@ def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
     """Mean of -ln(distance to the nearest other row), on the unit sphere: a scalar, lower the more evenly rows spread.
 
     It is the Kozachenko-Leonenko estimate of differential entropy, negated and without its constants (arXiv
-    1806.03198, section 3; arXiv 2304.07193, section 4). The neighbour is a constant to the derivative, as its index is.
+    1806.03198, section 3; arXiv 2304.07193, section 4). Both rows of a pair receive a gradient.
 
     Args:
         rows: [B, D], B at least 2, of any lengths; they are normalised first.

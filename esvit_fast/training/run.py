@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +12,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..config import Config, load_config, save_config
-from ..data import CorruptionLog, Loader, Source, TooManyCorrupt, fingerprint, make_loader, open_source, steps_per_epoch
+from ..data import (
+    Batch,
+    CorruptionLog,
+    Loader,
+    Source,
+    TooManyCorrupt,
+    fingerprint,
+    make_loader,
+    open_source,
+    steps_per_epoch,
+)
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
 from .distributed import Ranks, all_reduce_sum, barrier, gather
 from .environment import environment
@@ -99,7 +110,15 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
 
 
 def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
-    epoch_samples = steps_per_epoch(len(source), config.train.batch_size) * config.train.batch_size
+    train = config.train
+    epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
+    micro_batch = train.batch_size // (ranks.world_size * train.accumulation_steps)
+    if config.method.koleo_weight and micro_batch < 2:
+        raise ValueError(
+            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
+            f"{train.batch_size} leaves {micro_batch} with train.accumulation_steps={train.accumulation_steps} on "
+            f"{ranks.world_size} ranks; raise the batch size or set the weight to 0"
+        )
     return Trainer(config, epoch_samples, ranks, fingerprint(source))
 
 
@@ -127,6 +146,21 @@ def _inputs(trainer: Trainer, source: Source) -> _Inputs:
     return _Inputs(loader, corrupt, OnlineKnn(trainer.config, source, ranks.device))
 
 
+def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: torch.device) -> list[Batch]:
+    """The micro-batches of a step. Where one rank finds too many unreadable images, all raise TooManyCorrupt."""
+    try:
+        found = list(islice(batches, count))
+        failed: list[Any] = [failure for batch in found for failure in batch.failures]
+    except TooManyCorrupt as error:
+        found, failed = [], [error]
+    failed = gather(failed, device)
+    for failure in failed:
+        if isinstance(failure, TooManyCorrupt):
+            raise failure
+    corrupt.record(failed)
+    return found
+
+
 def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Outcome:
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), _Clock(train.batch_size)
@@ -139,9 +173,8 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
         try:
             while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
                 clock.wait()
-                micro = list(islice(batches, train.accumulation_steps))
+                micro = _next(batches, train.accumulation_steps, inputs.corrupt, ranks.device)
                 clock.work()
-                inputs.corrupt.record(gather([failure for batch in micro for failure in batch.failures], ranks.device))
                 before = trainer.epoch
                 result = trainer.train_step(micro)
                 logged = trainer.step % train.log_every_steps == 0 or trainer.step == trainer.total_steps

@@ -225,6 +225,12 @@ class Trainer:
                 f"checkpoint={str(checkpoint.path)!r} saw other images than data.source={self.config.data.source!r} "
                 "has now (names or labels differ); resume with the data that it began with"
             )
+        begun = meta["config"]["train"]["batch_size"]
+        if begun != self.config.train.batch_size:
+            raise CheckpointError(
+                f"checkpoint={str(checkpoint.path)!r} was written with train.batch_size={begun}, which is now "
+                f"{self.config.train.batch_size}; its count of steps means other images, resume with {begun}"
+            )
         load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
         self.method.load_state_dict(state)
         self.scaler.load_state_dict(meta["scaler"])

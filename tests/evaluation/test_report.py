@@ -115,6 +115,8 @@ def test_images_without_a_label_are_in_neither_side():
     train.labels[3] = train.labels[7] = test.labels[0] = -1
     (_, bank), (_, queries) = split_labelled(train, test)
     assert bank == [i for i in range(20) if i not in (3, 7)] and queries == [1, 2, 3, 4, 5]
+    for other in (None, ArraySource(test.images, [-1] * 6, CLASSES, name="bare")):
+        assert split_labelled(train, other)[1][0] is train
     (_, bank), (_, queries) = split_labelled(train, None)
     assert len(queries) == 1 and sorted(bank + queries) == [i for i in range(20) if i not in (3, 7)]
 
