@@ -34,7 +34,7 @@ def library() -> dict:
     except ImportError:
         without("torch is not here; install it first, then `pip install --no-build-isolation .`")
         return {}
-    compiler = os.environ.get("CXX", "c++").split()[-1]
+    compiler = (os.environ.get("CXX") or "c++").split()[0]
     if shutil.which(compiler) is None:
         without(f"the C++ compiler {compiler!r} is not here; install one, or name it in CXX")
         return {}

@@ -56,7 +56,7 @@ inline vec<float> exp_of_negative(vec<float> x) {
   p = p * (r * r) + (r + 1.0f);
   const B power = (B)shifted << 23;  // the low bits of `shifted` are the integer n
   const B bits = (B)p + power;
-  return (vec<float>)(x < -87.0f ? B{} : bits);
+  return (vec<float>)(x < -87.0f ? B{} : x == x ? bits : (B)x);
 }
 
 inline vec<double> exp_of_negative(vec<double> x) {
@@ -81,7 +81,7 @@ inline vec<double> exp_of_negative(vec<double> x) {
   p = p * (r * r) + (r + 1.0);
   const B power = (B)shifted << 52;
   const B bits = (B)p + power;
-  return (vec<double>)(x < -708.0 ? B{} : bits);
+  return (vec<double>)(x < -708.0 ? B{} : x == x ? bits : (B)x);
 }
 
 // C[R, NV vectors] = sum over k of A[r, k] * B[k, :]

@@ -47,8 +47,10 @@ void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
   const Isa chosen = isa();
   torch::stable::parallel_for(0, p.batch * p.windows, 1, [&](int64_t begin, int64_t end) {
     switch (chosen) {
+#if defined(__x86_64__)
       case Isa::avx512: return avx512::forward(p, from, to, begin, end);
       case Isa::avx2: return avx2::forward(p, from, to, begin, end);
+#endif
       default: return baseline::forward(p, from, to, begin, end);
     }
   });
@@ -72,12 +74,14 @@ void run_backward(
       T* pads_of_share = dpad_kv + share * 2 * p.channels;
       T* scale_of_task = dcosine_scale + task;
       switch (chosen) {
+#if defined(__x86_64__)
         case Isa::avx512:
           avx512::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
           break;
         case Isa::avx2:
           avx2::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
           break;
+#endif
         default:
           baseline::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
       }

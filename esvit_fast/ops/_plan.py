@@ -13,6 +13,10 @@ import torch
 ORDER = ("cuda", "triton", "cpu", "reference")
 
 
+_RUNS_ON = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
+"""The device whose tensors a backend takes; that of others is no loss worth a warning."""
+
+
 class BackendError(RuntimeError):
     """A backend that was asked for cannot run an operator; the message gives every reason."""
 
@@ -124,7 +128,11 @@ def choose(
         forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
     )
     chosen = plan(op, facts)
-    passed_over = {b: reason for b, reason in chosen.refused.items() if (op, b) in _RULES}
+    passed_over = {
+        b: reason
+        for b, reason in chosen.refused.items()
+        if (op, b) in _RULES and _RUNS_ON.get(b, facts.device_type) == facts.device_type
+    }
     if passed_over:
         _warn_once(op, chosen.backend, tuple(passed_over.items()))
     return chosen.backend

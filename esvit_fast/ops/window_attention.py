@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -199,8 +201,9 @@ def _cpu_backward(grad, qkv, bias, pad_kv, num_heads, window_size, shift_size, p
         scale,
         _shares(where, len(qkv), num_heads),
     )
-    (dbias,) = vjp(tiled, (bias,), dtiles.sum(0).transpose(0, 1))
-    return dqkv, dbias, bias.new_empty(0) if pad_kv is None else dpads.sum(0).to(pad_kv.dtype)
+    # one after the other, as a sum's order depends on the number of threads
+    (dbias,) = vjp(tiled, (bias,), reduce(torch.add, dtiles).transpose(0, 1))
+    return dqkv, dbias, bias.new_empty(0) if pad_kv is None else reduce(torch.add, dpads).to(pad_kv.dtype)
 
 
 define("window_attention", f"(Tensor qkv, Tensor bias, Tensor? pad_kv, {_OPTIONS}) -> Tensor", _fake)

@@ -103,4 +103,5 @@ def dense_bias(table: Tensor, window_size: tuple[int, int]) -> Tensor:
     y, x = torch.meshgrid(*sides, indexing="ij")
     y, x = y.flatten(), x.flatten()
     index = (y[:, None] - y + wh - 1) * (2 * ww - 1) + x[:, None] - x + ww - 1
-    return table[index].permute(2, 0, 1)
+    # not table[index], whose gradient is summed by atomics where it is large
+    return F.embedding(index, table).permute(2, 0, 1)

@@ -77,3 +77,10 @@ def test_fallback_warns_once_with_the_reason(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ops.region_match(student, student)
+
+
+def test_a_backend_of_another_device_is_no_reason_to_warn():
+    tensors = {"qkv": torch.empty(1, 2, 2, 6, device="meta"), "bias": torch.empty(1, 1, device="meta")}
+    _plan._warned.clear()
+    assert _plan.choose("window_attention", tensors, {}, None) == "reference"
+    assert not _plan._warned

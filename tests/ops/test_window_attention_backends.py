@@ -122,15 +122,37 @@ def test_nothing_is_read_beside_the_inputs(seed):
         assert value.isfinite().all() and torch.equal(value, inside[name]), name
 
 
-def test_the_same_bits_for_any_number_of_threads():
-    tensors, options = draw(3, side=60, window=7)
-    one = results(tensors, options, "cpu")
-    torch.set_num_threads(3)
+@pytest.mark.parametrize(("window", "heads", "size"), [(14, 1, 70), (7, 14, 33), (4, 3, 41)])
+def test_the_same_bits_for_any_number_of_threads(window, heads, size):
+    """As in a user's process: where torch is not told to be deterministic."""
+    g = torch.Generator().manual_seed(0)
+    channels = 16 * heads
+    tensors = {
+        "qkv": torch.randn(3, size, size, 3 * channels, generator=g),
+        "bias": torch.randn((2 * window - 1) ** 2, heads, generator=g),
+        "pad_kv": torch.randn(2 * channels, generator=g),
+    }
+    options = {"num_heads": heads, "window_size": window, "shift_size": window // 2}
+    found = []
+    torch.use_deterministic_algorithms(False)
     try:
-        three = results(tensors, options, "cpu")
+        for threads in (1, 2, 4, 4):
+            torch.set_num_threads(threads)
+            found.append(results(tensors, options, "cpu"))
     finally:
         torch.set_num_threads(1)
-    assert all(torch.equal(one[name], three[name]) for name in one)
+        torch.use_deterministic_algorithms(True)
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
+def test_any_nan_stays_nan():
+    """Of any payload: the exponential works on bits."""
+    for dtype, integer in ((torch.float32, torch.int32), (torch.float64, torch.int64)):
+        qkv = torch.zeros(1, 2, 4, 3 * 4, dtype=dtype)
+        qkv[0, 0, 0, 0] = torch.tensor(-1, dtype=integer).view(dtype)
+        out = ops.window_attention(qkv, torch.zeros(9, 1, dtype=dtype), num_heads=1, window_size=2, backend="cpu")
+        assert out[0, 0, 0].isnan().all() and out[0, :, 2:].isfinite().all()
 
 
 def test_strided_maps_and_gradients():
