@@ -1,7 +1,7 @@
 // Vectors, exponentials and small matrix products on GCC and Clang vector extensions.
 //
 // This file is included once per instruction set, inside a namespace of its own: VECTOR_BYTES and REGISTERS are set by
-// who includes it. It needs <cstdint> and <cstring>, and must not include anything itself.
+// who includes it. It needs <cstdint> and <type_traits>, and must not include anything itself.
 
 template <typename T>
 struct Vector {

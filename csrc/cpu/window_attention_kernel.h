@@ -7,22 +7,20 @@
 // What is gathered of a window for one head, rows padded with zeros to whole vectors.
 template <typename T>
 struct Scratch {
-  int64_t width, columns;  // elements of a row of head_dim, and of one of keys
+  int64_t width;  // elements of a row of head_dim
   T* memory;
-  T *q, *k, *v, *k_t, *s, *o, *grad, *v_t, *ds, *dq, *dk, *dv, *norm_q, *norm_k;
+  T *q, *k, *v, *k_t, *s, *o, *grad, *v_t, *ds, *dq, *dk, *dv;
 
   Scratch(const WindowAttention<T>& p, bool backward) {
     constexpr int64_t size = Vector<T>::size;
     width = (p.head_dim + size - 1) / size * size;
-    columns = p.tile_columns;
-    const int64_t rows = p.tile_columns, row = rows * width, square = p.tile_rows * columns, turned = width * columns;
-    const int64_t count = (backward ? 8 : 4) * row + (backward ? 2 : 1) * (square + turned) + 2 * rows;
+    const int64_t columns = p.tile_columns, row = columns * width, turned = row, square = p.tile_rows * columns;
+    const int64_t count = (backward ? 8 : 4) * row + (backward ? 2 : 1) * (square + turned);
     memory = static_cast<T*>(std::calloc(count, sizeof(T)));
     if (!memory) throw std::bad_alloc();
     T* at = memory;
     auto take = [&](int64_t count) { T* begin = at; at += count; return begin; };
     q = take(row), k = take(row), v = take(row), o = take(row), k_t = take(turned), s = take(square);
-    norm_q = take(rows), norm_k = take(rows);
     if (!backward) return;
     grad = take(row), dq = take(row), dk = take(row), dv = take(row), v_t = take(turned), ds = take(square);
   }
@@ -73,36 +71,11 @@ inline void transpose(T* to, const T* from, int64_t rows, int64_t from_row, int6
   }
 }
 
-inline float root(float x) { return __builtin_sqrtf(x); }
-inline double root(double x) { return __builtin_sqrt(x); }
-
-template <typename T>
-inline void normalize_rows(T* x, T* norms, int64_t rows, int64_t row, int64_t count) {
-  for (int64_t i = 0; i < rows; ++i) {
-    T sum = 0;
-    for (int64_t c = 0; c < count; ++c) sum += x[i * row + c] * x[i * row + c];
-    norms[i] = root(sum) > T(1e-12) ? root(sum) : T(1e-12);
-    for (int64_t c = 0; c < count; ++c) x[i * row + c] /= norms[i];
-  }
-}
-
-// The derivative of normalize_rows: dx, by the normalised rows, to that by the rows themselves.
-template <typename T>
-inline void unnormalize_rows(T* dx, const T* unit, const T* norms, int64_t rows, int64_t row, int64_t count) {
-  for (int64_t i = 0; i < rows; ++i) {
-    T dot = 0;
-    for (int64_t c = 0; c < count; ++c) dot += dx[i * row + c] * unit[i * row + c];
-    if (norms[i] <= T(1e-12)) dot = 0;
-    for (int64_t c = 0; c < count; ++c) dx[i * row + c] = (dx[i * row + c] - dot * unit[i * row + c]) / norms[i];
-  }
-}
-
 // Fill q (scaled), k, v and k transposed of a window and head; returns the number of keys m.
 template <typename T, typename In>
 inline int64_t gather_window(
     const WindowAttention<T>& p, const In* qkv, const Tokens& tokens, int64_t head, Scratch<T>& w) {
   const int64_t d = p.head_dim, at = head * d;
-  const T scale = p.cosine_scale ? p.cosine_scale[head] : p.scale;
   each_token(p, tokens, [&](int64_t i, int64_t place) {
     const In* from = qkv + place * 3 * p.channels + at;
     gather(w.q + i * w.width, from, d);
@@ -114,11 +87,7 @@ inline int64_t gather_window(
     gather(w.k + n * w.width, p.pad_kv + at, d);
     gather(w.v + n * w.width, p.pad_kv + p.channels + at, d);
   }
-  if (p.cosine_scale) {
-    normalize_rows(w.q, w.norm_q, n, w.width, d);
-    normalize_rows(w.k, w.norm_k, m, w.width, d);
-  }
-  for (int64_t c = 0; c < n * w.width; ++c) w.q[c] *= scale;
+  for (int64_t c = 0; c < n * w.width; ++c) w.q[c] *= p.scale;
   const int64_t columns = (m + Vector<T>::size - 1) / Vector<T>::size * Vector<T>::size;
   transpose(w.k_t, w.k, m, w.width, d, columns);
   return m;
@@ -175,12 +144,11 @@ void forward(const WindowAttention<T>& p, const In* qkv, In* out, int64_t begin,
 // Windows [begin, end) of all images, one head. The sums are this task's own.
 template <typename T, typename In>
 void backward(
-    const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,
-    int64_t head, int64_t begin, int64_t end) {
+    const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, int64_t head,
+    int64_t begin, int64_t end) {
   Scratch<T> w(p, true);
   constexpr int64_t size = Vector<T>::size;
   const int64_t d = p.head_dim, at = head * d, square = p.tile_rows * p.tile_columns;
-  const T scale = p.cosine_scale ? p.cosine_scale[head] : p.scale;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t image = item / p.windows, place = image * p.height * p.width;
     const Tokens tokens = tokens_of(p, item % p.windows);
@@ -209,17 +177,9 @@ void backward(
     product(n, w.width, m, w.ds, columns, int64_t(1), w.k, w.width, w.dq, w.width);
     product(m, w.width, n, w.ds, int64_t(1), columns, w.q, w.width, w.dk, w.width);
     product(m, w.width, n, w.s, int64_t(1), columns, w.grad, w.width, w.dv, w.width);
-    if (p.cosine_scale) {
-      // q holds scale * q / |q|
-      T sum = 0;
-      for (int64_t c = 0; c < n * w.width; ++c) w.q[c] /= scale, sum += w.q[c] * w.dq[c], w.dq[c] *= scale;
-      *dcosine_scale += sum;
-      unnormalize_rows(w.dq, w.q, w.norm_q, n, w.width, d);
-      unnormalize_rows(w.dk, w.k, w.norm_k, m, w.width, d);
-    }
     each_token(p, tokens, [&](int64_t i, int64_t token) {
       In* to = dqkv + (place + token) * 3 * p.channels + at;
-      scatter(to, w.dq + i * w.width, d, p.cosine_scale ? T(1) : scale);
+      scatter(to, w.dq + i * w.width, d, p.scale);
       scatter(to + p.channels, w.dk + i * w.width, d, T(1));
       scatter(to + 2 * p.channels, w.dv + i * w.width, d, T(1));
     });
@@ -235,7 +195,7 @@ void backward(
 #define INSTANTIATE(T, In)                                                                                           \
   template void forward<T, In>(const WindowAttention<T>&, const In*, In*, int64_t, int64_t);                         \
   template void backward<T, In>(                                                                                     \
-      const WindowAttention<T>&, const In*, const In*, In*, T*, T*, T*, int64_t, int64_t, int64_t);
+      const WindowAttention<T>&, const In*, const In*, In*, T*, T*, int64_t, int64_t, int64_t);
 INSTANTIATE(double, double)
 INSTANTIATE(float, float)
 INSTANTIATE(float, Half)

@@ -81,15 +81,15 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     """
     if not train.classes:
         return None
-    if test is not None and test.classes and _labelled(test) and not _same_images(train, test):
+    rows, queries = _labelled(train), _labelled(test) if test is not None and test.classes else []
+    if queries and not _same_images(train, test):
         if test.classes != train.classes:
             odd = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:3])
             raise ValueError(
                 f"test source {test.name!r} has other classes than {train.name!r} ({odd} in only one of them); "
                 "give both the same class folders"
             )
-        return (train, _labelled(train)), (test, _labelled(test))
-    rows = _labelled(train)
+        return (train, rows), (test, queries)
     if len(rows) < 2:
         raise ValueError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
     held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]

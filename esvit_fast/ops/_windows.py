@@ -56,8 +56,6 @@ def cut_axis(size: int, window: int, shift: int, pad_mode: str) -> Axis:
             origin = [(p + shift) % size if p < size else size for p in places]
         tokens = tuple(i for i, o in enumerate(origin) if o < size)
         side = tuple(p >= padded - shift for p in places)
-        if all(side):
-            side = (False,) * window  # only differences within a window count
         kind.append(kinds.setdefault(Kind(tokens, side), len(kinds)))
         source.append(tuple(origin[i] for i in tokens))
     return Axis(tuple(kinds), tuple(kind), tuple(source))

@@ -183,18 +183,17 @@ def _shares(where: Layout, batch: int, num_heads: int) -> int:
 def _cpu(qkv, bias, pad_kv, num_heads, window_size, shift_size, pad_mode, mask_value, scale):
     where, tiled, pad_kv = _cpu_inputs(qkv, bias, pad_kv, window_size, shift_size, pad_mode, mask_value)
     return torch.ops.esvit_fast_cpu.window_attention(
-        qkv.contiguous(), tiled(bias), pad_kv, None, where.rows, where.columns, where.column_kinds, scale
+        qkv.contiguous(), tiled(bias), pad_kv, where.rows, where.columns, where.column_kinds, scale
     )
 
 
 def _cpu_backward(grad, qkv, bias, pad_kv, num_heads, window_size, shift_size, pad_mode, mask_value, scale):
     where, tiled, pads = _cpu_inputs(qkv, bias, pad_kv, window_size, shift_size, pad_mode, mask_value)
-    dqkv, dtiles, dpads, _ = torch.ops.esvit_fast_cpu.window_attention_backward(
+    dqkv, dtiles, dpads = torch.ops.esvit_fast_cpu.window_attention_backward(
         grad.contiguous(),
         qkv.contiguous(),
         tiled(bias),
         pads,
-        None,
         where.rows,
         where.columns,
         where.column_kinds,
