@@ -10,19 +10,19 @@ namespace esvit_fast {
 using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
-Tensor window_attention(Tensor, Tensor, Optional, Tensor, Tensor, int64_t, double);
-std::tuple<Tensor, Tensor, Tensor> window_attention_backward(
-    Tensor, Tensor, Tensor, Optional, Tensor, Tensor, int64_t, double, int64_t);
+Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+    Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
 
 }  // namespace esvit_fast
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def(
-      "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor rows, Tensor columns, "
+      "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");
   m.def(
-      "window_attention_backward(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, "
-      "Tensor rows, Tensor columns, int column_kinds, float scale, int shares) -> (Tensor, Tensor, Tensor)");
+      "window_attention_backward(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "
+      "Tensor rows, Tensor columns, int column_kinds, float scale, int shares) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {

@@ -40,6 +40,9 @@ inline T horizontal_max(vec<T> x) {
   return most;
 }
 
+inline float root(float x) { return __builtin_sqrtf(x); }
+inline double root(double x) { return __builtin_sqrt(x); }
+
 // e^x for x <= 0, to 2 units in the last place; 0 where it would be subnormal, NaN stays NaN.
 inline vec<float> exp_of_negative(vec<float> x) {
   using B = Vector<float>::bits_type;

@@ -24,7 +24,7 @@ constexpr ScalarType computed = std::is_same_v<T, double> ? ScalarType::Double :
 // Where the parts of a call lie, once they fit together: what is wrong here would be read or written out of bounds.
 template <typename T>
 WindowAttention<T> describe(
-    const Tensor& qkv, const Tensor& tiles, const Optional& pad_kv, const Tensor& rows,
+    const Tensor& qkv, const Tensor& tiles, const Optional& pad_kv, const Optional& cosine_scale, const Tensor& rows,
     const Tensor& columns, int64_t column_kinds, double scale) {
   STD_TORCH_CHECK(
       qkv.dim() == 4 && tiles.dim() == 4 && qkv.size(3) % (3 * tiles.size(1)) == 0,
@@ -35,9 +35,13 @@ WindowAttention<T> describe(
       !pad_kv || (pad_kv->scalar_type() == computed<T> && 3 * pad_kv->numel() == 2 * qkv.size(3)),
       "pad_kv must have the dtype that is computed in, and 2 C elements");
   STD_TORCH_CHECK(
+      !cosine_scale || (cosine_scale->scalar_type() == computed<T> && cosine_scale->numel() == tiles.size(1)),
+      "cosine_scale must have the dtype that is computed in, and an element for each head");
+  STD_TORCH_CHECK(
       rows.scalar_type() == ScalarType::Int && columns.scalar_type() == ScalarType::Int, "rows, columns: not int32");
   STD_TORCH_CHECK(
-      qkv.is_contiguous() && tiles.is_contiguous() && (!pad_kv || pad_kv->is_contiguous()),
+      qkv.is_contiguous() && tiles.is_contiguous() && (!pad_kv || pad_kv->is_contiguous()) &&
+          (!cosine_scale || cosine_scale->is_contiguous()),
       "a tensor is not contiguous");
   WindowAttention<T> p{};
   p.batch = qkv.size(0), p.height = qkv.size(1), p.width = qkv.size(2), p.channels = qkv.size(3) / 3;
@@ -50,6 +54,7 @@ WindowAttention<T> describe(
   p.column_kinds = column_kinds;
   p.tiles = static_cast<const T*>(tiles.data_ptr());
   p.pad_kv = pad_kv ? static_cast<const T*>(pad_kv->data_ptr()) : nullptr;
+  p.cosine_scale = cosine_scale ? static_cast<const T*>(cosine_scale->data_ptr()) : nullptr;
   p.scale = static_cast<T>(scale);
   return p;
 }
@@ -75,7 +80,7 @@ void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
 template <typename T, typename In>
 void run_backward(
     const WindowAttention<T>& p, const Tensor& grad, const Tensor& qkv, Tensor& dqkv, T* dtiles, T* dpad_kv,
-    int64_t shares) {
+    T* dcosine_scale, int64_t shares) {
   const In *from = static_cast<const In*>(qkv.data_ptr()), *by = static_cast<const In*>(grad.data_ptr());
   In* to = static_cast<In*>(dqkv.data_ptr());
   const int64_t tile = p.classes * p.tile_rows * p.tile_columns, total = p.batch * p.windows;
@@ -86,17 +91,18 @@ void run_backward(
       const int64_t begin = share * total / shares, end = (share + 1) * total / shares;
       T* tiles_of_task = dtiles + task * tile;
       T* pads_of_share = dpad_kv + share * 2 * p.channels;
+      T* scale_of_task = dcosine_scale + task;
       switch (chosen) {
 #if defined(__x86_64__)
         case Isa::avx512:
-          avx512::backward(p, from, by, to, tiles_of_task, pads_of_share, head, begin, end);
+          avx512::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
           break;
         case Isa::avx2:
-          avx2::backward(p, from, by, to, tiles_of_task, pads_of_share, head, begin, end);
+          avx2::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
           break;
 #endif
         default:
-          baseline::backward(p, from, by, to, tiles_of_task, pads_of_share, head, begin, end);
+          baseline::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
       }
     }
   });
@@ -116,21 +122,21 @@ void with_dtype(const Tensor& tensor, F f) {
 }  // namespace
 
 Tensor window_attention(
-    Tensor qkv, Tensor tiles, Optional pad_kv, Tensor rows, Tensor columns,
+    Tensor qkv, Tensor tiles, Optional pad_kv, Optional cosine_scale, Tensor rows, Tensor columns,
     int64_t column_kinds, double scale) {
   Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3) / 3});
   with_dtype(qkv, [&](auto compute, auto in) {
     using T = decltype(compute);
-    const auto p = describe<T>(qkv, tiles, pad_kv, rows, columns, column_kinds, scale);
+    const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
     run_forward<T, decltype(in)>(p, qkv, out);
   });
   return out;
 }
 
-// Gradients of qkv, and of tiles and pad_kv as sums of each share of the windows: [shares, heads, classes, rows,
-// columns] and [shares, 2 C].
-std::tuple<Tensor, Tensor, Tensor> window_attention_backward(
-    Tensor grad, Tensor qkv, Tensor tiles, Optional pad_kv, Tensor rows, Tensor columns,
+// Gradients of qkv, and of tiles, pad_kv and cosine_scale as sums of each share of the windows:
+// [shares, heads, classes, rows, columns], [shares, 2 C] and [shares, heads].
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
+    Tensor grad, Tensor qkv, Tensor tiles, Optional pad_kv, Optional cosine_scale, Tensor rows, Tensor columns,
     int64_t column_kinds, double scale, int64_t shares) {
   STD_TORCH_CHECK(
       grad.scalar_type() == qkv.scalar_type() && 3 * grad.numel() == qkv.numel() && grad.is_contiguous() && shares > 0,
@@ -139,13 +145,15 @@ std::tuple<Tensor, Tensor, Tensor> window_attention_backward(
   Tensor dqkv = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3)});
   Tensor dtiles = torch::stable::new_zeros(tiles, {shares, heads, tiles.size(0), tiles.size(2), tiles.size(3)});
   Tensor dpad_kv = torch::stable::new_zeros(tiles, {shares, qkv.size(3) / 3 * 2});
+  Tensor dcosine_scale = torch::stable::new_zeros(tiles, {shares, heads});
   with_dtype(qkv, [&](auto compute, auto in) {
     using T = decltype(compute);
-    const auto p = describe<T>(qkv, tiles, pad_kv, rows, columns, column_kinds, scale);
+    const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
     run_backward<T, decltype(in)>(
-        p, grad, qkv, dqkv, static_cast<T*>(dtiles.data_ptr()), static_cast<T*>(dpad_kv.data_ptr()), shares);
+        p, grad, qkv, dqkv, static_cast<T*>(dtiles.data_ptr()), static_cast<T*>(dpad_kv.data_ptr()),
+        static_cast<T*>(dcosine_scale.data_ptr()), shares);
   });
-  return {dqkv, dtiles, dpad_kv};
+  return {dqkv, dtiles, dpad_kv, dcosine_scale};
 }
 
 }  // namespace esvit_fast

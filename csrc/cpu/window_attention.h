@@ -26,6 +26,7 @@ struct WindowAttention {
   const T* tiles;  // [classes, heads, tile_rows, tile_columns]
   int64_t classes, tile_rows, tile_columns;
   const T* pad_kv;  // [2 C], or null: padded positions are not attended
+  const T* cosine_scale;  // [heads], or null: scores are dot products times scale
   T scale;
 };
 
@@ -35,8 +36,8 @@ struct WindowAttention {
   void forward(const WindowAttention<T>&, const In* qkv, In* out, int64_t begin, int64_t end);                       \
   template <typename T, typename In>                                                                                 \
   void backward(                                                                                                     \
-      const WindowAttention<T>&, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, int64_t head,       \
-      int64_t begin, int64_t end);                                                                                   \
+      const WindowAttention<T>&, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,   \
+      int64_t head, int64_t begin, int64_t end);                                                                     \
   }
 DECLARE(baseline)
 DECLARE(avx2)

@@ -9,18 +9,19 @@ template <typename T>
 struct Scratch {
   int64_t width;  // elements of a row of head_dim
   T* memory;
-  T *q, *k, *v, *k_t, *s, *o, *grad, *v_t, *ds, *dq, *dk, *dv;
+  T *q, *k, *v, *k_t, *s, *o, *grad, *v_t, *ds, *dq, *dk, *dv, *inverse_q, *inverse_k;
 
   Scratch(const WindowAttention<T>& p, bool backward) {
     constexpr int64_t size = Vector<T>::size;
     width = (p.head_dim + size - 1) / size * size;
     const int64_t columns = p.tile_columns, row = columns * width, turned = row, square = p.tile_rows * columns;
-    const int64_t count = (backward ? 8 : 4) * row + (backward ? 2 : 1) * (square + turned);
+    const int64_t count = (backward ? 8 : 4) * row + (backward ? 2 : 1) * (square + turned) + 2 * columns;
     memory = static_cast<T*>(std::calloc(count, sizeof(T)));
     if (!memory) throw std::bad_alloc();
     T* at = memory;
     auto take = [&](int64_t count) { T* begin = at; at += count; return begin; };
     q = take(row), k = take(row), v = take(row), o = take(row), k_t = take(turned), s = take(square);
+    inverse_q = take(columns), inverse_k = take(columns);
     if (!backward) return;
     grad = take(row), dq = take(row), dk = take(row), dv = take(row), v_t = take(turned), ds = take(square);
   }
@@ -71,7 +72,41 @@ inline void transpose(T* to, const T* from, int64_t rows, int64_t from_row, int6
   }
 }
 
-// Fill q (scaled), k, v and k transposed of a window and head; returns the number of keys m.
+// Rows to unit length, as torch.nn.functional.normalize does; keeps what they were multiplied by.
+template <typename T>
+inline void normalize_rows(T* x, T* inverse, int64_t rows, int64_t width) {
+  constexpr int64_t size = Vector<T>::size;
+  for (int64_t i = 0; i < rows; ++i) {
+    T* row = x + i * width;
+    vec<T> squares = {};
+    for (int64_t c = 0; c < width; c += size) squares += load(row + c) * load(row + c);
+    const T norm = root(horizontal_sum<T>(squares));
+    inverse[i] = 1 / (norm < T(1e-12) ? T(1e-12) : norm);
+    for (int64_t c = 0; c < width; c += size) store(row + c, load(row + c) * inverse[i]);
+  }
+}
+
+// The derivative of normalize_rows: in place from that by the unit rows to that by the rows themselves.
+template <typename T>
+inline void unnormalize_rows(T* dx, const T* unit, const T* inverse, int64_t rows, int64_t width) {
+  constexpr int64_t size = Vector<T>::size;
+  for (int64_t i = 0; i < rows; ++i) {
+    T* row = dx + i * width;
+    const T *u = unit + i * width;
+    vec<T> products = {};
+    for (int64_t c = 0; c < width; c += size) products += load(row + c) * load(u + c);
+    // a row shorter than the limit is multiplied by a constant
+    const T along = inverse[i] < T(1e12) ? horizontal_sum<T>(products) : T(0);
+    for (int64_t c = 0; c < width; c += size) store(row + c, (load(row + c) - load(u + c) * along) * inverse[i]);
+  }
+}
+
+template <typename T>
+inline T score_scale(const WindowAttention<T>& p, int64_t head) {
+  return p.cosine_scale ? p.cosine_scale[head] : p.scale;
+}
+
+// Fill q, k, v and k transposed of a window and head; returns the number of keys m.
 template <typename T, typename In>
 inline int64_t gather_window(
     const WindowAttention<T>& p, const In* qkv, const Tokens& tokens, int64_t head, Scratch<T>& w) {
@@ -87,24 +122,28 @@ inline int64_t gather_window(
     gather(w.k + n * w.width, p.pad_kv + at, d);
     gather(w.v + n * w.width, p.pad_kv + p.channels + at, d);
   }
-  for (int64_t c = 0; c < n * w.width; ++c) w.q[c] *= p.scale;
+  if (p.cosine_scale) {
+    normalize_rows(w.q, w.inverse_q, n, w.width);
+    normalize_rows(w.k, w.inverse_k, m, w.width);
+  }
   const int64_t columns = (m + Vector<T>::size - 1) / Vector<T>::size * Vector<T>::size;
   transpose(w.k_t, w.k, m, w.width, d, columns);
   return m;
 }
 
-// s = softmax of q k^T + tile over m keys; rows of whole vectors, zeros behind the keys.
+// s = softmax of scale * q k^T + tile over m keys; rows of whole vectors, zeros behind the keys.
 template <typename T>
 inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t head, int64_t m, Scratch<T>& w) {
   constexpr int64_t size = Vector<T>::size;
   const int64_t columns = (m + size - 1) / size * size;
   product(tokens.count, columns, p.head_dim, w.q, w.width, int64_t(1), w.k_t, columns, w.s, columns);
+  const T scale = score_scale(p, head);
   const T* tile = p.tiles + (tokens.klass * p.heads + head) * p.tile_rows * p.tile_columns;
   for (int64_t i = 0; i < tokens.count; ++i) {
     T* row = w.s + i * columns;
     vec<T> most = vec<T>{} - T(__builtin_inff());
     for (int64_t j = 0; j < columns; j += size) {
-      const vec<T> score = load(row + j) + load(tile + i * p.tile_columns + j);
+      const vec<T> score = load(row + j) * scale + load(tile + i * p.tile_columns + j);
       store(row + j, score);
       most = score > most ? score : most;
     }
@@ -144,11 +183,12 @@ void forward(const WindowAttention<T>& p, const In* qkv, In* out, int64_t begin,
 // Windows [begin, end) of all images, one head. The sums are this task's own.
 template <typename T, typename In>
 void backward(
-    const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, int64_t head,
-    int64_t begin, int64_t end) {
+    const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,
+    int64_t head, int64_t begin, int64_t end) {
   Scratch<T> w(p, true);
   constexpr int64_t size = Vector<T>::size;
   const int64_t d = p.head_dim, at = head * d, square = p.tile_rows * p.tile_columns;
+  const T scale = score_scale(p, head);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t image = item / p.windows, place = image * p.height * p.width;
     const Tokens tokens = tokens_of(p, item % p.windows);
@@ -164,12 +204,14 @@ void backward(
     for (int64_t i = 0; i < n; ++i) {
       const T* s = w.s + i * columns;
       T* ds = w.ds + i * columns;
+      // a number taken from all of ds changes nothing but rounding, which hurts where the virtual key has most weight
+      const T offset = m > n && s[n] > T(0.5) ? ds[n] : T(0);
       vec<T> sum = {};
-      for (int64_t j = 0; j < columns; j += size) sum += load(s + j) * load(ds + j);
+      for (int64_t j = 0; j < columns; j += size) sum += load(s + j) * (load(ds + j) - offset);
       const T delta = horizontal_sum<T>(sum);
       T* to = dtile + i * p.tile_columns;
       for (int64_t j = 0; j < columns; j += size) {
-        const vec<T> value = load(s + j) * (load(ds + j) - delta);
+        const vec<T> value = load(s + j) * (load(ds + j) - offset - delta);
         store(ds + j, value);
         store(to + j, load(to + j) + value);
       }
@@ -177,15 +219,22 @@ void backward(
     product(n, w.width, m, w.ds, columns, int64_t(1), w.k, w.width, w.dq, w.width);
     product(m, w.width, n, w.ds, int64_t(1), columns, w.q, w.width, w.dk, w.width);
     product(m, w.width, n, w.s, int64_t(1), columns, w.grad, w.width, w.dv, w.width);
+    if (p.cosine_scale) {
+      vec<T> sum = {};
+      for (int64_t c = 0; c < n * w.width; c += size) sum += load(w.q + c) * load(w.dq + c);
+      *dcosine_scale += horizontal_sum<T>(sum);
+      unnormalize_rows(w.dq, w.q, w.inverse_q, n, w.width);
+      unnormalize_rows(w.dk, w.k, w.inverse_k, m, w.width);
+    }
     each_token(p, tokens, [&](int64_t i, int64_t token) {
       In* to = dqkv + (place + token) * 3 * p.channels + at;
-      scatter(to, w.dq + i * w.width, d, p.scale);
-      scatter(to + p.channels, w.dk + i * w.width, d, T(1));
+      scatter(to, w.dq + i * w.width, d, scale);
+      scatter(to + p.channels, w.dk + i * w.width, d, scale);
       scatter(to + 2 * p.channels, w.dv + i * w.width, d, T(1));
     });
     if (m > n) {
       for (int64_t c = 0; c < d; ++c) {
-        dpad_kv[at + c] += w.dk[n * w.width + c];
+        dpad_kv[at + c] += w.dk[n * w.width + c] * scale;
         dpad_kv[p.channels + at + c] += w.dv[n * w.width + c];
       }
     }
@@ -195,7 +244,7 @@ void backward(
 #define INSTANTIATE(T, In)                                                                                           \
   template void forward<T, In>(const WindowAttention<T>&, const In*, In*, int64_t, int64_t);                         \
   template void backward<T, In>(                                                                                     \
-      const WindowAttention<T>&, const In*, const In*, In*, T*, T*, int64_t, int64_t, int64_t);
+      const WindowAttention<T>&, const In*, const In*, In*, T*, T*, T*, int64_t, int64_t, int64_t);
 INSTANTIATE(double, double)
 INSTANTIATE(float, float)
 INSTANTIATE(float, Half)

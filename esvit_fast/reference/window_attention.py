@@ -11,6 +11,7 @@ def window_attention(
     qkv: Tensor,
     bias: Tensor,
     pad_kv: Tensor | None = None,
+    cosine_scale: Tensor | None = None,
     *,
     num_heads: int,
     window_size: tuple[int, int],
@@ -24,6 +25,7 @@ def window_attention(
         qkv,
         bias,
         pad_kv,
+        cosine_scale,
         num_heads=num_heads,
         window_size=window_size,
         shift_size=shift_size,
@@ -39,6 +41,7 @@ def window_attention_weights(
     qkv: Tensor,
     bias: Tensor,
     pad_kv: Tensor | None = None,
+    cosine_scale: Tensor | None = None,
     *,
     num_heads: int,
     window_size: tuple[int, int],
@@ -65,7 +68,12 @@ def window_attention_weights(
         else:
             windowed = torch.where(real, windowed, F.pad(pad_kv, (channels // 3, 0)).to(qkv.dtype))
     query, key, value = windowed.unflatten(-1, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-    return ((query * scale) @ key.transpose(-2, -1) + offset).softmax(-1), value
+    if cosine_scale is None:
+        return ((query * scale) @ key.transpose(-2, -1) + offset).softmax(-1), value
+    # not in half precision, where normalize's limit of 1e-12 is zero
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    query, key = (F.normalize(x.to(wide), dim=-1) for x in (query, key))
+    return (query @ key.transpose(-2, -1) * cosine_scale[:, None, None] + offset).softmax(-1), value
 
 
 def partition_windows(

@@ -1,6 +1,7 @@
 """The window attention operator and its oracle, against an attention written token by token."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from esvit_fast import ops, reference
 F64 = torch.float64
 
 
-def by_token(qkv, bias, *, num_heads, window_size, shift_size, pad_kv, pad_mode, mask_value, scale):
+def by_token(
+    qkv, bias, *, num_heads, window_size, shift_size, pad_kv, pad_mode, mask_value, scale=1.0, cosine_scale=None
+):
     """Every query looks for its window mates in the padded, shifted map, one by one."""
     batch, height, width, channels = qkv.shape
     channels //= 3
@@ -52,7 +55,10 @@ def by_token(qkv, bias, *, num_heads, window_size, shift_size, pad_kv, pad_mode,
                         else:
                             offset = bias[:, y % wh * ww + x % ww, ky % wh * ww + kx % ww]
                         mask = 0.0 if region(y, x) == region(ky, kx) else mask_value
-                        logits.append((q * k).sum(-1) + offset + mask)
+                        score = (q * k).sum(-1)
+                        if cosine_scale is not None:
+                            score = cosine_scale * score / (q.norm(dim=-1) * k.norm(dim=-1))
+                        logits.append(score + offset + mask)
                         values.append(v)
                 weights = torch.stack(logits).softmax(0)  # [keys, heads]
                 out[here] = (weights[..., None] * torch.stack(values)).sum(0).flatten()
@@ -74,6 +80,7 @@ def cases(draw):
         "mask_value": draw(st.sampled_from([-100.0, -200.0, float("-inf"), -1.0])),
         "pads_attended": draw(st.booleans()),
         "dense": draw(st.booleans()),
+        "cosine": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**16)),
     }
 
@@ -88,7 +95,12 @@ def tensors(case, dtype=F64):
     n = wh * ww
     qkv = normal(2, *case["size"], 3 * channels)
     bias = normal(heads, n, n) if case["dense"] else normal((2 * wh - 1) * (2 * ww - 1), heads)
-    return qkv, bias, normal(2 * channels) if case["pads_attended"] else None
+    pad_kv = normal(2 * channels) if case["pads_attended"] else None
+    return qkv, bias, pad_kv, 5 * normal(heads).abs() if case["cosine"] else None
+
+
+def names(case):
+    return [n for n, x in zip(("qkv", "bias", "pad_kv", "cosine_scale"), tensors(case), strict=True) if x is not None]
 
 
 def options(case):
@@ -98,22 +110,25 @@ def options(case):
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_equals_attention_token_by_token(case):
-    qkv, bias, pad_kv = tensors(case)
-    expected = by_token(qkv, bias, pad_kv=pad_kv, scale=0.7, **options(case))
+    qkv, bias, pad_kv, cosine_scale = tensors(case)
+    scaled = {"pad_kv": pad_kv, **({"scale": 0.7} if cosine_scale is None else {"cosine_scale": cosine_scale})}
+    expected = by_token(qkv, bias, **scaled, **options(case))
     for backend in ("cpu", "reference"):
-        out = ops.window_attention(qkv, bias, pad_kv=pad_kv, scale=0.7, backend=backend, **options(case))
+        out = ops.window_attention(qkv, bias, **scaled, backend=backend, **options(case))
         torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(cases())
 def test_gradients_equal_autograd_of_the_oracle(case):
-    given = tensors(case)
+    given = [x for x in tensors(case) if x is not None]
     grads = []
-    for attend in (ops.window_attention, reference.window_attention):
-        qkv, bias, pad_kv = (None if x is None else x.clone().requires_grad_() for x in given)
-        out = attend(qkv, bias, pad_kv=pad_kv, scale=0.7, **options(case))
-        inputs = [x for x in (qkv, bias, pad_kv) if x is not None]
+    for attend in (
+        ops.window_attention,
+        partial(reference.window_attention, scale=(case["channels"] / case["num_heads"]) ** -0.5),
+    ):
+        inputs = [x.clone().requires_grad_() for x in given]
+        out = attend(**dict(zip(names(case), inputs, strict=True)), **options(case))
         weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
         grads.append(torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True))
     for ours, theirs in zip(*grads, strict=True):
@@ -131,41 +146,45 @@ CASE = {
     "mask_value": -100.0,
     "pads_attended": True,
     "dense": False,
+    "cosine": False,
     "seed": 0,
 }
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("change", [{}, {"pads_attended": False}, {"dense": True}, {"pad_mode": "after_roll"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{}, {"pads_attended": False}, {"dense": True}, {"pad_mode": "after_roll"}, {"cosine": True}], ids=str
+)
 def test_gradcheck(change, backend):
     case = CASE | change
     inputs = [x.requires_grad_() for x in tensors(case) if x is not None]
 
-    def attend(qkv, bias, pad_kv=None):
-        return ops.window_attention(qkv, bias, pad_kv=pad_kv, backend=backend, **options(case))
+    def attend(*given):
+        return ops.window_attention(**dict(zip(names(case), given, strict=True)), backend=backend, **options(case))
 
     assert torch.autograd.gradcheck(attend, inputs)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("change", [{}, {"pads_attended": False}, {"dense": True}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"pads_attended": False}, {"dense": True}, {"cosine": True}], ids=str)
 def test_opcheck(change, backend):
-    case = CASE | change
-    qkv, bias, pad_kv = tensors(case, torch.float32)
+    given = tensors(CASE | change, torch.float32)
     rest = (2, (4, 2), (2, 1), "before_roll", -100.0, 0.5, backend)
-    for x in (qkv, bias, pad_kv):
+    for x in given:
         if x is not None:
             x.requires_grad_()
-    opcheck(torch.ops.esvit_fast.window_attention.default, (qkv, bias, pad_kv, *rest))
+    opcheck(torch.ops.esvit_fast.window_attention.default, (*given, *rest))
     strided = torch.randn(2, 3, 5, 12).transpose(1, 2)
-    opcheck(torch.ops.esvit_fast.window_attention.default, (strided, bias.detach(), None, *rest))
-    grad = torch.randn(2, 5, 3, 4)
-    detached = (grad, qkv.detach(), bias.detach(), None if pad_kv is None else pad_kv.detach())
-    opcheck(torch.ops.esvit_fast.window_attention_backward.default, (*detached, *rest))
+    opcheck(torch.ops.esvit_fast.window_attention.default, (strided, given[1].detach(), None, None, *rest))
+    detached = [None if x is None else x.detach() for x in given]
+    opcheck(
+        torch.ops.esvit_fast.window_attention_backward.default,
+        (torch.randn(2, 3, 5, 4).transpose(1, 2), *detached, *rest),
+    )
 
 
 def test_compiles_without_graph_break():
-    qkv, bias, pad_kv = (x.requires_grad_() for x in tensors(CASE, torch.float32))
+    qkv, bias, pad_kv = (x.requires_grad_() for x in tensors(CASE, torch.float32)[:3])
 
     def loss(qkv, bias, pad_kv):
         return ops.window_attention(qkv, bias, pad_kv=pad_kv, **options(CASE)).square().sum()
@@ -178,7 +197,7 @@ def test_compiles_without_graph_break():
 
 
 def test_second_derivative_is_refused_with_the_remedy():
-    qkv, bias, _ = tensors(CASE)
+    qkv, bias, *_ = tensors(CASE)
     qkv.requires_grad_()
     (grad,) = torch.autograd.grad(
         ops.window_attention(qkv, bias, **options(CASE)).square().sum(), qkv, create_graph=True
@@ -188,7 +207,7 @@ def test_second_derivative_is_refused_with_the_remedy():
 
 
 def test_nan_stays_in_its_window():
-    qkv, bias, _ = tensors(CASE | {"size": (4, 4), "shift_size": (0, 0)})
+    qkv, bias, *_ = tensors(CASE | {"size": (4, 4), "shift_size": (0, 0)})
     qkv[0, 1, 0, 0] = math.nan
     out = ops.window_attention(qkv, bias, num_heads=2, window_size=(4, 2))
     assert out[0, :, :2].isnan().any()
@@ -196,7 +215,7 @@ def test_nan_stays_in_its_window():
 
 
 def test_empty_batch():
-    qkv, bias, pad_kv = tensors(CASE)
+    qkv, bias, pad_kv, _ = tensors(CASE)
     assert ops.window_attention(qkv[:0], bias, pad_kv=pad_kv, **options(CASE)).shape == (0, 5, 3, 4)
 
 
@@ -219,6 +238,12 @@ QKV, TABLE = torch.zeros(1, 4, 4, 12), torch.zeros(9, 2)
         ({"window_size": 0}, ValueError, r"window_size=\(0, 0\) must be two numbers of at least 1"),
         ({"pad_mode": "never"}, ValueError, "pad_mode='never' must be one of before_roll, after_roll"),
         ({"pad_kv": torch.zeros(4)}, ValueError, r"pad_kv has shape \(4,\); it must be \[2 \* C\] = \[8\]"),
+        (
+            {"cosine_scale": torch.zeros(3)},
+            ValueError,
+            r"cosine_scale has shape \(3,\); it must be \[num_heads\] = \[2\]",
+        ),
+        ({"cosine_scale": torch.zeros(2), "scale": 1.0}, ValueError, "scale=1.0 has no meaning beside cosine_scale"),
         ({"bias": torch.zeros(9, 2, device="meta")}, TypeError, "bias is on meta but qkv is on cpu"),
         ({"backend": "metal"}, ValueError, "backend='metal' must be one of cuda, triton, cpu, reference"),
     ],

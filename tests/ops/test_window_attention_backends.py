@@ -37,7 +37,10 @@ def draw(seed, side=70, window=16):
         "qkv": normal(r.randint(1, 2), *size, 3 * channels).to(dtype),
         "bias": normal(*((heads, n, n) if r.random() < 0.25 else table)).to(torch.promote_types(dtype, torch.float32)),
         "pad_kv": normal(2 * channels).to(dtype) if r.random() < 0.7 else None,
+        "cosine_scale": None,
     }
+    if r.random() < 0.3:
+        tensors["cosine_scale"] = (8 * normal(heads).abs()).to(tensors["bias"].dtype)
     options = {
         "num_heads": heads,
         "window_size": window_size,
@@ -53,7 +56,7 @@ def results(tensors, options, backend, dtype=None):
     given = {
         name: None if x is None else x.detach().to(dtype or x.dtype).requires_grad_() for name, x in tensors.items()
     }
-    out = ops.window_attention(given["qkv"], given["bias"], pad_kv=given["pad_kv"], backend=backend, **options)
+    out = ops.window_attention(**given, backend=backend, **options)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inputs = {name: x for name, x in given.items() if x is not None}
     grads = torch.autograd.grad(out, list(inputs.values()), weights.to(out.dtype))

@@ -1,0 +1,75 @@
+"""Window attention on the CPU: tiles made in torch, then the kernel, and its sums added in a fixed order."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .._library import vjp
+from .._plan import Facts
+from .._windows import Layout, layout, tiles
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def refuse(facts: Facts) -> str | None:
+    """Why the kernels cannot run, or None."""
+    if facts.device_type != "cpu":
+        return f"the map is on {facts.device_type}"
+    if facts.dtype not in DTYPES:
+        return f"dtype {facts.dtype} is none of {', '.join(str(dtype) for dtype in DTYPES)}"
+    return _native.CPU_MISSING
+
+
+def forward(
+    qkv, bias, pad_kv, cosine_scale, *, num_heads, window_size, shift_size, pad_mode, mask_value, scale
+) -> Tensor:
+    """The output; arguments as `esvit_fast.ops.window_attention`."""
+    where, tiled, (pads, cosine) = _prepare(qkv, pad_kv, cosine_scale, window_size, shift_size, pad_mode, mask_value)
+    return torch.ops.esvit_fast_cpu.window_attention(
+        qkv.contiguous(), tiled(bias), pads, cosine, where.rows, where.columns, where.column_kinds, scale
+    )
+
+
+def backward(
+    grad, qkv, bias, pad_kv, cosine_scale, *, num_heads, window_size, shift_size, pad_mode, mask_value, scale
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of qkv, bias, pad_kv and cosine_scale; empty ones for what is None."""
+    where, tiled, (pads, cosine) = _prepare(qkv, pad_kv, cosine_scale, window_size, shift_size, pad_mode, mask_value)
+    dqkv, dtiles, dpads, dcosine = torch.ops.esvit_fast_cpu.window_attention_backward(
+        grad.contiguous(),
+        qkv.contiguous(),
+        tiled(bias),
+        pads,
+        cosine,
+        where.rows,
+        where.columns,
+        where.column_kinds,
+        scale,
+        _shares(where, len(qkv), num_heads),
+    )
+    # one after the other, as a sum's order depends on the number of threads
+    dtiles, dpads, dcosine = (reduce(torch.add, shares) for shares in (dtiles, dpads, dcosine))
+    (dbias,) = vjp(tiled, (bias,), dtiles.transpose(0, 1))
+    small = ((dpads, pad_kv), (dcosine, cosine_scale))
+    return dqkv, dbias.contiguous(), *(bias.new_empty(0) if x is None else d.to(x.dtype) for d, x in small)
+
+
+def _prepare(qkv, pad_kv, cosine_scale, window_size, shift_size, pad_mode, mask_value):
+    """Windows, a function from bias to tiles, and the small tensors in the dtype that is computed in."""
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    where = layout(tuple(qkv.shape[1:3]), window_size, shift_size, pad_mode, qkv.device)
+
+    def tiled(bias):
+        return tiles(bias, where, window_size, mask_value, pad_kv is not None, dtype)
+
+    return where, tiled, [None if x is None else x.to(dtype).contiguous() for x in (pad_kv, cosine_scale)]
+
+
+def _shares(where: Layout, batch: int, num_heads: int) -> int:
+    """Into how many sums the windows are divided: enough for all cores, few enough for short sums of 32 windows."""
+    windows = batch * len(where.rows) * len(where.columns)
+    return max(1, min(windows // 32, 64 // num_heads), min(windows, 16 // num_heads))
