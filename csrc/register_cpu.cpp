@@ -10,6 +10,7 @@ namespace esvit_fast {
 using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
+std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
@@ -17,6 +18,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
 }  // namespace esvit_fast
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
+  m.def("linear_weight_gradient(Tensor grad, Tensor x) -> (Tensor, Tensor)");
   m.def(
       "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");
@@ -26,6 +28,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
+  m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
   m.impl("window_attention", TORCH_BOX(&esvit_fast::window_attention));
   m.impl("window_attention_backward", TORCH_BOX(&esvit_fast::window_attention_backward));
 }

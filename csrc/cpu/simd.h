@@ -1,7 +1,7 @@
 // Vectors, exponentials and small matrix products on GCC and Clang vector extensions.
 //
 // This file is included once per instruction set, inside a namespace of its own: VECTOR_BYTES and REGISTERS are set by
-// who includes it. It needs <cstdint> and <type_traits>, and must not include anything itself.
+// who includes it. It needs <cstdint>, <type_traits> and <utility>, and must not include anything itself.
 
 template <typename T>
 struct Vector {
@@ -26,18 +26,62 @@ inline void store(T* p, vec<T> x) {
   *reinterpret_cast<typename Vector<T>::loose*>(p) = x;
 }
 
-template <typename T>
-inline T horizontal_sum(vec<T> x) {
-  T sum = 0;
-  for (int64_t i = 0; i < Vector<T>::size; ++i) sum += x[i];
-  return sum;
+// x, with lane i and lane i ^ distance exchanged
+template <int distance, typename V, size_t... lane>
+inline V exchange(V x, std::index_sequence<lane...>) {
+  return __builtin_shufflevector(x, x, (lane ^ distance)...);
 }
 
-template <typename T>
+template <typename T, int distance = Vector<T>::size / 2>
+inline T horizontal_sum(vec<T> x) {
+  if constexpr (distance == 0) return x[0];
+  else return horizontal_sum<T, distance / 2>(x + exchange<distance>(x, std::make_index_sequence<Vector<T>::size>{}));
+}
+
+template <typename T, int distance = Vector<T>::size / 2>
 inline T horizontal_max(vec<T> x) {
-  T most = x[0];
-  for (int64_t i = 1; i < Vector<T>::size; ++i) most = x[i] > most ? x[i] : most;
-  return most;
+  if constexpr (distance == 0) return x[0];
+  else {
+    const vec<T> other = exchange<distance>(x, std::make_index_sequence<Vector<T>::size>{});
+    return horizontal_max<T, distance / 2>(x > other ? x : other);
+  }
+}
+
+// One stage of turning a square: where a lane's bit `distance` is set, a's goes to b and b's comes to a.
+template <int distance, typename V, size_t... lane>
+inline void swap_blocks(V& a, V& b, std::index_sequence<lane...>) {
+  constexpr int size = sizeof...(lane);
+  const V first = __builtin_shufflevector(a, b, (lane & distance ? size + (lane ^ distance) : lane)...);
+  b = __builtin_shufflevector(a, b, (lane & distance ? size + lane : lane ^ distance)...);
+  a = first;
+}
+
+template <typename T, int distance>
+inline void turn(vec<T>* rows) {
+  if constexpr (distance > 0) {
+    constexpr int size = Vector<T>::size;
+#pragma GCC unroll 16
+    for (int i = 0; i < size; ++i) {
+      if (!(i & distance)) swap_blocks<distance>(rows[i], rows[i + distance], std::make_index_sequence<size>{});
+    }
+    turn<T, distance / 2>(rows);
+  }
+}
+
+// to[c, r] = from[r, c]: rows and columns are multiples of the vector's size.
+template <typename T>
+inline void transpose(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t columns) {
+  constexpr int size = Vector<T>::size;
+  for (int64_t r = 0; r < rows; r += size) {
+    for (int64_t c = 0; c < columns; c += size) {
+      vec<T> square[size];
+#pragma GCC unroll 16
+      for (int i = 0; i < size; ++i) square[i] = load(from + (r + i) * from_row + c);
+      turn<T, size / 2>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < size; ++i) store(to + (c + i) * to_row + r, square[i]);
+    }
+  }
 }
 
 inline float root(float x) { return __builtin_sqrtf(x); }
@@ -87,8 +131,8 @@ inline vec<double> exp_of_negative(vec<double> x) {
   return (vec<double>)(x < -708.0 ? B{} : x == x ? bits : (B)x);
 }
 
-// C[R, NV vectors] = sum over k of A[r, k] * B[k, :]
-template <typename T, int R, int NV>
+// C[R, NV vectors] = (C +) sum over k of A[r, k] * B[k, :]
+template <typename T, bool add, int R, int NV>
 inline void product_block(
     const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t depth) {
   vec<T> sum[R][NV] = {};
@@ -106,28 +150,31 @@ inline void product_block(
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) store(c + r * c_row + v * Vector<T>::size, sum[r][v]);
+    for (int v = 0; v < NV; ++v) {
+      T* to = c + r * c_row + v * Vector<T>::size;
+      store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+    }
   }
 }
 
-template <typename T, int R, int NV>
+template <typename T, bool add, int R, int NV>
 inline void product_rows(
     int64_t rows, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row,
     int64_t depth) {
   int64_t i = 0;
   for (; i + R <= rows; i += R) {
-    product_block<T, R, NV>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
+    product_block<T, add, R, NV>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
   }
   if constexpr (R > 1) {
     if (i < rows) {
-      product_rows<T, R / 2, NV>(rows - i, a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
+      product_rows<T, add, R / 2, NV>(rows - i, a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
     }
   }
 }
 
-// C[rows, columns] = A[rows, depth] B[depth, columns]; columns is a multiple of the vector's size.
+// C[rows, columns] = (C +) A[rows, depth] B[depth, columns]; columns is a multiple of the vector's size.
 // A is read as a[i * a_row + k * a_k], so that a transposed one needs no copy.
-template <typename T>
+template <typename T, bool add = false>
 inline void product(
     int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row,
     T* c, int64_t c_row) {
@@ -135,13 +182,13 @@ inline void product(
   constexpr int wide = REGISTERS >= 32 ? 4 : 2;
   int64_t j = 0;
   for (; j + wide * size <= columns; j += wide * size) {
-    product_rows<T, 6, wide>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+    product_rows<T, add, 6, wide>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
   }
   if constexpr (wide == 4) {
     if (j + 2 * size <= columns) {
-      product_rows<T, 8, 2>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+      product_rows<T, add, 8, 2>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
       j += 2 * size;
     }
   }
-  if (j < columns) product_rows<T, 8, 1>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+  if (j < columns) product_rows<T, add, 8, 1>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
 }

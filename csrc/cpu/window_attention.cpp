@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -59,50 +60,62 @@ WindowAttention<T> describe(
   return p;
 }
 
+// How many groups the heads make: what is gathered of a group stays in a core's cache, and there is work for all
+// threads where windows alone are too few. No result depends on it.
+template <typename T>
+int64_t head_groups(const WindowAttention<T>& p, int64_t tasks) {
+  const int64_t bytes_of_head = 8 * p.tile_columns * (p.head_dim + 15) / 16 * 16 * int64_t(sizeof(T));
+  const int64_t fit = std::max<int64_t>(1, 512 * 1024 / bytes_of_head);
+  const int64_t wanted = 2 * int64_t(torch::stable::get_num_threads()) / std::max<int64_t>(1, tasks);
+  return std::min(p.heads, std::max((p.heads + fit - 1) / fit, wanted));
+}
+
 template <typename T, typename In>
 void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
   const In* from = static_cast<const In*>(qkv.data_ptr());
   In* to = static_cast<In*>(out.data_ptr());
+  const int64_t total = p.batch * p.windows, groups = head_groups(p, total);
   const Isa chosen = isa();
-  torch::stable::parallel_for(0, p.batch * p.windows, 1, [&](int64_t begin, int64_t end) {
-    switch (chosen) {
+  torch::stable::parallel_for(0, groups * total, 1, [&](int64_t first, int64_t last) {
+    for (int64_t group = first / std::max<int64_t>(1, total); group * total < last; ++group) {
+      const int64_t begin = group * p.heads / groups, end = (group + 1) * p.heads / groups;
+      const int64_t from_window = std::max(first - group * total, int64_t(0));
+      const int64_t to_window = std::min(last - group * total, total);
+      switch (chosen) {
 #if defined(__x86_64__)
-      case Isa::avx512: return avx512::forward(p, from, to, begin, end);
-      case Isa::avx2: return avx2::forward(p, from, to, begin, end);
+        case Isa::avx512: avx512::forward(p, from, to, begin, end, from_window, to_window); break;
+        case Isa::avx2: avx2::forward(p, from, to, begin, end, from_window, to_window); break;
 #endif
-      default: return baseline::forward(p, from, to, begin, end);
+        default: baseline::forward(p, from, to, begin, end, from_window, to_window);
+      }
     }
   });
 }
 
-// Each task has one head and a fixed share of the windows, whatever the number of threads, and sums of its own; these
-// are then added in the order of the tasks: the same bits for any number of threads.
+// Each task has a group of heads and a fixed share of the windows, whatever the number of threads, and sums of its own;
+// these are then added in the order of the shares: the same bits for any number of threads.
 template <typename T, typename In>
 void run_backward(
     const WindowAttention<T>& p, const Tensor& grad, const Tensor& qkv, Tensor& dqkv, T* dtiles, T* dpad_kv,
     T* dcosine_scale, int64_t shares) {
   const In *from = static_cast<const In*>(qkv.data_ptr()), *by = static_cast<const In*>(grad.data_ptr());
   In* to = static_cast<In*>(dqkv.data_ptr());
-  const int64_t tile = p.classes * p.tile_rows * p.tile_columns, total = p.batch * p.windows;
+  const int64_t total = p.batch * p.windows, groups = head_groups(p, shares);
+  const int64_t tiles_of_share = p.heads * p.classes * p.tile_rows * p.tile_columns;
   const Isa chosen = isa();
-  torch::stable::parallel_for(0, shares * p.heads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t share = task / p.heads, head = task % p.heads;
-      const int64_t begin = share * total / shares, end = (share + 1) * total / shares;
-      T* tiles_of_task = dtiles + task * tile;
-      T* pads_of_share = dpad_kv + share * 2 * p.channels;
-      T* scale_of_task = dcosine_scale + task;
+  torch::stable::parallel_for(0, shares * groups, 1, [&](int64_t first_task, int64_t last_task) {
+    for (int64_t task = first_task; task < last_task; ++task) {
+      const int64_t share = task / groups, group = task % groups;
+      const int64_t begin = group * p.heads / groups, end = (group + 1) * p.heads / groups;
+      const int64_t first = share * total / shares, last = (share + 1) * total / shares;
+      T *dt = dtiles + share * tiles_of_share, *dp = dpad_kv + share * 2 * p.channels;
+      T* dc = dcosine_scale + share * p.heads;
       switch (chosen) {
 #if defined(__x86_64__)
-        case Isa::avx512:
-          avx512::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
-          break;
-        case Isa::avx2:
-          avx2::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
-          break;
+        case Isa::avx512: avx512::backward(p, from, by, to, dt, dp, dc, begin, end, first, last); break;
+        case Isa::avx2: avx2::backward(p, from, by, to, dt, dp, dc, begin, end, first, last); break;
 #endif
-        default:
-          baseline::backward(p, from, by, to, tiles_of_task, pads_of_share, scale_of_task, head, begin, end);
+        default: baseline::backward(p, from, by, to, dt, dp, dc, begin, end, first, last);
       }
     }
   });

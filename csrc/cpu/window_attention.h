@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 namespace esvit_fast {
 
@@ -33,11 +35,12 @@ struct WindowAttention {
 #define DECLARE(isa)                                                                                                 \
   namespace isa {                                                                                                    \
   template <typename T, typename In>                                                                                 \
-  void forward(const WindowAttention<T>&, const In* qkv, In* out, int64_t begin, int64_t end);                       \
+  void forward(                                                                                                      \
+      const WindowAttention<T>&, const In* qkv, In* out, int64_t begin, int64_t end, int64_t first, int64_t last);   \
   template <typename T, typename In>                                                                                 \
   void backward(                                                                                                     \
       const WindowAttention<T>&, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,   \
-      int64_t head, int64_t begin, int64_t end);                                                                     \
+      int64_t begin, int64_t end, int64_t first, int64_t last);                                                      \
   }
 DECLARE(baseline)
 DECLARE(avx2)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..nn import PatchEmbed, PatchMerging, SwinBlock
+from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 
 
 class _Stage(nn.Module):
@@ -67,7 +67,7 @@ class SwinTransformer(nn.Module):
             ]
             self.layers.append(_Stage(blocks, PatchMerging(width) if stage < len(depths) - 1 else None))
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head = Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=init_std or module.in_features**-0.5)

@@ -1,8 +1,9 @@
 """Modules with parameters."""
 
+from .linear import Linear, linear
 from .patches import PatchEmbed, PatchMerging
 from .projection_head import ProjectionHead
-from .swin_block import SwinBlock
+from .swin_block import Mlp, SwinBlock
 from .window_attention import WindowAttention
 
-__all__ = ["PatchEmbed", "PatchMerging", "ProjectionHead", "SwinBlock", "WindowAttention"]
+__all__ = ["Linear", "Mlp", "PatchEmbed", "PatchMerging", "ProjectionHead", "SwinBlock", "WindowAttention", "linear"]

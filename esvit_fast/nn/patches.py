@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear
+
 
 class PatchEmbed(nn.Module):
     """Non-overlapping patches of an image, each projected to `dim` channels and normalised.
@@ -31,7 +33,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:

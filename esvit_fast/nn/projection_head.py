@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from .linear import Linear, linear
+
 
 class _WeightNormLinear(nn.Module):
     """Rows `weight_v` scaled to the lengths `weight_g`; the parameter names of the published checkpoints."""
@@ -21,7 +23,7 @@ class _WeightNormLinear(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 class ProjectionHead(nn.Module):
@@ -48,10 +50,10 @@ class ProjectionHead(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width_in, width_out in ((in_dim, hidden_dim), (hidden_dim, hidden_dim)):
-            layers += [nn.Linear(width_in, width_out)]
+            layers += [Linear(width_in, width_out)]
             layers += [nn.BatchNorm1d(width_out, track_running_stats=False)] if batch_norm else []
             layers += [nn.GELU()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, bottleneck_dim))
+        self.mlp = nn.Sequential(*layers, Linear(hidden_dim, bottleneck_dim))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 trunc_normal_(layer.weight, std=0.02)

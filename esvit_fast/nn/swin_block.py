@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .linear import Linear
 from .window_attention import WindowAttention
+
+
+class Mlp(nn.Module):
+    """Two linear layers, and GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1, self.act, self.fc2 = Linear(dim, hidden_dim), nn.GELU(), Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] -> [..., dim]."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class SwinBlock(nn.Module):

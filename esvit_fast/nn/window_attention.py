@@ -7,6 +7,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .. import ops, reference
+from .linear import Linear
 
 
 class WindowAttention(nn.Module):
@@ -26,8 +27,8 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:

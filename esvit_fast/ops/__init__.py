@@ -2,6 +2,7 @@
 
 from ._pairs import Pairs, Statistics
 from ._plan import ORDER, BackendError, Facts, Plan, backend, plan
+from .linear import linear
 from .prototype_cross_entropy import prototype_cross_entropy
 from .region_match import region_match
 from .soft_cross_entropy import soft_cross_entropy
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "Statistics",
     "backend",
+    "linear",
     "plan",
     "prototype_cross_entropy",
     "region_match",

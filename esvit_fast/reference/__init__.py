@@ -3,6 +3,7 @@
 They are the float64 truth in tests, the implementation where no kernel can run, and the baseline in benchmarks.
 """
 
+from .linear import linear
 from .prototype_cross_entropy import prototype_cross_entropy
 from .region_match import region_match
 from .soft_cross_entropy import soft_cross_entropy
@@ -10,6 +11,7 @@ from .window_attention import dense_bias, merge_windows, window_attention, windo
 
 __all__ = [
     "dense_bias",
+    "linear",
     "merge_windows",
     "prototype_cross_entropy",
     "region_match",

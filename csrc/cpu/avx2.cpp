@@ -1,3 +1,4 @@
+#include "linear.h"
 #include "window_attention.h"
 
 #if defined(__x86_64__)
@@ -7,6 +8,7 @@
 #define REGISTERS 16
 namespace esvit_fast::avx2 {
 #include "simd.h"
+#include "linear_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::avx2
 #endif

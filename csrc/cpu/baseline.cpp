@@ -1,8 +1,10 @@
+#include "linear.h"
 #include "window_attention.h"
 
 #define VECTOR_BYTES 16
 #define REGISTERS 16
 namespace esvit_fast::baseline {
 #include "simd.h"
+#include "linear_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::baseline

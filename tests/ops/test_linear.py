@@ -1,0 +1,138 @@
+"""The linear operator: its backends against float64, and the module that calls it."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.library import opcheck
+
+from esvit_fast import nn, ops
+from esvit_fast.ops import _native
+
+NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+
+NAMES = ("out", "x", "weight", "bias")
+
+
+def draw(seed):
+    """x, weight, bias or None, in float64."""
+    r, g = random.Random(seed), torch.Generator().manual_seed(seed)
+    lead = [(r.randint(1, 700),), (r.randint(1, 3), r.randint(1, 9), r.randint(1, 40)), ()][seed % 3]
+    ins, outs = r.choice([1, 3, 16, 20, 64, 96, 130, r.randint(1, 300)]), r.choice([1, 7, 24, 96, r.randint(1, 300)])
+    x, weight, bias = (
+        torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((*lead, ins), (outs, ins), (outs,))
+    )
+    return x, weight, bias if r.random() < 0.7 else None
+
+
+def results(tensors, run, dtype=None):
+    given = [None if x is None else x.detach().to(dtype or x.dtype).requires_grad_() for x in tensors]
+    out = run(*given)
+    weights = torch.rand(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return out.detach(), *torch.autograd.grad(out, [x for x in given if x is not None], weights.float().to(out.dtype))
+
+
+@NATIVE
+@pytest.mark.parametrize("part", range(4))
+def test_cpu_is_as_exact_as_torch(part):
+    for seed in range(25 * part, 25 * part + 25):
+        tensors = draw(seed)
+        rounded = [None if x is None else x.float().double() for x in tensors]
+        truth = results(rounded, F.linear)
+        plain = results(tensors, F.linear, torch.float32)
+        ours = results(tensors, lambda *xs: ops.linear(*xs, backend="cpu"), torch.float32)
+        magnitude = results([None if x is None else x.abs() for x in rounded], F.linear)
+        for name, exact, theirs, found, most in zip(NAMES, truth, plain, ours, magnitude, strict=False):
+            assert found.dtype == torch.float32 and found.shape == exact.shape
+            # two roundings of what is added, of the n that a sum of n may have, whatever plain torch's luck
+            allowed = 2 * (theirs - exact).abs().max() + torch.finfo(torch.float32).eps * most.abs().max()
+            assert (found - exact).abs().max() <= allowed, f"seed {seed} {name}"
+
+
+@pytest.mark.parametrize("missing", [None, 0, 1, 2])
+def test_gradcheck(missing):
+    tensors = [
+        torch.randn(*s, dtype=torch.float64, requires_grad=i != missing) for i, s in enumerate([(5, 3), (4, 3), (4,)])
+    ]
+    assert torch.autograd.gradcheck(lambda *xs: ops.linear(*xs, backend="reference"), tensors)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=NATIVE), "reference"])
+def test_opcheck(backend):
+    x, weight, bias = torch.randn(2, 3, 20), torch.randn(7, 20), torch.randn(7)
+    for given in ((x, weight, bias), (x, weight, None), (x[:0], weight, bias), (x.transpose(0, 1), weight, bias)):
+        opcheck(torch.ops.esvit_fast.linear.default, (*given, backend))
+        given = [None if y is None else y.detach().requires_grad_() for y in given]
+        opcheck(torch.ops.esvit_fast.linear.default, (*given, backend))
+    for mask in ([True] * 3, [False, True, False], [True, False, False], [False, False, True]):
+        opcheck(torch.ops.esvit_fast.linear_backward.default, (torch.randn(2, 3, 7), x, weight, mask, backend))
+
+
+@NATIVE
+def test_the_same_bits_for_any_number_of_threads():
+    grad, x = torch.randn(1000, 150), torch.randn(1000, 70)
+    found = []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            found.append(torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x))
+    finally:
+        torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@NATIVE
+def test_nothing_is_read_or_written_beside_the_tensors():
+    def walled(x):
+        wall = torch.full((x.numel() + 256,), torch.nan)
+        wall[128:-128] = x.flatten()
+        return wall, wall[128:-128].view(x.shape)
+
+    for tokens, outs, ins in ((1, 1, 1), (130, 25, 70), (128, 24, 64), (257, 3, 130)):
+        grad, x = torch.randn(tokens, outs), torch.randn(tokens, ins)
+        plain = torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x)
+        inside = torch.ops.esvit_fast_cpu.linear_weight_gradient(walled(grad)[1], walled(x)[1])
+        assert all(a.isfinite().all() and torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"weight": torch.zeros(3, 5)},
+            ValueError,
+            r"weight has shape \(3, 5\); for x \(2, 4\) it must be \[out, in\]",
+        ),
+        ({"bias": torch.zeros(4)}, ValueError, r"bias has shape \(4,\); it must be \[out\] = \[3\]"),
+        ({"weight": torch.zeros(3, 4, dtype=torch.float64)}, TypeError, "weight has dtype torch.float64; all must"),
+        ({"x": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "x has dtype torch.int64"),
+        ({"weight": torch.zeros(3, 4, device="meta")}, TypeError, "weight is on meta but x is on cpu"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        ops.linear(**({"x": torch.zeros(2, 4), "weight": torch.zeros(3, 4), "bias": torch.zeros(3)} | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_module_is_torchs(dtype):
+    torch.manual_seed(0)
+    ours = nn.Linear(20, 7, dtype=dtype)
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(20, 7, dtype=dtype)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x = torch.randn(3, 20, dtype=dtype)
+    torch.testing.assert_close(ours(x), theirs(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(x).dtype == theirs(x).dtype
+
+
+def test_compiles_without_graph_break():
+    module, x = nn.Linear(20, 7), torch.randn(3, 20, requires_grad=True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for a, b in zip(
+        *(torch.autograd.grad(m(x).square().sum(), [x, *module.parameters()]) for m in (compiled, module)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
