@@ -1,0 +1,181 @@
+"""Everyone who computes window attention: plain torch, its compiler, timm, FlexAttention, and this library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+
+from esvit_fast import ops, reference
+from esvit_fast.nn import WindowAttention
+
+
+@dataclass(frozen=True)
+class Case:
+    """Window attention of one layer: a map [B, side, side, dim], and whether windows are shifted."""
+
+    name: str
+    side: int
+    dim: int
+    num_heads: int
+    window_size: int
+
+    @property
+    def shift_size(self) -> int:
+        """Half a window, where the map has more than one."""
+        return self.window_size // 2 if self.side > self.window_size else 0
+
+
+CASES = (
+    Case("swin_t 224 stage 1", 56, 96, 3, 7),
+    Case("swin_t 224 stage 2", 28, 192, 6, 7),
+    Case("swin_t 224 stage 3", 14, 384, 12, 7),
+    Case("swin_t 224 stage 4", 7, 768, 24, 7),
+    Case("swin_b w14 224 stage 1", 56, 128, 4, 14),
+    Case("swin_b w14 224 stage 2", 28, 256, 8, 14),
+    Case("swin_b w14 224 stage 3", 14, 512, 16, 14),
+    Case("swin_b w14 224 stage 4", 7, 1024, 32, 7),
+    Case("swin_t 96 stage 1", 24, 96, 3, 7),
+    Case("swin_t 96 stage 2", 12, 192, 6, 7),
+    Case("swin_t 96 stage 3", 6, 384, 12, 7),
+    Case("swin_t 96 stage 3, wide", 6, 768, 24, 7),
+    Case("swin_t 96 stage 4", 3, 768, 24, 7),
+)
+NAMES = ("qkv.weight", "qkv.bias", "relative_position_bias_table", "proj.weight", "proj.bias")
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to compute a layer.
+
+    Attributes:
+        make: case and weights to a function of x, whose parameters are these weights.
+        pad_mode: which of the two functions that go by the name of window attention it computes.
+        refuse: why it cannot take part, or None.
+    """
+
+    make: Callable[[Case, Weights], Callable[[Tensor], Tensor]]
+    pad_mode: str = "before_roll"
+    refuse: Callable[[Case, str], str | None] = lambda case, device: None
+
+
+def eager(case: Case, weights: Weights, pad_mode: str = "before_roll") -> Callable[[Tensor], Tensor]:
+    """The oracle under torch's autograd."""
+    qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
+    size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
+    options = {"num_heads": case.num_heads, "window_size": size, "shift_size": shift, "mask_value": -100.0}
+
+    def run(x: Tensor) -> Tensor:
+        scale = (case.dim // case.num_heads) ** -0.5
+        packed = F.linear(x, qkv, qkv_bias)
+        pads = qkv_bias[case.dim :]
+        out = reference.window_attention(packed, table, pads, pad_mode=pad_mode, scale=scale, **options)
+        return F.linear(out, proj, proj_bias)
+
+    return run
+
+
+def _load(module: nn.Module, weights: Weights) -> nn.Module:
+    """The module with these very tensors as its parameters."""
+    for name, value in weights.items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner)._parameters[leaf] = value
+    return module
+
+
+def _timm(fused: bool) -> Callable[[Case, Weights], Callable[[Tensor], Tensor]]:
+    def make(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+        side = (case.side, case.side)
+        block = SwinTransformerBlock(
+            case.dim,
+            side,
+            num_heads=case.num_heads,
+            window_size=case.window_size,
+            shift_size=case.shift_size,
+            always_partition=True,
+        ).to(weights["qkv.weight"])
+        block.attn.fused_attn = fused
+        _load(block.attn, weights)
+        return block._attn
+
+    return make
+
+
+def _ours(backend: str) -> Callable[[Case, Weights], Callable[[Tensor], Tensor]]:
+    def make(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+        module = _load(WindowAttention(case.dim, case.num_heads, case.window_size, case.shift_size), weights)
+
+        def run(x: Tensor) -> Tensor:
+            with ops.backend(backend):
+                return module(x)
+
+        return run
+
+    return make
+
+
+def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
+    size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
+    attend = torch.compile(flex_attention)
+    padded = case.side + -case.side % case.window_size
+    far = torch.arange(padded, device=table.device) >= padded - case.shift_size
+    region = reference.partition_windows(
+        (2 * far[:, None].long() + far).view(1, padded, padded, 1), size, (0, 0), "before_roll"
+    ).view(-1, case.window_size**2)
+
+    def run(x: Tensor) -> Tensor:
+        bias = reference.dense_bias(table, size)
+
+        def score_mod(score, b, h, i, j):
+            window = b % len(region)
+            return score + bias[h, i, j] + torch.where(region[window, i] == region[window, j], 0.0, -100.0)
+
+        padding = (0, 0, 0, padded - case.side, 0, padded - case.side)
+        packed = F.linear(F.pad(x, padding), qkv, qkv_bias)
+        windows = reference.partition_windows(packed, size, shift, "before_roll").flatten(0, 1)
+        query, key, value = windows.unflatten(-1, (3, case.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out = attend(query, key, value, score_mod=score_mod).transpose(1, 2).flatten(2).unflatten(0, (len(x), -1))
+        return F.linear(reference.merge_windows(out, x.shape[1:3], size, shift, "before_roll"), proj, proj_bias)
+
+    return run
+
+
+def _needs(backend: str) -> Callable[[Case, str], str | None]:
+    def refuse(case: Case, device: str) -> str | None:
+        facts = ops.Facts(
+            device,
+            torch.float32,
+            {"qkv": (1, case.side, case.side, 3 * case.dim)},
+            {"num_heads": case.num_heads, "window_size": (case.window_size,) * 2},
+            torch.cuda.get_device_capability() if device == "cuda" else None,
+            forced=backend,
+        )
+        try:
+            ops.plan("window_attention", facts)
+        except ops.BackendError as error:
+            return str(error)
+        return None
+
+    return refuse
+
+
+CONTESTANTS = {
+    "torch eager": Contestant(eager),
+    "torch.compile": Contestant(lambda case, weights: torch.compile(eager(case, weights))),
+    "flex attention": Contestant(
+        _flex, refuse=lambda case, device: None if device == "cuda" else "it has no backward pass on a CPU"
+    ),
+    "timm": Contestant(_timm(False), "after_roll"),
+    "timm fused": Contestant(_timm(True), "after_roll"),
+    "esvit_fast cpu": Contestant(_ours("cpu"), refuse=_needs("cpu")),
+    "esvit_fast triton": Contestant(_ours("triton"), refuse=_needs("triton")),
+}
+"""The first is what the gate measures all others by."""

@@ -1,0 +1,60 @@
+"""Measure, and add to the records: `python benchmarks/run.py attention`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
+
+from benchmarks import window_attention
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.measuring import RECORDS, append
+
+
+def attention(args: argparse.Namespace) -> None:
+    """Print and record every case."""
+    names = [name for name in CONTESTANTS if not args.contestants or name in args.contestants]
+    unknown = set(args.contestants or ()) - CONTESTANTS.keys()
+    if unknown:
+        raise SystemExit(f"--contestants {', '.join(sorted(unknown))}: known are {', '.join(CONTESTANTS)}")
+    for case in window_attention.chosen_cases(args.case):
+        record = window_attention.measure(case, names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
+        print(window_attention.table(record))
+        floor = window_attention.roofline(record)
+        print(floor + "\n" if floor else "", flush=True)
+        if not args.dry:
+            append(record, "window_attention", args.records)
+
+
+def main() -> None:
+    """Parse, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("attention", help=window_attention.__doc__)
+    command.set_defaults(run=attention)
+    gpu = torch.cuda.is_available()
+    command.add_argument("--case", help="a part of the names of cases; all without it")
+    command.add_argument("--contestants", nargs="+", help="all without it")
+    command.add_argument("--batch", type=int, default=64 if gpu else 8)
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if gpu else "float32"
+    )
+    command.add_argument("--device", default="cuda" if gpu else "cpu")
+    command.add_argument("--threads", type=int, help="of the CPU; torch's choice without it")
+    command.add_argument("--rounds", type=int, default=15)
+    command.add_argument("--records", type=Path, default=RECORDS)
+    command.add_argument("--dry", action="store_true", help="record nothing")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", message="Profiler clears events")
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
