@@ -14,6 +14,7 @@ std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
+Tensor window_attention_bias_backward(Tensor, Tensor, int64_t);
 
 }  // namespace esvit_fast
 
@@ -25,10 +26,12 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def(
       "window_attention_backward(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "
       "Tensor rows, Tensor columns, int column_kinds, float scale, int shares) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("window_attention_bias_backward(Tensor grad, Tensor index, int rows) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
   m.impl("window_attention", TORCH_BOX(&esvit_fast::window_attention));
   m.impl("window_attention_backward", TORCH_BOX(&esvit_fast::window_attention_backward));
+  m.impl("window_attention_bias_backward", TORCH_BOX(&esvit_fast::window_attention_bias_backward));
 }

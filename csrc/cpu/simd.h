@@ -68,7 +68,7 @@ inline void turn(vec<T>* rows) {
   }
 }
 
-// to[c, r] = from[r, c]: rows and columns are multiples of the vector's size.
+// to[c, r] = from[r, c] for `columns`, rounded up to whole vectors, and `rows`, followed by zeros to a whole vector.
 template <typename T>
 inline void transpose(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t rows, int64_t columns) {
   constexpr int size = Vector<T>::size;
@@ -76,7 +76,7 @@ inline void transpose(T* to, int64_t to_row, const T* from, int64_t from_row, in
     for (int64_t c = 0; c < columns; c += size) {
       vec<T> square[size];
 #pragma GCC unroll 16
-      for (int i = 0; i < size; ++i) square[i] = load(from + (r + i) * from_row + c);
+      for (int i = 0; i < size; ++i) square[i] = r + i < rows ? load(from + (r + i) * from_row + c) : vec<T>{};
       turn<T, size / 2>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < size; ++i) store(to + (c + i) * to_row + r, square[i]);

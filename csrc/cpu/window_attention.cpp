@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "isa.h"
 
@@ -64,7 +65,7 @@ WindowAttention<T> describe(
 // threads where windows alone are too few. No result depends on it.
 template <typename T>
 int64_t head_groups(const WindowAttention<T>& p, int64_t tasks) {
-  const int64_t bytes_of_head = 8 * p.tile_columns * (p.head_dim + 15) / 16 * 16 * int64_t(sizeof(T));
+  const int64_t bytes_of_head = 4 * p.tile_rows * p.head_dim * int64_t(sizeof(T));
   const int64_t fit = std::max<int64_t>(1, 512 * 1024 / bytes_of_head);
   const int64_t wanted = 2 * int64_t(torch::stable::get_num_threads()) / std::max<int64_t>(1, tasks);
   return std::min(p.heads, std::max((p.heads + fit - 1) / fit, wanted));
@@ -167,6 +168,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
         static_cast<T*>(dcosine_scale.data_ptr()), shares);
   });
   return {dqkv, dtiles, dpad_kv, dcosine_scale};
+}
+
+// The derivative of bias[index]: sums of grad [heads, pairs], in their order, at index [pairs]: [rows, heads].
+Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
+  const int64_t heads = grad.size(0), pairs = grad.size(1);
+  STD_TORCH_CHECK(
+      grad.dim() == 2 && index.numel() == pairs && index.scalar_type() == ScalarType::Long && grad.is_contiguous() &&
+          index.is_contiguous(),
+      "grad must be [heads, pairs] and index int64 [pairs], both contiguous");
+  Tensor out = torch::stable::new_zeros(grad, {rows, heads});
+  const int64_t* at = static_cast<const int64_t*>(index.data_ptr());
+  for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] < rows, "index is out of range");
+  with_dtype(grad, [&](auto compute, auto in) {
+    using T = decltype(compute);
+    STD_TORCH_CHECK((std::is_same_v<T, decltype(in)>), "grad must be float64 or float32");
+    const T* from = static_cast<const T*>(grad.data_ptr());
+    T* to = static_cast<T*>(out.data_ptr());
+    torch::stable::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> sums(rows);
+      for (int64_t head = begin; head < end; ++head) {
+        std::fill(sums.begin(), sums.end(), T(0));
+        for (int64_t i = 0; i < pairs; ++i) sums[at[i]] += from[head * pairs + i];
+        for (int64_t row = 0; row < rows; ++row) to[row * heads + head] = sums[row];
+      }
+    });
+  });
+  return out;
 }
 
 }  // namespace esvit_fast

@@ -4,33 +4,44 @@
 // padded positions are attended, one virtual key that stands for all of those. Everything that depends on the class
 // alone (bias, mask, weight of the virtual key, -infinity in unused columns) is in its tile, [n, m].
 //
-// A window's rows lie far apart in the map, and a head's part of a row is short: a group of heads is gathered at once,
-// so that memory is read in long runs.
+// A window's rows lie far apart in the map, and a head's part of a row is short: a group of heads is copied at once, so
+// that memory is read in long runs. What is computed for a head goes to the map by itself.
 
-// A group of heads of one window; rows are filled with zeros to whole vectors.
+// Rows of a window for a group of heads: [n + 1, parts, channels of the group], the last row for the virtual key.
+template <typename T>
+struct Rows {
+  T* memory;
+  int64_t stride, channels;
+
+  T* at(int64_t part, int64_t offset) { return memory + part * channels + offset; }
+};
+
 template <typename T>
 struct Scratch {
-  enum Array { q, k, v, out, grad = out, dq, dk, dv, arrays };
-
-  int64_t width, rows;  // elements of a row of head_dim; rows of an array
-  int64_t begin, end;   // heads
+  static constexpr int64_t size = Vector<T>::size;
+  int64_t begin, end;  // heads
+  int64_t width;       // elements of a row of head_dim, filled up to whole vectors
   T* memory;
-  T *k_t, *v_t, *s, *ds, *inverse_q, *inverse_k;
+  Rows<T> qkv, grad;
+  T *k_t, *v_t, *s, *ds, *result, *inverse_q, *inverse_k;
 
   Scratch(const WindowAttention<T>& p, int64_t begin, int64_t end) : begin(begin), end(end) {
-    constexpr int64_t size = Vector<T>::size;
-    width = (p.head_dim + size - 1) / size * size, rows = p.tile_columns;  // the latter a multiple of 16
-    const int64_t array = rows * width, square = p.tile_rows * rows;
-    const int64_t bytes = ((arrays * (end - begin) + 2) * array + 2 * square + 2 * rows) * sizeof(T);
-    memory = static_cast<T*>(::operator new(bytes, std::align_val_t(64)));
-    std::memset(memory, 0, bytes);
-    k_t = memory + arrays * (end - begin) * array, v_t = k_t + array, s = v_t + array, ds = s + square;
-    inverse_q = ds + square, inverse_k = inverse_q + rows;
+    width = (p.head_dim + size - 1) / size * size;
+    // rows begin a little apart from multiples of powers of two, which share places in a cache; their last vector may
+    // reach into the next row
+    const int64_t channels = (end - begin) * p.head_dim, filled = (channels + 15) / 16 * 16;
+    const int64_t columns = p.tile_columns, rows = p.tile_rows + 2, square = p.tile_rows * columns;
+    qkv.stride = 3 * filled + 16, grad.stride = filled + 16;
+    qkv.channels = grad.channels = channels;
+    const int64_t count = rows * (qkv.stride + grad.stride) + 3 * columns * width + 2 * square + 2 * columns;
+    memory = static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)));
+    std::memset(memory, 0, count * sizeof(T));
+    qkv.memory = memory, grad.memory = qkv.memory + rows * qkv.stride;
+    k_t = grad.memory + rows * grad.stride, v_t = k_t + columns * width, result = v_t + columns * width;
+    s = result + columns * width, ds = s + square, inverse_q = ds + square, inverse_k = inverse_q + columns;
   }
   ~Scratch() { ::operator delete(memory, std::align_val_t(64)); }
   Scratch(const Scratch&) = delete;
-
-  T* at(int64_t head, int64_t array) const { return memory + ((head - begin) * arrays + array) * rows * width; }
 };
 
 // Where the tokens of a window are: offsets in the map of one image, in tokens.
@@ -52,31 +63,38 @@ inline Tokens tokens_of(const WindowAttention<T>& p, int64_t window) {
 
 template <typename To, typename From>
 inline void copy(To* to, const From* from, int64_t count) {
-  int64_t c = 0;
-  if constexpr (std::is_same_v<To, From>) {
-    for (; c + Vector<To>::size <= count; c += Vector<To>::size) store(to + c, load(from + c));
-  }
-  for (; c < count; ++c) to[c] = static_cast<To>(from[c]);
+  for (int64_t c = 0; c < count; ++c) to[c] = static_cast<To>(from[c]);
 }
 
-// Between arrays first, first + 1, … of the scratch and a map of `parts` times C channels.
-template <bool to_map, typename T, typename Map>
-inline void move(
-    const WindowAttention<T>& p, const Tokens& tokens, Map* image, int64_t parts, const Scratch<T>& w, int64_t first) {
-  const int64_t d = p.head_dim, step = w.arrays * w.rows * w.width;
+template <typename T, typename F>
+inline void each_token(const WindowAttention<T>& p, const Tokens& tokens, F f) {
   int64_t i = 0;
   for (int64_t y = 0; y < tokens.row_count; ++y) {
-    for (int64_t x = 0; x < tokens.column_count; ++x, ++i) {
-      Map* row = image + (tokens.rows[y] * p.width + tokens.columns[x]) * parts * p.channels + w.begin * d;
-      for (int64_t part = 0; part < parts; ++part, row += p.channels) {
-        T* in = w.at(w.begin, first + part) + i * w.width;
-        for (int64_t head = 0; head < w.end - w.begin; ++head) {
-          if constexpr (to_map) copy(row + head * d, in + head * step, d);
-          else copy(in + head * step, row + head * d, d);
-        }
-      }
-    }
+    for (int64_t x = 0; x < tokens.column_count; ++x) f(i++, tokens.rows[y] * p.width + tokens.columns[x]);
   }
+}
+
+// Rows of a window from a map of `parts` times C channels.
+template <typename T, typename In>
+inline void gather(
+    const WindowAttention<T>& p, const Tokens& tokens, const In* image, int64_t parts, int64_t head, Rows<T>& rows) {
+  each_token(p, tokens, [&](int64_t i, int64_t token) {
+    const In* row = image + token * parts * p.channels + head * p.head_dim;
+    T* to = rows.memory + i * rows.stride;
+    if (rows.channels == p.channels) return copy(to, row, parts * p.channels);
+    for (int64_t part = 0; part < parts; ++part, to += rows.channels, row += p.channels) copy(to, row, rows.channels);
+  });
+}
+
+// A head's result, times a factor, to its place in a map.
+template <typename T, typename Out>
+inline void scatter(
+    const WindowAttention<T>& p, const Tokens& tokens, Out* image, int64_t parts, int64_t part, int64_t head,
+    const T* from, int64_t width, T factor) {
+  each_token(p, tokens, [&](int64_t i, int64_t token) {
+    Out* to = image + (token * parts + part) * p.channels + head * p.head_dim;
+    for (int64_t c = 0; c < p.head_dim; ++c) to[c] = static_cast<Out>(from[i * width + c] * factor);
+  });
 }
 
 // The part-th of as many parts as there are heads of what will be gathered next: rows are far apart, and no hardware
@@ -97,49 +115,51 @@ __attribute__((always_inline)) inline void prefetch(
   }
 }
 
-// Fill q, k and v of a window; returns the number of keys m.
+// q, k and v of a window and the virtual key; returns the number of keys m.
 template <typename T, typename In>
-inline int64_t gather(const WindowAttention<T>& p, const Tokens& tokens, const In* image, const Scratch<T>& w) {
-  move<false>(p, tokens, image, 3, w, w.q);
-  constexpr int64_t size = Vector<T>::size;
-  const int64_t n = tokens.count, m = n + (p.pad_kv && n < p.window_y * p.window_x);
-  for (int64_t head = w.begin; head < w.end; ++head) {
-    for (int part = 0; part < 2; ++part) {
-      T* row = w.at(head, w.k + part) + n * w.width;
-      // what an earlier window left behind may be NaN
-      std::memset(row, 0, ((m + size - 1) / size * size - n) * w.width * sizeof(T));
-      if (m > n) copy(row, p.pad_kv + part * p.channels + head * p.head_dim, p.head_dim);
-    }
+inline int64_t gather_qkv(const WindowAttention<T>& p, const Tokens& tokens, const In* image, Scratch<T>& w) {
+  gather(p, tokens, image, 3, w.begin, w.qkv);
+  const int64_t n = tokens.count;
+  if (!p.pad_kv || n == p.window_y * p.window_x) return n;
+  for (int64_t part = 0; part < 2; ++part) {
+    copy(
+        w.qkv.at(1 + part, n * w.qkv.stride), p.pad_kv + part * p.channels + w.begin * p.head_dim, w.qkv.channels);
   }
-  return m;
+  return n + 1;
+}
+
+template <typename T>
+inline T dot(const T* a, const T* b, int64_t count) {
+  constexpr int64_t size = Vector<T>::size;
+  vec<T> products = {};
+  int64_t c = 0;
+  for (; c + size <= count; c += size) products += load(a + c) * load(b + c);
+  T sum = horizontal_sum<T>(products);
+  for (; c < count; ++c) sum += a[c] * b[c];
+  return sum;
 }
 
 // Rows to unit length, as torch.nn.functional.normalize does; keeps what they were multiplied by.
 template <typename T>
-inline void normalize_rows(T* x, T* inverse, int64_t rows, int64_t width) {
-  constexpr int64_t size = Vector<T>::size;
+inline void normalize_rows(T* x, int64_t stride, T* inverse, int64_t rows, int64_t count) {
   for (int64_t i = 0; i < rows; ++i) {
-    T* row = x + i * width;
-    vec<T> squares = {};
-    for (int64_t c = 0; c < width; c += size) squares += load(row + c) * load(row + c);
-    const T norm = root(horizontal_sum<T>(squares));
+    T* row = x + i * stride;
+    const T norm = root(dot(row, row, count));
     inverse[i] = 1 / (norm < T(1e-12) ? T(1e-12) : norm);
-    for (int64_t c = 0; c < width; c += size) store(row + c, load(row + c) * inverse[i]);
+    for (int64_t c = 0; c < count; ++c) row[c] *= inverse[i];
   }
 }
 
 // The derivative of normalize_rows: in place from that by the unit rows to that by the rows themselves.
 template <typename T>
-inline void unnormalize_rows(T* dx, const T* unit, const T* inverse, int64_t rows, int64_t width) {
-  constexpr int64_t size = Vector<T>::size;
+inline void unnormalize_rows(
+    T* dx, int64_t width, const T* unit, int64_t stride, const T* inverse, int64_t rows, int64_t count) {
   for (int64_t i = 0; i < rows; ++i) {
     T* row = dx + i * width;
-    const T* u = unit + i * width;
-    vec<T> products = {};
-    for (int64_t c = 0; c < width; c += size) products += load(row + c) * load(u + c);
+    const T* u = unit + i * stride;
     // a row shorter than the limit is multiplied by a constant
-    const T along = inverse[i] < T(1e12) ? horizontal_sum<T>(products) : T(0);
-    for (int64_t c = 0; c < width; c += size) store(row + c, (load(row + c) - load(u + c) * along) * inverse[i]);
+    const T along = inverse[i] < T(1e12) ? dot(row, u, count) : T(0);
+    for (int64_t c = 0; c < count; ++c) row[c] = (row[c] - u[c] * along) * inverse[i];
   }
 }
 
@@ -185,16 +205,16 @@ inline T score_scale(const WindowAttention<T>& p, int64_t head) {
 
 // s = softmax of scale * q k^T + tile over m keys; rows of whole vectors, zeros behind the keys.
 template <typename T>
-inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t head, int64_t m, const Scratch<T>& w) {
-  constexpr int64_t size = Vector<T>::size;
-  const int64_t n = tokens.count, count = (m + size - 1) / size, columns = count * size;
-  T *q = w.at(head, w.q), *k = w.at(head, w.k);
+inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t head, int64_t m, Scratch<T>& w) {
+  const int64_t n = tokens.count, count = (m + w.size - 1) / w.size, columns = count * w.size;
+  const int64_t offset = (head - w.begin) * p.head_dim, stride = w.qkv.stride;
+  T *q = w.qkv.at(0, offset), *k = w.qkv.at(1, offset);
   if (p.cosine_scale) {
-    normalize_rows(q, w.inverse_q, n, w.width);
-    normalize_rows(k, w.inverse_k, m, w.width);
+    normalize_rows(q, stride, w.inverse_q, n, p.head_dim);
+    normalize_rows(k, stride, w.inverse_k, m, p.head_dim);
   }
-  transpose(w.k_t, columns, k, w.width, columns, w.width);
-  product(n, columns, p.head_dim, q, w.width, int64_t(1), w.k_t, columns, w.s, columns);
+  transpose(w.k_t, columns, k, stride, m, p.head_dim);
+  product(n, columns, p.head_dim, q, stride, int64_t(1), w.k_t, columns, w.s, columns);
   const T scale = score_scale(p, head);
   const T* tile = p.tiles + (tokens.klass * p.heads + head) * p.tile_rows * p.tile_columns;
   const auto row = count == 1   ? softmax_row<T, 1>
@@ -209,19 +229,18 @@ inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t h
 template <typename T, typename In>
 void forward(
     const WindowAttention<T>& p, const In* qkv, In* out, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  const Scratch<T> w(p, begin, end);
-  constexpr int64_t size = Vector<T>::size;
+  Scratch<T> w(p, begin, end);
   for (int64_t item = first; item < last; ++item) {
     const int64_t place = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
-    const int64_t m = gather(p, tokens, qkv + 3 * place, w), columns = (m + size - 1) / size * size;
+    const int64_t m = gather_qkv(p, tokens, qkv + 3 * place, w), columns = (m + w.size - 1) / w.size * w.size;
     for (int64_t head = begin; head < end; ++head) {
       if (item + 1 < last) prefetch(p, qkv, 3, item + 1, w, head - begin);
       weights(p, tokens, head, m, w);
-      product(
-          tokens.count, w.width, m, w.s, columns, int64_t(1), w.at(head, w.v), w.width, w.at(head, w.out), w.width);
+      const T* v = w.qkv.at(2, (head - begin) * p.head_dim);
+      product(tokens.count, w.width, m, w.s, columns, int64_t(1), v, w.qkv.stride, w.result, w.width);
+      scatter(p, tokens, out + place, 1, 0, head, w.result, w.width, T(1));
     }
-    move<true>(p, tokens, out + place, 1, w, w.out);
   }
 }
 
@@ -246,57 +265,53 @@ inline void softmax_backward(const WindowAttention<T>& p, int64_t n, int64_t m, 
   }
 }
 
-template <typename T>
-inline void multiply(T* x, T factor, int64_t count) {
-  for (int64_t c = 0; c < count; c += Vector<T>::size) store(x + c, load(x + c) * factor);
-}
-
 // Windows [first, last) of all images, heads [begin, end). dtiles [heads, …], dpad_kv [2 C] and dcosine_scale [heads]
 // are the sums of these windows.
 template <typename T, typename In>
 void backward(
     const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,
     int64_t begin, int64_t end, int64_t first, int64_t last) {
-  const Scratch<T> w(p, begin, end);
-  constexpr int64_t size = Vector<T>::size;
-  const int64_t square = p.tile_rows * p.tile_columns, width = w.width;
+  Scratch<T> w(p, begin, end);
+  const int64_t square = p.tile_rows * p.tile_columns, width = w.width, stride = w.qkv.stride, d = p.head_dim;
   for (int64_t item = first; item < last; ++item) {
     const int64_t place = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
-    const int64_t n = tokens.count, m = gather(p, tokens, qkv + 3 * place, w), columns = (m + size - 1) / size * size;
-    move<false>(p, tokens, grad + place, 1, w, w.grad);
+    const int64_t n = tokens.count, m = gather_qkv(p, tokens, qkv + 3 * place, w);
+    const int64_t columns = (m + w.size - 1) / w.size * w.size;
+    gather(p, tokens, grad + place, 1, begin, w.grad);
     for (int64_t head = begin; head < end; ++head) {
-      T *q = w.at(head, w.q), *k = w.at(head, w.k), *v = w.at(head, w.v), *g = w.at(head, w.grad);
       if (item + 1 < last) {
         prefetch(p, qkv, 3, item + 1, w, head - begin);
         prefetch(p, grad, 1, item + 1, w, head - begin);
       }
-      T *dq = w.at(head, w.dq), *dk = w.at(head, w.dk), *dv = w.at(head, w.dv);
+      const int64_t offset = (head - begin) * d;
+      const T scale = score_scale(p, head);
+      const T *q = w.qkv.at(0, offset), *k = w.qkv.at(1, offset), *v = w.qkv.at(2, offset), *g = w.grad.at(0, offset);
       weights(p, tokens, head, m, w);
-      transpose(w.v_t, columns, v, width, columns, width);
-      product(n, columns, p.head_dim, g, width, int64_t(1), w.v_t, columns, w.ds, columns);
+      transpose(w.v_t, columns, v, stride, m, d);
+      product(n, columns, d, g, w.grad.stride, int64_t(1), w.v_t, columns, w.ds, columns);
       softmax_backward(p, n, m, w, dtiles + (head * p.classes + tokens.klass) * square);
-      product(n, width, m, w.ds, columns, int64_t(1), k, width, dq, width);
-      product(m, width, n, w.ds, int64_t(1), columns, q, width, dk, width);
-      product(m, width, n, w.s, int64_t(1), columns, g, width, dv, width);
+
+      T* dq = w.result;
+      product(n, width, m, w.ds, columns, int64_t(1), k, stride, dq, width);
       if (p.cosine_scale) {
-        vec<T> sum = {};
-        for (int64_t c = 0; c < n * width; c += size) sum += load(q + c) * load(dq + c);
-        dcosine_scale[head] += horizontal_sum<T>(sum);
-        unnormalize_rows(dq, q, w.inverse_q, n, width);
-        unnormalize_rows(dk, k, w.inverse_k, m, width);
+        for (int64_t i = 0; i < n; ++i) dcosine_scale[head] += dot(q + i * stride, dq + i * width, d);
+        unnormalize_rows(dq, width, q, stride, w.inverse_q, n, d);
       }
-      multiply(dq, score_scale(p, head), n * width);
-      multiply(dk, score_scale(p, head), m * width);
-      if (m > n) {
-        T* dpad = dpad_kv + head * p.head_dim;
-        for (int64_t c = 0; c < p.head_dim; ++c) {
-          dpad[c] += dk[n * width + c];
-          dpad[p.channels + c] += dv[n * width + c];
-        }
-      }
+      scatter(p, tokens, dqkv + 3 * place, 3, 0, head, dq, width, scale);
+
+      T* dk = w.result;
+      product(m, width, n, w.ds, int64_t(1), columns, q, stride, dk, width);
+      if (p.cosine_scale) unnormalize_rows(dk, width, k, stride, w.inverse_k, m, d);
+      scatter(p, tokens, dqkv + 3 * place, 3, 1, head, dk, width, scale);
+      T* dpad = dpad_kv + head * d;
+      for (int64_t c = 0; m > n && c < d; ++c) dpad[c] += dk[n * width + c] * scale;
+
+      T* dv = w.result;
+      product(m, width, n, w.s, int64_t(1), columns, g, w.grad.stride, dv, width);
+      scatter(p, tokens, dqkv + 3 * place, 3, 2, head, dv, width, T(1));
+      for (int64_t c = 0; m > n && c < d; ++c) dpad[p.channels + c] += dv[n * width + c];
     }
-    move<true>(p, tokens, dqkv + 3 * place, 3, w, w.dq);
   }
 }
 

@@ -43,10 +43,20 @@ def differentiate(name: str, backward: Callable, setup_context: Callable) -> Non
     torch.library.register_autograd(f"esvit_fast::{name}_backward", refuse, lib=_LIBRARY)
 
 
+def linearize(function: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """What a function gives, and the function that turns a gradient of that into gradients of the inputs, once."""
+    # operators are implemented below autograd, which does not record there unless its key is let in again
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False), torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        out = function(*inputs)
+
+    def back(cotangent: Tensor) -> tuple[Tensor, ...]:
+        with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+            return torch.autograd.grad(out, inputs, cotangent, materialize_grads=True)
+
+    return out.detach(), back
+
+
 def vjp(function: Callable, inputs: Sequence[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
     """Gradients of an oracle, by running it again."""
-    # operators are implemented below autograd, which does not record there unless its key is let in again
-    autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-    with autograd, torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x in inputs]
-        return torch.autograd.grad(function(*inputs), inputs, cotangent, materialize_grads=True)
+    return linearize(function, inputs)[1](cotangent)

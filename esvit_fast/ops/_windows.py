@@ -8,6 +8,7 @@ class: relative position bias, mask, and the weight of one virtual key that stan
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference
+from . import _native
 
 ALIGN = 16
 """Tiles have a multiple of so many columns: a whole number of vectors, for any instruction set."""
@@ -62,20 +63,20 @@ def cut_axis(size: int, window: int, shift: int, pad_mode: str) -> Axis:
 
 
 class Class(NamedTuple):
-    """A class of windows: positions that hold tokens [n] and that are padded [p], and who is across the seam.
+    """A class of windows.
 
     Attributes:
-        tokens, pads: local positions, int64.
-        apart, apart_pads: bool [n, n] and [n, p], or None where nobody is.
+        tokens, pads: local positions that hold tokens, and those that are padded, int64 [n] and [N - n].
+        side: of each local position, which of the four sides of the seams it is on, int64 [N].
     """
 
     tokens: Tensor
     pads: Tensor
-    apart: Tensor | None
-    apart_pads: Tensor | None
+    side: Tensor
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Layout:
     """All windows of a map.
 
     Attributes:
@@ -115,19 +116,86 @@ def _table(axis: Axis, window: int, device: torch.device) -> Tensor:
 
 
 def _class(y: Kind, x: Kind, width: int, device: torch.device) -> Class:
-    side = [2 * a + b for a in y.side for b in x.side]
-    tokens = [a * width + b for a in y.tokens for b in x.tokens]
-    pads = sorted(set(range(len(side))) - set(tokens))
-    apart, apart_pads = (
-        torch.tensor([[side[i] != side[j] for j in others] for i in tokens], device=device).view(len(tokens), -1)
-        for others in (tokens, pads)
-    )
-    return Class(
-        torch.tensor(tokens, dtype=torch.int64, device=device),
-        torch.tensor(pads, dtype=torch.int64, device=device),
-        apart if apart.any() else None,
-        apart_pads if apart_pads.any() else None,
-    )
+    rows, columns = (torch.tensor(kind.tokens, dtype=torch.int64, device=device) for kind in (y, x))
+    tokens = (rows[:, None] * width + columns).flatten()
+    rows, columns = (torch.tensor(kind.side, dtype=torch.int64, device=device) for kind in (y, x))
+    side = (2 * rows[:, None] + columns).flatten()
+    padded = torch.ones_like(side, dtype=torch.bool)
+    padded[tokens] = False
+    return Class(tokens, padded.nonzero().flatten(), side)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a query and a key, of all classes: where their bias is, and who is masked or not there.
+
+    Attributes:
+        index: int64 [classes, queries, keys], a row of the bias.
+        void: float64, -infinity where there is no such pair, else 0.
+        apart: float64, 1 where a seam lies between the two, else 0.
+    """
+
+    index: Tensor
+    void: Tensor
+    apart: Tensor
+
+    def scores(self, bias: Tensor, mask_value: float) -> Tensor:
+        """[classes, queries, keys, heads] for a bias [rows, heads]."""
+        mask = torch.add(self.void, self.apart, alpha=mask_value).to(bias.dtype)
+        return _Gather.apply(bias, self.index) + mask.unsqueeze(-1)
+
+
+class _Gather(torch.autograd.Function):
+    """``bias[index]``, whose derivative sums in a fixed order, and fast: [rows, heads] -> [*index.shape, heads]."""
+
+    @staticmethod
+    def forward(ctx, bias, index):
+        ctx.save_for_backward(index)
+        ctx.rows = len(bias)
+        return F.embedding(index, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (index,) = ctx.saved_tensors
+        if grad.device.type == "cpu" and _native.CPU_MISSING is None:
+            flat = grad.movedim(-1, 0).flatten(1).contiguous()
+            return torch.ops.esvit_fast_cpu.window_attention_bias_backward(flat, index.flatten(), ctx.rows), None
+        return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None
+
+
+def _pairs(classes: tuple[Class, ...], others: str, keys: int, width: int, dense: bool, nowhere: float) -> _Pairs:
+    """Pairs of all tokens with all `others`, "tokens" or "pads", for tables of window width or dense biases."""
+    device = classes[0].side.device
+    shape = len(classes), max(len(c.tokens) for c in classes), keys
+    index = torch.zeros(shape, dtype=torch.int64, device=device)
+    void = torch.full(shape, nowhere, dtype=torch.float64, device=device)
+    apart = torch.zeros_like(void)
+    for number, c in enumerate(classes):
+        i, j = c.tokens[:, None], getattr(c, others)
+        area = len(c.side)
+        rows = 2 * (area // width) - 1
+        y, x = i // width - j // width + rows // 2, i % width - j % width + width - 1
+        here = number, slice(i.shape[0]), slice(j.shape[0])
+        index[here] = i * area + j if dense else y * (2 * width - 1) + x
+        void[here] = 0
+        apart[here] = (c.side[i] != c.side[j]).double()
+    return _Pairs(index, void, apart)
+
+
+@lru_cache(maxsize=512)
+def _plan_of_tiles(where: Layout, width: int, dense: bool, attend_pads: bool) -> tuple[_Pairs, _Pairs | None, Tensor]:
+    """Pairs of two tokens, pairs of a token and a pad, and which key is the virtual one: bool [classes, keys]."""
+    classes = where.classes
+    virtual = [attend_pads and len(c.pads) > 0 for c in classes]
+    keys = max(len(c.tokens) + more for c, more in zip(classes, virtual, strict=True))
+    keys += -keys % ALIGN
+    with torch.inference_mode(False):  # what is kept may be needed by a backward pass later
+        column = torch.zeros(len(classes), keys, dtype=torch.bool, device=where.rows.device)
+        for number, c in enumerate(classes):
+            column[number, len(c.tokens) : len(c.tokens) + virtual[number]] = True
+        tokens = _pairs(classes, "tokens", keys, width, dense, float("-inf"))
+        most = max(len(c.pads) for c in classes)
+        return tokens, _pairs(classes, "pads", most, width, dense, _NEVER) if any(virtual) else None, column
 
 
 def tiles(
@@ -139,20 +207,11 @@ def tiles(
     padded positions are attended, they are one key after the tokens: all share key k and value v, so that their
     exponentials add up to ``exp(q k) * sum_j exp(bias_ij)``, a key k with bias ``logsumexp_j bias_ij``.
     """
-    dense = bias if bias.ndim == 3 else reference.dense_bias(bias, window_size)
-    dense = dense.to(dtype)
-    mask_value = max(mask_value, _NEVER)
-    parts = []
-    for c in where.classes:
-        part = dense if not len(c.pads) else dense[:, c.tokens[:, None], c.tokens]
-        if c.apart is not None:
-            part = part + torch.where(c.apart, mask_value, 0.0).to(dtype)
-        if attend_pads and len(c.pads):
-            pads = dense[:, c.tokens[:, None], c.pads]
-            if c.apart_pads is not None:
-                pads = pads + torch.where(c.apart_pads, mask_value, 0.0).to(dtype)
-            part = torch.cat([part, pads.logsumexp(-1, keepdim=True)], -1)
-        parts.append(part)
-    rows, columns = (max(part.shape[i] for part in parts) for i in (1, 2))
-    columns += -columns % ALIGN
-    return torch.stack([F.pad(p, (0, columns - p.shape[2], 0, rows - p.shape[1]), value=float("-inf")) for p in parts])
+    dense = bias.ndim == 3
+    tokens, pads, column = _plan_of_tiles(where, window_size[1], dense, attend_pads)
+    bias, mask_value = (bias.flatten(1).t() if dense else bias).to(dtype), max(mask_value, _NEVER)
+    scores = tokens.scores(bias, mask_value)
+    if pads is not None:
+        virtual = pads.scores(bias, mask_value).logsumexp(2, keepdim=True)
+        scores = torch.where(column[:, None, :, None], virtual, scores)
+    return scores.permute(0, 3, 1, 2).contiguous()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._library import vjp
+from .._library import linearize
 from .._plan import Facts
 from .._windows import Layout, layout, tiles
 
@@ -39,10 +39,11 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of qkv, bias, pad_kv and cosine_scale; empty ones for what is None."""
     where, tiled, (pads, cosine) = _prepare(qkv, pad_kv, cosine_scale, window_size, shift_size, pad_mode, mask_value)
+    made, back = linearize(tiled, (bias,))
     dqkv, dtiles, dpads, dcosine = torch.ops.esvit_fast_cpu.window_attention_backward(
         grad.contiguous(),
         qkv.contiguous(),
-        tiled(bias),
+        made,
         pads,
         cosine,
         where.rows,
@@ -53,7 +54,7 @@ def backward(
     )
     # one after the other, as a sum's order depends on the number of threads
     dtiles, dpads, dcosine = (reduce(torch.add, shares) for shares in (dtiles, dpads, dcosine))
-    (dbias,) = vjp(tiled, (bias,), dtiles.transpose(0, 1))
+    (dbias,) = back(dtiles.transpose(0, 1))
     small = ((dpads, pad_kv), (dcosine, cosine_scale))
     return dqkv, dbias.contiguous(), *(bias.new_empty(0) if x is None else d.to(x.dtype) for d, x in small)
 
