@@ -2,7 +2,14 @@
 
 __version__ = "0.1.0"
 
-_LAZY = {"create_model": "models", "list_models": "models", "backend": "ops", "plan": "ops"}
+_LAZY = {
+    "create_model": "models",
+    "list_models": "models",
+    "patch_model": "nn",
+    "unpatch_model": "nn",
+    "backend": "ops",
+    "plan": "ops",
+}
 __all__ = ["__version__", *_LAZY]
 
 

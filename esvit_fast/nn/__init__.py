@@ -2,8 +2,20 @@
 
 from .linear import Linear, linear
 from .patches import PatchEmbed, PatchMerging
+from .patching import patch_model, unpatch_model
 from .projection_head import ProjectionHead
 from .swin_block import Mlp, SwinBlock
 from .window_attention import WindowAttention
 
-__all__ = ["Linear", "Mlp", "PatchEmbed", "PatchMerging", "ProjectionHead", "SwinBlock", "WindowAttention", "linear"]
+__all__ = [
+    "Linear",
+    "Mlp",
+    "PatchEmbed",
+    "PatchMerging",
+    "ProjectionHead",
+    "SwinBlock",
+    "WindowAttention",
+    "linear",
+    "patch_model",
+    "unpatch_model",
+]

@@ -22,3 +22,16 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         return linear(x, self.weight, self.bias)
+
+
+def project(module: nn.Module, x: Tensor) -> Tensor:
+    """[..., in] -> [..., out]: what module(x) returns, by `linear` where the module is a plain `torch.nn.Linear`."""
+    if type(module) is nn.Linear and not has_hooks(module):
+        return linear(x, module.weight, module.bias)
+    return module(x)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class's forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(map(len, hooks)) or "forward" in vars(module)

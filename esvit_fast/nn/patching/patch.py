@@ -1,0 +1,101 @@
+"""Patching and unpatching whole models."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..window_attention import WindowAttention
+from . import timm_swin
+from .probe import disagreement
+from .redirect import Family, Redirect, redirects
+from .report import Report, Row
+
+_FAMILIES: dict[str, Family] = {**timm_swin.FAMILIES}
+"""By the full name of the class, so that no library is imported that the model has not imported."""
+
+_KNOWN_AND_LEFT: dict[str, tuple[str, str]] = {
+    "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d": (
+        "torchvision Swin 3-D",
+        "its windows have three axes, those of the operator two",
+    ),
+}
+
+
+def patch_model(model: nn.Module) -> Report:
+    """Let the window attention of a Swin model of timm, torchvision, Hugging Face, Microsoft or EsViT run on
+    `esvit_fast.ops.window_attention`.
+
+    Modules, parameters, state-dict names and hooks stay as they are: one method of each block is replaced, in that
+    block only. Outputs and gradients are those of the original but for rounding. Before a block is patched, a copy
+    of it is tried on a small map beside the original; a block that computes something else is left alone.
+
+    A patched block runs its original method, with one warning, for calls that the operator cannot serve: attention
+    dropout above 0 while training, attention weights asked for, hooks on modules that the operator passes by.
+    Where a block always returns its attention weights, as EsViT's does, it returns None in their place.
+
+    A patched model can be copied, pickled, compiled (patch first) and trained. `nn.DataParallel` cannot run it: its
+    replicas share what stands in for the method; use `DistributedDataParallel`.
+
+    Args:
+        model: any module; its blocks are changed in place. Patching again changes nothing.
+
+    Returns:
+        What became of every window attention found; none found is no error.
+
+    Raises:
+        TypeError: model is no module.
+    """
+    _check(model)
+    rows = (_patch(name, module) for name, module in model.named_modules())
+    return Report(type(model).__name__, tuple(row for row in rows if row is not None))
+
+
+def unpatch_model(model: nn.Module) -> Report:
+    """Undo `patch_model`, in place and without a trace.
+
+    Returns:
+        A row for every module that was patched.
+
+    Raises:
+        TypeError: model is no module.
+    """
+    _check(model)
+    rows = []
+    for name, module in model.named_modules():
+        for redirect in redirects(module):
+            del vars(module)[redirect.method]
+            rows.append(Row(name, redirect.kind, False, f"{redirect.method} is the original again"))
+    return Report(type(model).__name__, tuple(rows))
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {model!r} of type {type(model).__name__}; it must be a torch.nn.Module")
+
+
+def _patch(name: str, module: nn.Module) -> Row | None:
+    if isinstance(module, WindowAttention):
+        return Row(name, "esvit_fast", False, "it runs on the operator as it is")
+    for owner in type(module).__mro__:
+        full_name = f"{owner.__module__}.{owner.__qualname__}"
+        if full_name in _KNOWN_AND_LEFT:
+            kind, why = _KNOWN_AND_LEFT[full_name]
+            return Row(name, kind, False, why)
+        if full_name in _FAMILIES:
+            return _stand_in(name, module, owner, _FAMILIES[full_name])
+    return None
+
+
+def _stand_in(name: str, module: nn.Module, owner: type, family: Family) -> Row:
+    present = vars(module).get(family.method)
+    if isinstance(present, Redirect):
+        return Row(name, family.kind, True, "it was patched before")
+    if present is not None:
+        why = f"its {family.method} has been replaced by {present!r:.60}"
+    elif getattr(type(module), family.method) is not vars(owner).get(family.method):
+        why = f"{type(module).__name__} overrides {family.method} of {owner.__name__}"
+    else:
+        why = family.refuse(module) or disagreement(module, family)
+    if why is None:
+        vars(module)[family.method] = Redirect(module, family)
+    return Row(name, family.kind, why is None, why or f"{family.method} runs on the operator")

@@ -1,0 +1,100 @@
+"""Standing in for one method of one module, and stepping aside for calls that the operator cannot serve."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+def _nothing(module: nn.Module) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A class of modules whose method `method` owns window attention, and the function that replaces it.
+
+    Attributes:
+        kind: in words.
+        method: the method to stand in for.
+        run: run(module, *args, **kwargs) does what the method does.
+        example: arguments, as a tuple, with which module.method can be tried.
+        refuse: says why a module of the class cannot be patched, or None.
+    """
+
+    kind: str
+    method: str
+    run: Callable
+    example: Callable[[nn.Module], tuple]
+    refuse: Callable[[nn.Module], str | None] = _nothing
+
+
+class Redirect:
+    """A callable in a module's `__dict__` that hides the method of the same name.
+
+    It is no bound method: those cannot be pickled under another name. A copy of the module has a copy that calls the
+    copied module.
+    """
+
+    def __init__(self, module: nn.Module, family: Family):
+        self.module, self.kind, self.method, self.run = module, family.kind, family.method, family.run
+
+    def __call__(self, *args, **kwargs):
+        return self.run(self.module, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(original(self.module, self.method))
+
+
+def original(module: nn.Module, method: str) -> Callable:
+    """The method that the module's class defines."""
+    return getattr(type(module), method).__get__(module)
+
+
+def redirects(module: nn.Module) -> list[Redirect]:
+    """Those in the module's own `__dict__`."""
+    return [value for value in vars(module).values() if isinstance(value, Redirect)]
+
+
+def fall_back(module: nn.Module, method: str, reason: str, *args, **kwargs):
+    """Run the original, and say why once."""
+    kind = type(module).__name__
+    if (kind, reason) not in _warned:
+        _warned.add((kind, reason))
+        warnings.warn(f"a patched {kind} runs its original attention because {reason}", stacklevel=4)
+    return original(module, method)(*args, **kwargs)
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def hooked(module: nn.Module, *children: str) -> str | None:
+    """Why calls must reach the module and these of its children, which the operator would pass by; or None."""
+    for name in ("", *children):
+        part = getattr(module, name, None) if name else module
+        if isinstance(part, nn.Module) and has_hooks(part):
+            return f"{name or type(module).__name__} has hooks or a forward of its own"
+    return None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class's forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(map(len, hooks)) or "forward" in vars(module)
+
+
+def dropping(dropout: nn.Module) -> str | None:
+    """Why attention weights would be dropped, which the operator does not do; or None."""
+    if isinstance(dropout, nn.Identity):
+        return None
+    if not isinstance(dropout, nn.Dropout):
+        return "what acts on its attention weights is no plain dropout"
+    return DROPS if dropout.training and dropout.p else None
+
+
+DROPS = "attention weights are dropped while training; set the attention dropout to 0 to use the operator"
