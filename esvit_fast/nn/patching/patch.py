@@ -5,12 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from ..window_attention import WindowAttention
-from . import timm_swin
+from . import huggingface_swin, published_swin, timm_swin, torchvision_swin
 from .probe import disagreement
 from .redirect import Family, Redirect, redirects
 from .report import Report, Row
 
-_FAMILIES: dict[str, Family] = {**timm_swin.FAMILIES}
+_FAMILIES: dict[str, Family] = {
+    **timm_swin.FAMILIES,
+    **torchvision_swin.FAMILIES,
+    **huggingface_swin.FAMILIES,
+}
 """By the full name of the class, so that no library is imported that the model has not imported."""
 
 _KNOWN_AND_LEFT: dict[str, tuple[str, str]] = {
@@ -46,8 +50,13 @@ def patch_model(model: nn.Module) -> Report:
         TypeError: model is no module.
     """
     _check(model)
-    rows = (_patch(name, module) for name, module in model.named_modules())
-    return Report(type(model).__name__, tuple(row for row in rows if row is not None))
+    rows, inner = [], set()
+    for name, module in model.named_modules():
+        row = None if module in inner else _patch(name, module)
+        if row is not None:
+            rows.append(row)
+            inner.update(module.modules())
+    return Report(type(model).__name__, tuple(rows))
 
 
 def unpatch_model(model: nn.Module) -> Report:
@@ -82,20 +91,29 @@ def _patch(name: str, module: nn.Module) -> Row | None:
             kind, why = _KNOWN_AND_LEFT[full_name]
             return Row(name, kind, False, why)
         if full_name in _FAMILIES:
-            return _stand_in(name, module, owner, _FAMILIES[full_name])
+            family = _FAMILIES[full_name]
+            overridden = getattr(type(module), family.method) is not vars(owner).get(family.method)
+            why = f"{type(module).__name__} overrides {family.method} of {owner.__name__}" if overridden else None
+            return _stand_in(name, module, (family,), why)
+    if families := published_swin.candidates(module):
+        return _stand_in(name, module, families)
+    if hasattr(module, "relative_position_bias_table") and hasattr(module, "num_heads"):
+        return Row(name, type(module).__name__, False, "what shifts and cuts its windows is of no known kind")
     return None
 
 
-def _stand_in(name: str, module: nn.Module, owner: type, family: Family) -> Row:
-    present = vars(module).get(family.method)
+def _stand_in(name: str, module: nn.Module, families: tuple[Family, ...], why: str | None = None) -> Row:
+    """Patch with the first of the families that the module turns out to belong to."""
+    family, method = families[0], families[0].method
+    present = vars(module).get(method)
     if isinstance(present, Redirect):
-        return Row(name, family.kind, True, "it was patched before")
+        return Row(name, present.kind, True, "it was patched before")
     if present is not None:
-        why = f"its {family.method} has been replaced by {present!r:.60}"
-    elif getattr(type(module), family.method) is not vars(owner).get(family.method):
-        why = f"{type(module).__name__} overrides {family.method} of {owner.__name__}"
-    else:
-        why = family.refuse(module) or disagreement(module, family)
+        why = f"its {method} has been replaced by {type(present).__name__} already; undo that first"
     if why is None:
-        vars(module)[family.method] = Redirect(module, family)
-    return Row(name, family.kind, why is None, why or f"{family.method} runs on the operator")
+        for family in families:
+            why = family.refuse(module) or disagreement(module, family)
+            if why is None:
+                vars(module)[method] = Redirect(module, family)
+                break
+    return Row(name, family.kind, why is None, why or f"{method} runs on the operator")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 
@@ -64,7 +65,8 @@ def redirects(module: nn.Module) -> list[Redirect]:
 def fall_back(module: nn.Module, method: str, reason: str, *args, **kwargs):
     """Run the original, and say why once."""
     kind = type(module).__name__
-    if (kind, reason) not in _warned:
+    # torch.compile cannot trace a warning
+    if (kind, reason) not in _warned and not torch.compiler.is_compiling():
         _warned.add((kind, reason))
         warnings.warn(f"a patched {kind} runs its original attention because {reason}", stacklevel=4)
     return original(module, method)(*args, **kwargs)

@@ -17,7 +17,7 @@ from .redirect import Family, dropping, fall_back, hooked
 
 def _v1(block: nn.Module, x: Tensor) -> Tensor:
     attn = block.attn
-    if reason := _obstacle(block, x, attn.qkv):
+    if reason := _obstacle(block, x.shape[1:3]):
         return fall_back(block, "_attn", reason, x)
     qkv = project(attn.qkv, x)
     pads = pad_kv(x, block.window_size, attn.qkv)
@@ -26,7 +26,7 @@ def _v1(block: nn.Module, x: Tensor) -> Tensor:
 
 def _v2(block: nn.Module, x: Tensor) -> Tensor:
     attn = block.attn
-    if reason := _obstacle(block, x, attn.qkv):
+    if reason := _obstacle(block, x.shape[1:3]):
         return fall_back(block, "_attn", reason, x)
     pads = None
     if attn.q_bias is None:
@@ -35,7 +35,7 @@ def _v2(block: nn.Module, x: Tensor) -> Tensor:
     else:
         bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
         qkv = project(attn.qkv, x) + bias if attn.qkv_bias_separate else F.linear(x, attn.qkv.weight, bias)
-        if padded(x, block.window_size):
+        if padded(x.shape[1:3], block.window_size):
             pads = bias[len(bias) // 3 :]
     table = continuous_table(attn.cpb_mlp, attn.relative_coords_table, attn.num_heads)
     return _attend(block, qkv, table, pads, cosine_scale=cosine_scale(attn.logit_scale))
@@ -43,7 +43,7 @@ def _v2(block: nn.Module, x: Tensor) -> Tensor:
 
 def _cr(block: nn.Module, x: Tensor) -> Tensor:
     attn = block.attn
-    if reason := _obstacle(block, x, attn.qkv):
+    if reason := _obstacle(block, x.shape[1:3]):
         return fall_back(block, "_shifted_window_attn", reason, x)
     qkv = project(attn.qkv, x)
     pads = pad_kv(x, block.window_size, attn.qkv)
@@ -67,17 +67,17 @@ def _attend(block, qkv, bias, pads, **scores) -> Tensor:
     return attn.proj_drop(project(attn.proj, x))
 
 
-def _obstacle(block: nn.Module, x: Tensor, qkv: nn.Module) -> str | None:
+def _obstacle(block: nn.Module, size: torch.Size) -> str | None:
     attn = block.attn
     return (
         hooked(attn, "attn_drop", "softmax")
         or dropping(attn.attn_drop)
-        or blank_is_hidden(x, block.window_size, qkv)
-        or _other_mask(block, tuple(x.shape[1:3]))
+        or blank_is_hidden(size, block.window_size, attn.qkv)
+        or _other_mask(block, size)
     )
 
 
-def _other_mask(block: nn.Module, size: tuple[int, int]) -> str | None:
+def _other_mask(block: nn.Module, size: torch.Size) -> str | None:
     """Why the block's mask, made in advance, is not the one for a map of this size."""
     if not any(block.shift_size) or getattr(block, "dynamic_mask", False):
         return None
