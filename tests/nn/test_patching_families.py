@@ -11,33 +11,14 @@ from torchvision.models import swin_transformer as tv
 from transformers.models.clap.modeling_clap import ClapAudioEncoder
 from transformers.models.donut.modeling_donut_swin import DonutSwinModel
 
+from esvit_fast.nn import patch_model
+
+from .models import TIMM, huggingface_model, huggingface_swin, huggingface_swinv2, timm_model, torchvision_model
 from .parity import check, check_in_float64, image, shaken
 from .stand_ins import DetectionBlock, esvit, microsoft
 
-TIMM = ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_224")
 SIZES = ((224, 224), (256, 256), (92, 60), (20, 132))
 """Divisible; padded; padded and not square; a side smaller than a window."""
-
-
-def timm_model(name, size, **options):
-    small = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 7, "num_classes": 5}
-    if name == "swinv2_cr_tiny_224":
-        options = {"init_values": 1.0, **options}  # its branches start at zero
-    return shaken(timm.create_model(name, img_size=size, **{**small, **options}))
-
-
-def torchvision_model(second):
-    block, merging = (
-        (tv.SwinTransformerBlockV2, tv.PatchMergingV2) if second else (tv.SwinTransformerBlock, tv.PatchMerging)
-    )
-    return shaken(
-        tv.SwinTransformer([4, 4], 16, [2, 2], [2, 4], [7, 7], num_classes=5, block=block, downsample_layer=merging)
-    )
-
-
-def huggingface_model(model, config, **options):
-    small = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 7, "image_size": 224}
-    return shaken(model(config(**{**small, **options})))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -49,7 +30,7 @@ def test_timm_at_a_fixed_size(name, size):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_at_any_size(name, size):
-    assert len(check(timm_model(name, (112, 112), strict_img_size=False), image((3, *size)))) == 4
+    assert len(check(timm_model(name, strict_img_size=False), image((3, *size)))) == 4
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -62,7 +43,7 @@ def test_timm_with_shifts_in_windows_larger_than_the_map(name):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of those who make the new bias table
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_after_a_change_of_input_size(name):
-    model = timm_model(name, (112, 112))
+    model = timm_model(name)
     model.set_input_size((96, 64), window_size=(5, 4))
     check(model, image((3, 96, 64)))
 
@@ -73,11 +54,11 @@ def test_timm_after_a_change_of_input_size(name):
     ids=str,
 )
 def test_timm_with_other_projections(name, options):
-    check(timm_model(name, (112, 112), strict_img_size=False, **options), image((3, 92, 60)))
+    check(timm_model(name, strict_img_size=False, **options), image((3, 92, 60)))
 
 
 def test_timm_v2_with_separate_biases():
-    model = timm_model(TIMM[1], (112, 112), strict_img_size=False)
+    model = timm_model(TIMM[1], strict_img_size=False)
     for module in model.modules():
         if hasattr(module, "qkv_bias_separate"):
             module.qkv_bias_separate = True
@@ -99,25 +80,25 @@ def test_torchvision_without_biases(second):
 
 @pytest.mark.parametrize("size", [*SIZES, (93, 61)], ids=str)
 def test_huggingface_swin(size):
-    model = huggingface_model(transformers.SwinModel, transformers.SwinConfig)
+    model = huggingface_swin()
     assert len(check(model, image((3, *size)), lambda m, x: m(x, always_partition=True))) == 4
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_huggingface_swin_with_a_window_that_may_shrink(attention):
     options = {"attn_implementation": attention, "qkv_bias": False}
-    model = huggingface_model(transformers.SwinModel, transformers.SwinConfig, **options)
+    model = huggingface_swin(**options)
     # eager rounds attention weights to float32, whatever it is given
     check(model, image((3, 61, 93)), exact=attention == "sdpa")
 
 
 @pytest.mark.parametrize("size", [*SIZES, (93, 61)], ids=str)
 def test_huggingface_swinv2(size):
-    assert len(check(huggingface_model(transformers.Swinv2Model, transformers.Swinv2Config), image((3, *size)))) == 4
+    assert len(check(huggingface_swinv2(), image((3, *size)))) == 4
 
 
 def test_huggingface_swinv2_with_windows_of_small_maps():
-    model = huggingface_model(transformers.Swinv2Model, transformers.Swinv2Config, image_size=20, qkv_bias=False)
+    model = huggingface_swinv2(image_size=20, qkv_bias=False)
     assert model.encoder.layers[0].blocks[1].window_size == 5
     check(model, image((3, 20, 20)))
 
@@ -189,8 +170,6 @@ def test_scores_that_reach_through_the_mask(name):
 
 @pytest.mark.parametrize("build", [lambda: timm.create_model(TIMM[0]), torchvision.models.swin_t], ids=["timm", "tv"])
 def test_a_real_model(build):
-    from esvit_fast.nn import patch_model
-
     model = shaken(build())
     x = image((3, 224, 224))
     with torch.no_grad():

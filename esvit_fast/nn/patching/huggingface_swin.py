@@ -127,8 +127,8 @@ def _unknown_interface(config) -> str | None:
 def _example(layer: nn.Module) -> tuple:
     """An odd map; where the layer has an argument for it, with the window as it is."""
     height, width = 2 * layer.window_size - 1, 2 * layer.window_size + 1
-    norm = layer.layernorm_before
-    return noise((1, height * width, norm.normalized_shape[0]), norm.weight), (height, width)
+    weight = layer.layernorm_before.weight
+    return noise((1, height * width, len(weight)), weight), (height, width)
 
 
 _MODULES = "transformers.models"

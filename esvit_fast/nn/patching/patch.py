@@ -34,8 +34,9 @@ def patch_model(model: nn.Module) -> Report:
     of it is tried on a small map beside the original; a block that computes something else is left alone.
 
     A patched block runs its original method, with one warning, for calls that the operator cannot serve: attention
-    dropout above 0 while training, attention weights asked for, hooks on modules that the operator passes by.
-    Where a block always returns its attention weights, as EsViT's does, it returns None in their place.
+    dropout above 0 while training, attention weights asked for, hooks on modules that the operator passes by. What
+    torch.compile makes of it does not warn. Where a block always returns its attention weights, as EsViT's does, it
+    returns None in their place.
 
     A patched model can be copied, pickled, compiled (patch first) and trained. `nn.DataParallel` cannot run it: its
     replicas share what stands in for the method; use `DistributedDataParallel`.
@@ -98,7 +99,7 @@ def _patch(name: str, module: nn.Module) -> Row | None:
     if families := published_swin.candidates(module):
         return _stand_in(name, module, families)
     if hasattr(module, "relative_position_bias_table") and hasattr(module, "num_heads"):
-        return Row(name, type(module).__name__, False, "what shifts and cuts its windows is of no known kind")
+        return Row(name, type(module).__name__, False, "it is in no block of a known kind")
     return None
 
 
@@ -116,4 +117,4 @@ def _stand_in(name: str, module: nn.Module, families: tuple[Family, ...], why: s
             if why is None:
                 vars(module)[method] = Redirect(module, family)
                 break
-    return Row(name, family.kind, why is None, why or f"{method} runs on the operator")
+    return Row(name, family.kind, why is None, why or f"{method} runs on the operator{family.note}")

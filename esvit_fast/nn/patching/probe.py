@@ -32,8 +32,8 @@ def disagreement(module: nn.Module, family: Family) -> str | None:
             found = family.run(twin, *args)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         return f"trying it failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if isinstance(expected, tuple) != isinstance(found, tuple):
-        return "its method returns something else"
+    if type(expected) is not type(found):
+        return f"it returns a {type(expected).__name__}, which the original of its kind does not"
     if isinstance(expected, tuple):
         expected, found = expected[0], found[0]
     error = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)

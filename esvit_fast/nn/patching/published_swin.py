@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,6 @@ def candidates(block: nn.Module) -> tuple[Family, ...]:
     parts = (getattr(block, name, None) for name in ("norm1", "norm2", "mlp", "drop_path"))
     attention_parts = (getattr(attn, name, None) for name in ("qkv", "proj", "attn_drop", "proj_drop"))
     if not all(isinstance(part, nn.Module) for part in (attn, *parts, *attention_parts)):
-        return ()
-    if not isinstance(attn.qkv, nn.Linear):
         return ()
     if not all(isinstance(getattr(block, name, None), int) for name in ("window_size", "shift_size")):
         return ()
@@ -130,15 +127,13 @@ def _detection_example(block: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _tokens(block: nn.Module, size: tuple[int, int]) -> Tensor:
-    weight = block.attn.proj.weight
-    return noise((1, size[0] * size[1], weight.shape[0]), weight)
+    weight = block.norm1.weight
+    return noise((1, size[0] * size[1], len(weight)), weight)
 
 
-def _family(kind: str, run: Callable, example: Callable) -> Family:
-    return Family(kind, "forward", run, example)
-
-
-_MICROSOFT = _family("Microsoft Swin", _microsoft, _native_example)
-_MICROSOFT_V2 = _family("Microsoft Swin v2", _microsoft_v2, _native_example)
-_DETECTION = _family("Swin for detection", _detection, _detection_example)
-_ESVIT = _family("EsViT Swin", _esvit, _square_example)
+_MICROSOFT = Family("Microsoft Swin", "forward", _microsoft, _native_example)
+_MICROSOFT_V2 = Family("Microsoft Swin v2", "forward", _microsoft_v2, _native_example)
+_DETECTION = Family("Swin for detection", "forward", _detection, _detection_example)
+_ESVIT = Family(
+    "EsViT Swin", "forward", _esvit, _square_example, note="; it returns None in place of attention weights"
+)

@@ -25,6 +25,7 @@ class Family:
         run: run(module, *args, **kwargs) does what the method does.
         example: arguments, as a tuple, with which module.method can be tried.
         refuse: says why a module of the class cannot be patched, or None.
+        note: what else a user should know, for the report.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Family:
     run: Callable
     example: Callable[[nn.Module], tuple]
     refuse: Callable[[nn.Module], str | None] = _nothing
+    note: str = ""
 
 
 class Redirect:
@@ -69,7 +71,7 @@ def fall_back(module: nn.Module, method: str, reason: str, *args, **kwargs):
     if (kind, reason) not in _warned and not torch.compiler.is_compiling():
         _warned.add((kind, reason))
         warnings.warn(f"a patched {kind} runs its original attention because {reason}", stacklevel=4)
-    return original(module, method)(*args, **kwargs)
+    return getattr(type(module), method)(module, *args, **kwargs)
 
 
 _warned: set[tuple[str, str]] = set()

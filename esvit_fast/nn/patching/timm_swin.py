@@ -92,7 +92,7 @@ def _native(block: nn.Module) -> tuple[int, int]:
 
 
 def _example(block: nn.Module) -> tuple[Tensor]:
-    like = block.attn.proj.weight
+    like = next(block.parameters())
     if any(block.shift_size) and not getattr(block, "dynamic_mask", False):
         return (noise((1, *_native(block), block.dim), like),)
     return (odd_map(block.window_size, block.dim, like),)
