@@ -21,7 +21,8 @@ def shaken(model: nn.Module) -> nn.Module:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise, alpha=0.3 if parameter.ndim == 1 or "bias" in name or "logit" in name else 0.02)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def image(size: tuple[int, ...], batch: int = 1) -> Tensor:

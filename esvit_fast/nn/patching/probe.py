@@ -43,7 +43,9 @@ def disagreement(module: nn.Module, family: Family) -> str | None:
 def _twin(module: nn.Module) -> nn.Module:
     # results kept from an earlier call cannot be copied by deepcopy
     kept = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
-    twin = copy.deepcopy(module, {id(value): value.detach().clone() for value in kept}).eval().float()
+    twin = copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
+    twin.eval()  # some return None
+    twin.float()
     for part in twin.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
             hooks.clear()
