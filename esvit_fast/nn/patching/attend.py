@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .redirect import has_hooks
+from ..linear import has_hooks
 
 MAX_LOGIT_SCALE = math.log(100)
 """Limit of Swin v2's logit scale (arXiv 2111.09883, section 3.3: the temperature stays above 0.01)."""

@@ -10,12 +10,11 @@ import inspect
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
 from ...reference.window_attention import partition_windows
-from ..linear import project
+from ..linear import linear, project
 from .attend import blank_is_hidden, continuous_table, cosine_scale, noise, pad_kv, padded
 from .redirect import Family, dropping, fall_back, hooked
 
@@ -79,7 +78,7 @@ def _attend(block: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         bias = continuous_table(attn.cpb_mlp, attn.relative_coords_table, attn.num_heads)
         # only queries and values have a bias
         offset = None if attn.q_bias is None else torch.cat((attn.q_bias, torch.zeros_like(attn.v_bias), attn.v_bias))
-        qkv = F.linear(x, attn.qkv.weight, offset)
+        qkv = linear(x, attn.qkv.weight, offset)
         pads = None
         if padded(size, window):
             pads = x.new_zeros(2 * x.shape[-1]) if offset is None else offset[x.shape[-1] :]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..linear import has_hooks
+
 
 def _nothing(module: nn.Module) -> str | None:
     return None
@@ -84,12 +86,6 @@ def hooked(module: nn.Module, *children: str) -> str | None:
         if isinstance(part, nn.Module) and has_hooks(part):
             return f"{name or type(module).__name__} has hooks or a forward of its own"
     return None
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class's forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(map(len, hooks)) or "forward" in vars(module)
 
 
 def dropping(dropout: nn.Module) -> str | None:

@@ -6,11 +6,10 @@ timm shifts first and pads then. Window and shift are read at every call, since 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
-from ..linear import project
+from ..linear import linear, project
 from .attend import blank_is_hidden, continuous_table, cosine_scale, noise, odd_map, pad_kv, padded
 from .redirect import Family, dropping, fall_back, hooked
 
@@ -34,7 +33,7 @@ def _v2(block: nn.Module, x: Tensor) -> Tensor:
         pads = pad_kv(x, block.window_size, attn.qkv)
     else:
         bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
-        qkv = project(attn.qkv, x) + bias if attn.qkv_bias_separate else F.linear(x, attn.qkv.weight, bias)
+        qkv = project(attn.qkv, x) + bias if attn.qkv_bias_separate else linear(x, attn.qkv.weight, bias)
         if padded(x.shape[1:3], block.window_size):
             pads = bias[len(bias) // 3 :]
     table = continuous_table(attn.cpb_mlp, attn.relative_coords_table, attn.num_heads)

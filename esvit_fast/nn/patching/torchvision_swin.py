@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
-from ..linear import project
+from ..linear import linear, project
 from .attend import blank_is_hidden, continuous_table, cosine_scale, odd_map, pad_kv, padded
 from .redirect import DROPS, Family, fall_back
 
@@ -29,7 +29,7 @@ def _v2(attn: nn.Module, x: Tensor) -> Tensor:
         bias = torch.cat((query, torch.zeros_like(key), value))
     if padded(x.shape[1:3], attn.window_size):
         pads = x.new_zeros(2 * x.shape[-1]) if bias is None else bias[x.shape[-1] :]
-    qkv = F.linear(x, attn.qkv.weight, bias)
+    qkv = linear(x, attn.qkv.weight, bias)
     table = continuous_table(attn.cpb_mlp, attn.relative_coords_table, attn.num_heads)
     return _attend(attn, x, qkv, table, pads, cosine_scale=cosine_scale(attn.logit_scale))
 
