@@ -24,11 +24,8 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def project(module: nn.Module, x: Tensor) -> Tensor:
-    """[..., in] -> [..., out]: what module(x) returns, by `linear` where the module is a plain `torch.nn.Linear`."""
-    if type(module) is nn.Linear and not has_hooks(module):
-        return linear(x, module.weight, module.bias)
-    return module(x)
+class StandIn(Linear):
+    """What a foreign `torch.nn.Linear` is made, in place, by a change of class alone."""
 
 
 def has_hooks(module: nn.Module) -> bool:

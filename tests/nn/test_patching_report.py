@@ -28,7 +28,7 @@ def test_the_report_is_a_table():
     )
     assert len(report) == 2 and list(report) == list(report.rows)
     assert str(report).splitlines() == [
-        "SwinTransformer: 1 of 2 window attentions run on esvit_fast",
+        f"SwinTransformer: 1 of 2 window attentions run on esvit_fast, {report.linears} linear layers too on a CPU",
         "module             kind       patched  why",
         "layers.0.blocks.0  timm Swin  yes      _attn runs on the operator",
         f"layers.1.blocks.0  timm Swin  no       {why}",

@@ -69,6 +69,16 @@ def test_opcheck(backend):
         opcheck(torch.ops.esvit_fast.linear_backward.default, (torch.randn(2, 3, 7), x, weight, mask, backend))
 
 
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=NATIVE), "reference"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_the_output_may_be_changed_in_place(backend, shape):
+    weight = torch.randn(5, 4, requires_grad=True)
+    out = ops.linear(torch.randn(shape), weight, backend=backend)
+    assert not out._is_view()
+    out.relu_().sum().backward()
+    assert weight.grad.isfinite().all()
+
+
 @NATIVE
 def test_the_same_bits_for_any_number_of_threads():
     grad, x = torch.randn(1000, 150), torch.randn(1000, 70)

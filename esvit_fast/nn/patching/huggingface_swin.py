@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ..linear import project
 from .attend import blank, blank_is_hidden, continuous_table, cosine_scale, noise, padded
 from .redirect import DROPS, Family, dropping, fall_back, hooked
 
@@ -35,7 +34,7 @@ def _swin(layer: nn.Module, hidden_states: Tensor, input_dimensions, always_part
     x = _map(layer.layernorm_before(hidden_states), input_dimensions)
     table = attn.relative_position_bias.relative_position_bias_table
     x = _attend(layer, x, projections, table, num_heads=attn.num_attention_heads, scale=attn.scaling)
-    x = layer.dropout(project(attn.o_proj, x)).flatten(1, 2)
+    x = layer.dropout(attn.o_proj(x)).flatten(1, 2)
     hidden_states = hidden_states + layer.drop_path(x)
     return hidden_states + layer.dropout(layer.mlp(layer.layernorm_after(hidden_states))), None
 
@@ -78,7 +77,7 @@ def _nested_swin(
 def _nested(layer: nn.Module, x: Tensor, table: Tensor, scores: dict) -> Tensor:
     attn, output = layer.attention.self, layer.attention.output
     x = _attend(layer, x, (attn.query, attn.key, attn.value), table, **scores)
-    return output.dropout(project(output.dense, x))
+    return output.dropout(output.dense(x))
 
 
 def _nested_obstacle(layer: nn.Module, size: tuple[int, int], output_attentions: bool | None) -> str | None:
@@ -97,7 +96,7 @@ def _attend(layer: nn.Module, x: Tensor, projections: tuple[nn.Module, ...], tab
     window, shift = _window(layer), int(layer.shift_size)
     pads = torch.cat([blank(part, x) for part in projections[1:]]) if padded(x.shape[1:3], window) else None
     return ops.window_attention(
-        torch.cat([project(part, x) for part in projections], -1),
+        torch.cat([part(x) for part in projections], -1),
         table,
         window_size=window,
         shift_size=(shift, shift),

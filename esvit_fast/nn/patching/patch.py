@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..linear import StandIn
 from ..window_attention import WindowAttention
 from . import huggingface_swin, published_swin, timm_swin, torchvision_swin
 from .probe import disagreement
@@ -38,6 +39,9 @@ def patch_model(model: nn.Module) -> Report:
     torch.compile makes of it does not warn. Where a block always returns its attention weights, as EsViT's does, it
     returns None in their place.
 
+    Where a block was patched, every plain `torch.nn.Linear` of the model becomes a subclass, which computes float32 on
+    a CPU by `esvit_fast.ops.linear`; no other call changes.
+
     A patched model can be copied, pickled, compiled (patch first) and trained. `nn.DataParallel` cannot run it: its
     replicas share what stands in for the method; use `DistributedDataParallel`.
 
@@ -57,7 +61,12 @@ def patch_model(model: nn.Module) -> Report:
         if row is not None:
             rows.append(row)
             inner.update(module.modules())
-    return Report(type(model).__name__, tuple(rows))
+    linears = [module for module in model.modules() if type(module) in (nn.Linear, StandIn)]
+    if not any(row.patched for row in rows):
+        linears = []
+    for module in linears:
+        module.__class__ = StandIn
+    return Report(type(model).__name__, tuple(rows), len(linears))
 
 
 def unpatch_model(model: nn.Module) -> Report:
@@ -75,6 +84,8 @@ def unpatch_model(model: nn.Module) -> Report:
         for redirect in redirects(module):
             del vars(module)[redirect.method]
             rows.append(Row(name, redirect.kind, False, f"{redirect.method} is the original again"))
+        if type(module) is StandIn:
+            module.__class__ = nn.Linear
     return Report(type(model).__name__, tuple(rows))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ... import ops
 from ...reference.window_attention import partition_windows
-from ..linear import linear, project
+from ..linear import linear
 from .attend import blank_is_hidden, continuous_table, cosine_scale, noise, pad_kv, padded
 from .redirect import Family, dropping, fall_back, hooked
 
@@ -85,12 +85,12 @@ def _attend(block: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Tensor:
     else:
         scores = {"scale": attn.scale}
         bias = attn.relative_position_bias_table
-        qkv, pads = project(attn.qkv, x), pad_kv(x, window, attn.qkv)
+        qkv, pads = attn.qkv(x), pad_kv(x, window, attn.qkv)
     shift = (block.shift_size,) * 2
     x = ops.window_attention(
         qkv, bias, num_heads=attn.num_heads, window_size=window, shift_size=shift, pad_kv=pads, **scores
     )
-    return attn.proj_drop(project(attn.proj, x)).flatten(1, 2)
+    return attn.proj_drop(attn.proj(x)).flatten(1, 2)
 
 
 def _is_v2(attn: nn.Module) -> bool:

@@ -31,10 +31,12 @@ class Report:
     Attributes:
         model: name of the model's class.
         rows: one for each module that was looked at, in the order of `named_modules`.
+        linears: number of linear layers that run on `esvit_fast.ops.linear` where it serves them.
     """
 
     model: str
     rows: tuple[Row, ...]
+    linears: int = 0
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -52,7 +54,8 @@ class Report:
         """One line."""
         if not self.rows:
             return f"{self.model}: no window attention of a known kind"
-        return f"{self.model}: {len(self.patched)} of {len(self.rows)} window attentions run on esvit_fast"
+        linears = f", {self.linears} linear layers too on a CPU" if self.linears else ""
+        return f"{self.model}: {len(self.patched)} of {len(self.rows)} window attentions run on esvit_fast{linears}"
 
     def __str__(self) -> str:
         cells = [(row.name or "(model)", row.kind, "yes" if row.patched else "no", row.why) for row in self.rows]

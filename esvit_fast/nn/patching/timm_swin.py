@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import ops
-from ..linear import linear, project
+from ..linear import linear
 from .attend import blank_is_hidden, continuous_table, cosine_scale, noise, odd_map, pad_kv, padded
 from .redirect import Family, dropping, fall_back, hooked
 
@@ -18,7 +18,7 @@ def _v1(block: nn.Module, x: Tensor) -> Tensor:
     attn = block.attn
     if reason := _obstacle(block, x.shape[1:3]):
         return fall_back(block, "_attn", reason, x)
-    qkv = project(attn.qkv, x)
+    qkv = attn.qkv(x)
     pads = pad_kv(x, block.window_size, attn.qkv)
     return _attend(block, qkv, attn.relative_position_bias_table, pads, scale=attn.scale)
 
@@ -29,11 +29,11 @@ def _v2(block: nn.Module, x: Tensor) -> Tensor:
         return fall_back(block, "_attn", reason, x)
     pads = None
     if attn.q_bias is None:
-        qkv = project(attn.qkv, x)
+        qkv = attn.qkv(x)
         pads = pad_kv(x, block.window_size, attn.qkv)
     else:
         bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
-        qkv = project(attn.qkv, x) + bias if attn.qkv_bias_separate else linear(x, attn.qkv.weight, bias)
+        qkv = attn.qkv(x) + bias if attn.qkv_bias_separate else linear(x, attn.qkv.weight, bias)
         if padded(x.shape[1:3], block.window_size):
             pads = bias[len(bias) // 3 :]
     table = continuous_table(attn.cpb_mlp, attn.relative_coords_table, attn.num_heads)
@@ -44,7 +44,7 @@ def _cr(block: nn.Module, x: Tensor) -> Tensor:
     attn = block.attn
     if reason := _obstacle(block, x.shape[1:3]):
         return fall_back(block, "_shifted_window_attn", reason, x)
-    qkv = project(attn.qkv, x)
+    qkv = attn.qkv(x)
     pads = pad_kv(x, block.window_size, attn.qkv)
     # dense, as dropout in the network that makes it tells apart pairs of the same distance
     bias = attn._relative_positional_encodings().squeeze(0)
@@ -63,7 +63,7 @@ def _attend(block, qkv, bias, pads, **scores) -> Tensor:
         pad_mode="after_roll",
         **scores,
     )
-    return attn.proj_drop(project(attn.proj, x))
+    return attn.proj_drop(attn.proj(x))
 
 
 def _obstacle(block: nn.Module, size: torch.Size) -> str | None:

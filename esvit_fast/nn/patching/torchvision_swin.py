@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import ops
-from ..linear import linear, project
+from ..linear import linear
 from .attend import blank_is_hidden, continuous_table, cosine_scale, odd_map, pad_kv, padded
 from .redirect import DROPS, Family, fall_back
 
@@ -16,7 +16,7 @@ def _v1(attn: nn.Module, x: Tensor) -> Tensor:
     if reason := _obstacle(attn, x):
         return fall_back(attn, "forward", reason, x)
     pads = pad_kv(x, attn.window_size, attn.qkv)
-    return _attend(attn, x, project(attn.qkv, x), attn.relative_position_bias_table, pads)
+    return _attend(attn, x, attn.qkv(x), attn.relative_position_bias_table, pads)
 
 
 def _v2(attn: nn.Module, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _attend(attn, x, qkv, bias, pads, **scores) -> Tensor:
         pad_kv=pads,
         **scores,
     )
-    return F.dropout(project(attn.proj, y), p=attn.dropout, training=attn.training)
+    return F.dropout(attn.proj(y), p=attn.dropout, training=attn.training)
 
 
 def _obstacle(attn: nn.Module, x: Tensor) -> str | None:

@@ -26,7 +26,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output; arguments as `esvit_fast.ops.linear`."""
     if not x.numel():
         return x.new_zeros(*x.shape[:-1], len(weight)) if bias is None else bias.expand(*x.shape[:-1], -1).clone()
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, x.shape[-1]), weight, bias, "none", [], "")
+    # a view could not be changed in place under autograd
+    return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], len(weight)])
 
 
 def backward(grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
