@@ -21,12 +21,22 @@ FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 """Of a result's largest value: what one rounding may do, whatever plain torch's luck."""
 
 
-def worst_ratio(found: Sequence[Tensor], plain: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+def rms(error: Tensor) -> Tensor:
+    """Root of the mean square."""
+    return error.square().mean().sqrt()
+
+
+def worst_ratio(
+    found: Sequence[Tensor],
+    plain: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    measures: Sequence[Callable[[Tensor], Tensor]] = (torch.max, rms),
+) -> float:
     """The largest error of any result, in units of what is allowed: twice that of plain torch, and a floor."""
     ratios = []
     for ours, theirs, exact in zip(found, plain, truth, strict=True):
         floor = FLOOR[theirs.dtype] * exact.abs().max()
-        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
+        for measure in measures:
             error, allowed = (measure((x.double() - exact).abs()) for x in (ours, theirs))
             ratios.append((error / (2 * allowed + floor)).item())
     return max(ratios)

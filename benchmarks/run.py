@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import window_attention
+from benchmarks import whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append
 
@@ -31,15 +31,16 @@ def attention(args: argparse.Namespace) -> None:
             append(record, "window_attention", args.records)
 
 
-def main() -> None:
-    """Parse, then measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("attention", help=window_attention.__doc__)
-    command.set_defaults(run=attention)
+def model(args: argparse.Namespace) -> None:
+    """Print and record a whole model."""
+    record = whole_model.measure(args.name, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
+    print(whole_model.table(record), flush=True)
+    if not args.dry:
+        append(record, "model", args.records)
+
+
+def _common(command: argparse.ArgumentParser) -> None:
     gpu = torch.cuda.is_available()
-    command.add_argument("--case", help="a part of the names of cases; all without it")
-    command.add_argument("--contestants", nargs="+", help="all without it")
     command.add_argument("--batch", type=int, default=64 if gpu else 8)
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if gpu else "float32"
@@ -49,6 +50,21 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--records", type=Path, default=RECORDS)
     command.add_argument("--dry", action="store_true", help="record nothing")
+
+
+def main() -> None:
+    """Parse, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("attention", help=window_attention.__doc__)
+    command.set_defaults(run=attention)
+    command.add_argument("--case", help="a part of the names of cases; all without it")
+    command.add_argument("--contestants", nargs="+", help="all without it")
+    _common(command)
+    command = commands.add_parser("model", help=whole_model.__doc__)
+    command.set_defaults(run=model)
+    command.add_argument("--name", default="swin_tiny_patch4_window7_224", help="of a Swin in timm")
+    _common(command)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
