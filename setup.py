@@ -32,7 +32,9 @@ def library() -> dict:
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
-        without("torch is not here; install it first, then `pip install --no-build-isolation .`")
+        without(
+            "torch is not here; install it, ninja and setuptools>=77,<82 first, then `pip install --no-build-isolation .`"
+        )
         return {}
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     if shutil.which(compiler) is None:
@@ -51,9 +53,15 @@ def library() -> dict:
         sorted(str(path) for path in (*Path("csrc").glob("register_cpu.cpp"), *Path("csrc/cpu").glob("*.cpp"))),
         depends=[str(path) for path in Path("csrc/cpu").glob("*.h")],
         # no -march: each instruction set has files of its own, and the machine's is found when it runs
-        extra_compile_args=["-O3", "-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
+        extra_compile_args=[
+            "-O3",
+            "-fvisibility=hidden",
+            "-DTORCH_STABLE_ONLY",
+            "-DTORCH_TARGET_VERSION=0x020a000000000000",
+        ],
         py_limited_api=True,
     )
+    extension.optional = wanted == "auto"  # or an editable install would fail after `without` let it go on
     return {
         "ext_modules": [extension],
         "cmdclass": {"build_ext": Build},

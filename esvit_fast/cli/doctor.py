@@ -14,7 +14,7 @@ from rich.table import Table
 from ..ops import ORDER, BackendError, Facts, plan
 from ..training.environment import environment
 
-_OPERATORS = ("window_attention", "region_match", "soft_cross_entropy", "prototype_cross_entropy")
+_OPERATORS = ("window_attention", "linear", "region_match", "soft_cross_entropy", "prototype_cross_entropy")
 
 
 def doctor(argv: Sequence[str]) -> int:

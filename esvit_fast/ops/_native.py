@@ -7,19 +7,36 @@ from pathlib import Path
 import torch
 
 _FOLDER = Path(__file__).resolve().parent.parent
+_CPU_SCHEMAS = {
+    "linear_weight_gradient": "(Tensor grad, Tensor x) -> (Tensor, Tensor)",
+    "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, "
+    "Tensor columns, int column_kinds, float scale) -> Tensor",
+    "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "
+    "Tensor rows, Tensor columns, int column_kinds, float scale, int shares) -> (Tensor, Tensor, Tensor, Tensor)",
+    "window_attention_bias_backward": "(Tensor grad, Tensor index, int rows) -> Tensor",
+}
+"""What this version calls: a library built from other sources has others."""
 
 
-def _load(stem: str) -> str | None:
-    """Load a library; say why it is not there, or None."""
+def _load(stem: str, schemas: dict[str, str]) -> str | None:
+    """Load a library; say why it is not there or of no use, or None."""
     files = sorted(_FOLDER.glob(f"{stem}*.so"))
     if not files:
-        return f"the library {stem} was not built; install with `pip install --no-build-isolation .` and a C++ compiler"
+        return f"the library {stem} was not built; {_BUILD}"
     try:
         torch.ops.load_library(files[0])
     except OSError as error:
         return f"the library {files[0].name} does not load: {error}"
+    namespace = f"esvit_fast{stem.removeprefix('_C')}"
+    for name, schema in schemas.items():
+        operator = getattr(getattr(torch.ops, namespace), name, None)
+        if operator is None or str(operator.default._schema) != f"{namespace}::{name}{schema}":
+            return f"the library {files[0].name} is of another version; {_BUILD}"
     return None
 
 
-CPU_MISSING = _load("_C_cpu")
+_BUILD = (
+    'build it with a C++ compiler: `pip install ninja "setuptools>=77,<82"`, then `pip install --no-build-isolation .`'
+)
+CPU_MISSING = _load("_C_cpu", _CPU_SCHEMAS)
 """Why there are no CPU kernels, or None if there are."""
