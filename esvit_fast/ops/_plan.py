@@ -59,14 +59,20 @@ class Plan:
 Rule = Callable[[Facts], str | None]
 """Says why a backend cannot run with these facts, or None if it can."""
 
+Configure = Callable[[Facts], Mapping[str, int]]
+"""Gives the launch configuration for facts that a backend's rule does not refuse."""
+
 _RULES: dict[tuple[str, str], Rule] = {}
+_CONFIGURE: dict[tuple[str, str], Configure] = {}
 
 
-def register_rule(op: str, backend: str, rule: Rule) -> None:
+def register_rule(op: str, backend: str, rule: Rule, configure: Configure | None = None) -> None:
     """Let `plan` consider a backend for an operator."""
     if backend not in ORDER:
         raise ValueError(f"backend={backend!r} must be one of {', '.join(ORDER)}")
     _RULES[op, backend] = rule
+    if configure is not None:
+        _CONFIGURE[op, backend] = configure
 
 
 def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) -> Plan:
@@ -86,7 +92,8 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
         reason = f"this version has no {backend} implementation of {op}" if rule is None else rule(facts)
         if reason is None:
             why = "it was asked for" if facts.forced else "it is the first that can run"
-            return Plan(backend, {}, why, refused)
+            configure = _CONFIGURE.get((op, backend))
+            return Plan(backend, {} if configure is None else configure(facts), why, refused)
         refused[backend] = reason
     reasons = "; ".join(f"{backend}: {reason}" for backend, reason in refused.items())
     raise BackendError(f"no backend can run {op}: {reasons}")
