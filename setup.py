@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.errors import BaseError
 
 CHOICES = ("auto", "python", "cpu")
@@ -69,4 +69,8 @@ def library() -> dict:
     }
 
 
-setup(**library())
+setup(
+    packages=[*find_packages(include=["esvit_fast*"]), "esvit_fast.kernels"],
+    package_dir={"esvit_fast.kernels": "kernels"},
+    **library(),
+)

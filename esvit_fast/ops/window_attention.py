@@ -9,6 +9,7 @@ from .. import reference
 from ._cpu import window_attention as cpu
 from ._library import define, differentiate, implement, vjp
 from ._plan import choose, register_rule
+from ._triton import window_attention as triton
 
 _OPTIONS = (
     "int num_heads, int[2] window_size, int[2] shift_size, str pad_mode, float mask_value, float scale, str backend"
@@ -174,7 +175,10 @@ define(
 differentiate("window_attention", _backward, _setup_context)
 implement("window_attention", "reference", _reference)
 implement("window_attention_backward", "reference", _reference_backward)
+implement("window_attention", "triton", lambda *args: triton.forward(*args[:4], **_named(args[4:])))
+implement("window_attention_backward", "triton", lambda *args: triton.backward(*args[:5], **_named(args[5:])))
 implement("window_attention", "cpu", lambda *args: cpu.forward(*args[:4], **_named(args[4:])))
 implement("window_attention_backward", "cpu", lambda *args: cpu.backward(*args[:5], **_named(args[5:])))
+register_rule("window_attention", "triton", triton.refuse, triton.configure)
 register_rule("window_attention", "cpu", cpu.refuse)
 register_rule("window_attention", "reference", lambda facts: None)

@@ -7,6 +7,7 @@ import torch
 
 from esvit_fast import ops
 from esvit_fast.ops import BackendError, Facts, _plan, plan
+from esvit_fast.ops._triton import _device
 
 RULES = {
     ("op", "cuda"): lambda f: None if f.capability and f.capability >= (8, 0) else "it needs an sm_80 GPU",
@@ -84,3 +85,65 @@ def test_a_backend_of_another_device_is_no_reason_to_warn():
     _plan._warned.clear()
     assert _plan.choose("window_attention", tensors, {}, None) == "reference"
     assert not _plan._warned
+
+
+SHAPES = {"qkv": (64, 56, 56, 288), "bias": (169, 3), "pad_kv": (192,)}
+OPTIONS = {"num_heads": 3, "window_size": (7, 7), "shift_size": (3, 3), "pad_mode": "before_roll"}
+
+
+def attention(capability, dtype=torch.bfloat16, **changes):
+    shapes = SHAPES | changes.pop("shapes", {})
+    options = OPTIONS | changes
+    return plan("window_attention", Facts("cuda", dtype, shapes, options, capability=capability))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "config"),
+    [
+        ((8, 0), torch.bfloat16, {"programs": 432, "num_warps": 4, "num_warps_backward": 4}),
+        ((8, 9), torch.float16, {"programs": 432, "num_warps": 4, "num_warps_backward": 4}),
+        ((9, 0), torch.bfloat16, {"programs": 528, "num_warps": 4, "num_warps_backward": 4}),
+        ((9, 0), torch.float32, {"programs": 528, "num_warps": 8, "num_warps_backward": 8}),
+        ((10, 0), torch.bfloat16, {"programs": 592, "num_warps": 4, "num_warps_backward": 8}),
+        ((12, 0), torch.bfloat16, {"programs": 592, "num_warps": 4, "num_warps_backward": 8}),
+    ],
+)
+def test_window_attention_on_gpus(capability, dtype, config):
+    chosen = attention(capability, dtype)
+    assert chosen.backend == "triton"
+    assert chosen.config == {"block": 64, "blocks": 1, "block_d": 32, "num_stages": 1, **config}
+
+
+@pytest.mark.parametrize(
+    ("changes", "config"),
+    [
+        ({"shapes": {"qkv": (8, 3, 3, 2304)}, "num_heads": 24}, {"block": 16, "blocks": 1}),  # 9 tokens, 10 keys
+        ({"shapes": {"qkv": (8, 4, 4, 2304)}, "num_heads": 24}, {"block": 32, "blocks": 1}),  # 16 tokens, 17 keys
+        ({"shapes": {"qkv": (8, 14, 14, 288)}, "window_size": (14, 14)}, {"block": 64, "blocks": 4}),
+        ({"shapes": {"qkv": (8, 12, 12, 180)}}, {"block_d": 32}),  # head_dim 20
+        ({"shapes": {"qkv": (8, 12, 12, 72)}}, {"block_d": 16}),  # head_dim 8
+    ],
+)
+def test_window_attention_of_other_sizes(changes, config):
+    chosen = attention((9, 0), **changes)
+    assert chosen.backend == "triton" and config.items() <= chosen.config.items()
+
+
+@pytest.mark.parametrize(
+    ("capability", "changes", "reason"),
+    [
+        ((7, 5), {}, "compute capability 7.5 is below 8.0"),
+        ((9, 0), {"dtype": torch.float64}, "dtype torch.float64 is none of"),
+        ((9, 0), {"shapes": {"qkv": (1, 14, 14, 864)}}, "head_dim=96 is more than 64"),
+        ((9, 0), {"shapes": {"qkv": (1, 96, 96, 288)}, "window_size": (24, 24)}, "windows of 576 tokens are larger"),
+    ],
+)
+def test_window_attention_that_triton_refuses(capability, changes, reason):
+    chosen = attention(capability, **changes)
+    assert chosen.backend == "reference" and reason in chosen.refused["triton"]
+    assert chosen.config == {}
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(_device, "MISSING", "triton is not installed; it comes with torch on Linux")
+    assert attention((9, 0)).refused["triton"] == "triton is not installed; it comes with torch on Linux"

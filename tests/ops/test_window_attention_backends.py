@@ -63,6 +63,13 @@ def results(tensors, options, backend, dtype=None):
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
 
 
+def walled(x):
+    """The same tensor between NaNs."""
+    wall = x.new_full((x.numel() + 128,), torch.nan)
+    wall[64:-64] = x.flatten()
+    return wall[64:-64].view(x.shape)
+
+
 def assert_as_exact_as_torch(tensors, options, backend):
     truth = results(tensors, options, "reference", torch.float64)
     plain, ours = (results(tensors, options, name) for name in ("reference", backend))
@@ -115,12 +122,6 @@ def test_every_instruction_set(isa):
 def test_nothing_is_read_beside_the_inputs(seed):
     """Neighbours in memory are NaN; so is what torch.empty gives, so that an element left unwritten shows."""
     tensors, options = draw(seed, side=20, window=8)
-
-    def walled(x):
-        wall = x.new_full((x.numel() + 128,), torch.nan)
-        wall[64:-64] = x.flatten()
-        return wall[64:-64].view(x.shape)
-
     plain = results(tensors, options, "cpu")
     inside = results({n: None if x is None else walled(x) for n, x in tensors.items()}, options, "cpu")
     for name, value in plain.items():

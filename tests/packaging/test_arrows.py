@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ CHAIN = ("methods", "models", "nn", "ops", "reference")
 LEAVES = ("data", "config")
 ALLOWED = {
     **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
+    "ops": {"reference", "kernels"},
+    "kernels": set(),
     "config": set(),
     "data": {"config"},
     "evaluation": {*CHAIN, *LEAVES},
@@ -52,7 +55,17 @@ def test_the_arrows_are_seen():
     found = {module: set(imported_modules(module, path, set(files))) for module, path in files.items()}
     assert {"nn"} <= found["models.swin"]
     assert {"reference", "ops._library", "ops._plan"} <= found["ops.region_match"]
+    assert {"kernels._tables", "kernels.window_attention_fwd"} <= found["ops._triton.window_attention"]
     assert {"config", "data.draws"} <= found["data.multicrop"]
+
+
+def test_device_code_knows_no_torch():
+    for module, path in module_files().items():
+        if room(module) == "kernels":
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            roots = {alias.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+            roots |= {n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+            assert roots <= {"os", "triton"}, module
 
 
 @pytest.mark.parametrize(
@@ -61,6 +74,7 @@ def test_the_arrows_are_seen():
         ("ops/matmul.py", "from ..nn import SwinBlock", "ops.matmul -> nn"),
         ("ops/matmul.py", "from .. import nn", "ops.matmul -> nn"),
         ("ops/__init__.py", "from ..nn import SwinBlock", "ops -> nn"),
+        ("nn/matmul.py", "from ..kernels import matmul", "nn.matmul -> kernels"),
         ("reference/matmul.py", "import esvit_fast.ops.plan", "reference.matmul -> ops.plan"),
         ("data/lists.py", "def f():\n    from esvit_fast.training import loop", "data.lists -> training"),
         ("methods/dino.py", "if True:\n    from ..config import Config", "methods.dino -> config"),
@@ -72,7 +86,7 @@ def test_the_arrows_are_seen():
     ],
 )
 def test_a_planted_bad_arrow_is_found(tmp_path, module, line, arrow):
-    for name in ("nn/__init__.py", "evaluation/knn.py", module):
+    for name in ("nn/__init__.py", "kernels/__init__.py", "evaluation/knn.py", module):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / module).write_text(line)

@@ -7,11 +7,12 @@ import re
 
 import pytest
 
-from .tree import PACKAGE, ROOT, module_files, text_files
+from .tree import KERNELS, PACKAGE, ROOT, module_files, text_files
 
 SOURCES = sorted(
     [
         *PACKAGE.rglob("*.py"),
+        *KERNELS.rglob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
         *(path for path in (ROOT / "csrc").rglob("*") if path.is_file()),
         ROOT / "setup.py",

@@ -9,7 +9,7 @@ import torch
 
 from esvit_fast import ops, reference
 
-from .tree import PACKAGE, ROOT
+from .tree import KERNELS, PACKAGE, ROOT
 
 OPERATORS = sorted(path.stem for path in (PACKAGE / "ops").glob("[!_]*.py"))
 
@@ -27,6 +27,12 @@ def test_an_operator_has_its_name_everywhere(stem):
         assert stem in room.__all__
         assert inspect.isfunction(function)
         assert function.__module__ == f"{room.__name__}.{stem}"
+
+
+def test_every_file_of_kernels_belongs_to_a_stem():
+    found = {path.stem.lstrip("_") for path in KERNELS.glob("*.py")} - {"init__", "tables"}
+    assert {"window_attention_fwd", "window_attention_bwd"} <= found
+    assert all(any(name.startswith(stem) for stem in OPERATORS) for name in found)
 
 
 @pytest.mark.parametrize("stem", OPERATORS)

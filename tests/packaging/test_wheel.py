@@ -13,7 +13,7 @@ import pytest
 
 import esvit_fast
 
-from .tree import PACKAGE, ROOT
+from .tree import KERNELS, PACKAGE, ROOT
 
 
 @pytest.fixture(scope="module", params=["python", "cpu"])
@@ -23,7 +23,7 @@ def wheel(request, tmp_path_factory):
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, tree)
-    for folder in (PACKAGE, ROOT / "csrc", ROOT / "tests"):
+    for folder in (PACKAGE, KERNELS, ROOT / "csrc", ROOT / "tests"):
         shutil.copytree(folder, tree / folder.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     pip = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-index"]
     done = subprocess.run(
@@ -40,11 +40,13 @@ def wheel(request, tmp_path_factory):
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     here = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    here |= {f"esvit_fast/kernels/{path.name}" for path in KERNELS.glob("*.py")}
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     compiled = {name for name in inside if name.endswith(".so")}
     assert inside - compiled == {name for name in here if "__pycache__" not in name and not name.endswith(".so")}
     assert compiled == (set() if "none-any" in wheel.filename else {"esvit_fast/_C_cpu.abi3.so"})
     assert {"esvit_fast/py.typed", "esvit_fast/recipes/swin_tiny_w7.yaml", "esvit_fast/ops/_plan.py"} <= inside
+    assert "esvit_fast/kernels/window_attention_fwd.py" in inside
 
 
 def test_the_wheel_says_what_it_is(wheel):

@@ -8,13 +8,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "esvit_fast"
+KERNELS = ROOT / "kernels"
+"""Installed as esvit_fast.kernels."""
 
 
 def module_files(package: Path = PACKAGE) -> dict[str, Path]:
     """Every module of a package folder: its dotted name below the package ("" is the package itself), and its file."""
+    places = [(path.relative_to(package), path) for path in sorted(package.rglob("*.py"))]
+    if package == PACKAGE:
+        places += [(Path("kernels", path.relative_to(KERNELS)), path) for path in sorted(KERNELS.rglob("*.py"))]
     files = {}
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
+    for place, path in places:
+        parts = place.with_suffix("").parts
         files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return files
 
@@ -43,7 +48,9 @@ def imported_modules(module: str, path: Path, known: set[str]) -> Iterator[str]:
 
 def text_files() -> list[Path]:
     """Every text file of the repository that people write: code, recipes, documents, workflow."""
-    rooms = [ROOT / name for name in ("esvit_fast", "csrc", "tests", "examples", "benchmarks", ".ci", "docs")]
+    rooms = [
+        ROOT / name for name in ("esvit_fast", "kernels", "csrc", "tests", "examples", "benchmarks", ".ci", "docs")
+    ]
     found = [path for path in ROOT.iterdir() if path.is_file()]
     found += [path for room in rooms for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     kinds = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".json", ".css", ".svg", ".html", ".cfg", ".cpp", ".h"}

@@ -1,0 +1,1 @@
+"""Backends that launch Triton kernels, one operator a file."""

@@ -1,0 +1,46 @@
+"""Launch configurations, as data: no torch, no triton, no tuning at run time.
+
+They were chosen from the registers, spills and instructions of offline compilation (benchmarks/manifest), not from
+times: nothing was run on a GPU yet.
+"""
+
+PROGRAMS = {80: 4 * 108, 90: 4 * 132, 100: 4 * 148}
+"""Programs that a launch aims at, by architecture: four for each processor of an A100, H100 and B200."""
+
+SIDES = (16, 32, 64)
+"""Windows of up to so many queries and keys are one block of that side; larger ones have several of the last."""
+LARGEST_WINDOW = 256
+LARGEST_HEAD = 64
+
+WARPS = {"half": {16: 1, 32: 2, 64: 4}, "float": {16: 2, 32: 4, 64: 8}}
+"""By precision and side of a block. Products of float32 use no tensor cores, but many registers."""
+WARPS_BACKWARD = {(100, "half", 64): 8}
+"""Where the backward pass of windows of one block has others: on 100, four spill and eight do not."""
+STAGES = 1
+"""More would keep the rows of the next window in shared memory; they come through registers as they are gathered."""
+
+
+def architecture(capability: tuple[int, int] | None) -> int:
+    """The newest architecture with a table that is not newer than `capability`; without a GPU, that of the H100."""
+    if capability is None:
+        return 90
+    return max(number for number in PROGRAMS if number <= max(80, 10 * capability[0] + capability[1]))
+
+
+def window_attention(
+    capability: tuple[int, int] | None, itemsize: int, tokens: int, keys: int, head_dim: int
+) -> dict[str, int]:
+    """Launch configuration for windows of at most so many tokens, and keys with the virtual one."""
+    most, precision, arch = max(tokens, keys), "half" if itemsize == 2 else "float", architecture(capability)
+    side = next((side for side in SIDES if side >= most), SIDES[-1])
+    blocks = -(-most // side)
+    warps = WARPS[precision][side]
+    return {
+        "block": side,
+        "blocks": blocks,
+        "block_d": max(16, 1 << (head_dim - 1).bit_length()),
+        "programs": PROGRAMS[arch],
+        "num_stages": STAGES,
+        "num_warps": warps,
+        "num_warps_backward": WARPS_BACKWARD.get((arch, precision, side), warps) if blocks == 1 else warps,
+    }

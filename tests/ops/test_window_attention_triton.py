@@ -1,0 +1,175 @@
+"""The Triton kernels in Triton's interpreter, against the float64 oracle; their division of work; their refusals.
+
+The interpreter is chosen before triton is imported, so what runs in it runs in processes of its own: functions called
+`check…`. It takes about ten milliseconds a program, and computes bfloat16 wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from esvit_fast import ops
+from esvit_fast.ops import _windows
+from esvit_fast.ops._triton import _device, _shares
+
+from .test_window_attention_backends import assert_as_exact_as_torch, draw, results, walled
+
+pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
+SENTINEL = 12345.0
+
+
+def problem(seed, side=10, window=8):
+    """As `draw`, in the dtypes that the interpreter computes."""
+    tensors, options = draw(seed, side, window)
+    dtype = (torch.float32, torch.float16)[seed % 2]
+    wide = ("bias", "cosine_scale")
+    return {
+        name: None if x is None else x.to(torch.float32 if name in wide else dtype) for name, x in tensors.items()
+    }, options
+
+
+def check(seeds, **limits):
+    """Output and all gradients are as exact as plain torch's."""
+    for seed in seeds:
+        tensors, options = problem(seed, **limits)
+        try:
+            assert_as_exact_as_torch(tensors, options, "triton")
+        except AssertionError as error:
+            shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+            raise AssertionError(f"seed={seed} {shapes} {options}: {error}") from None
+
+
+def check_walls(seeds, **limits):
+    """Nothing beside the inputs is read, nothing beside the outputs is written, and all of them is."""
+    walls, kept = [], (torch.Tensor.new_empty, torch.empty_like)
+
+    def new_empty(self, *shape, dtype=None, device=None):
+        if device is not None:  # the interpreter's own
+            return kept[0](self, *shape, device=device)
+        shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        wall = torch.full((shape.numel() + 128,), SENTINEL, dtype=dtype or self.dtype)
+        walls.append(wall)
+        return wall[64:-64].view(shape).fill_(torch.nan)
+
+    for seed in seeds:
+        tensors, options = problem(seed, **limits)
+        plain = results(tensors, options, "triton")
+        torch.Tensor.new_empty, torch.empty_like = new_empty, lambda x: new_empty(x, x.shape)
+        try:
+            inside = results({n: None if x is None else walled(x) for n, x in tensors.items()}, options, "triton")
+        finally:
+            torch.Tensor.new_empty, torch.empty_like = kept
+        assert len(walls) >= 3
+        for name, value in plain.items():
+            assert value.isfinite().all() and torch.equal(value, inside[name]), (seed, name)
+        for wall in walls:
+            assert (torch.cat([wall[:64], wall[-64:]]) == SENTINEL).all() and wall.isfinite().all(), seed
+        walls.clear()
+
+
+def check_edges():
+    """An empty batch, a map that is not contiguous, a row of -infinities beside others, float64 bias."""
+    tensors, options = problem(5)
+    for name, value in results(tensors | {"qkv": tensors["qkv"][:0]}, options, "triton").items():
+        assert value.numel() == 0 if name in ("out", "qkv") else not value.any(), name
+    strided = tensors["qkv"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    for name, value in results(tensors, options, "triton").items():
+        assert torch.equal(value, results(tensors | {"qkv": strided}, options, "triton")[name]), name
+    for side in (4, 10):  # one block, and several
+        bias = torch.zeros(1, side * side, side * side, dtype=torch.float64)
+        bias[0, 3] = -torch.inf
+        qkv = torch.randn(1, side, side, 48)
+        call = {"num_heads": 1, "window_size": side}
+        out, plain = (ops.window_attention(qkv, bias, **call, backend=b) for b in ("triton", "reference"))
+        assert out.flatten(0, 2)[3].isnan().all() and out.isnan().sum() == 16
+        torch.testing.assert_close(out, plain.float(), equal_nan=True)
+    with pytest.raises(ops.BackendError, match="interpreter computes bfloat16 wrongly"):
+        ops.window_attention(qkv.bfloat16(), bias, **call, backend="triton")
+    with pytest.raises(ops.BackendError, match="head_dim=96 is more than 64"):
+        ops.window_attention(torch.zeros(1, 2, 2, 288), torch.zeros(9, 1), num_heads=1, window_size=2, backend="triton")
+    call = {"num_heads": 1, "window_size": 17, "backend": "triton"}
+    with pytest.raises(ops.BackendError, match="windows of 289 tokens are larger than 256"):
+        ops.window_attention(torch.zeros(1, 17, 17, 48), torch.zeros(33 * 33, 1), **call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check(range(28))",
+        "check(range(28, 48))",
+        "check(range(500, 512), side=20, window=16)",
+        "check_walls(range(6)); check_walls([504, 505], side=20, window=16)",
+        "check_edges()",
+    ],
+)
+def test_in_the_interpreter(call):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import tests.conftest\nfrom tests.ops.test_window_attention_triton import *\n{call}"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+GEOMETRIES = [
+    ((260, 260), (2, 2), (1, 1), "before_roll"),
+    ((13, 30), (7, 4), (3, 1), "before_roll"),
+    ((13, 30), (7, 4), (3, 1), "after_roll"),
+    ((3, 3), (7, 7), (3, 3), "before_roll"),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_windows_lie_where_the_axes_say(geometry):
+    (_, width), device = geometry[0], torch.device("cpu")
+    cut, where = _shares.cut(*geometry, device), _windows.layout(*geometry, device)
+    found = {}
+    begin = 0
+    for number, (tokens, windows) in enumerate(cut.classes):
+        assert tokens == len(where.classes[number].tokens)
+        for place in cut.positions[begin : begin + windows, :tokens].tolist():
+            found[place[0]] = (number, place)
+        begin += windows
+    assert begin == len(cut.positions) == len(found)
+    for kind_y, count_y, *y in where.rows.tolist():
+        for kind_x, count_x, *x in where.columns.tolist():
+            places = [a * width + b for a in y[:count_y] for b in x[:count_x]]
+            assert found[places[0]] == (kind_y * where.column_kinds + kind_x, places)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("batch", "wanted"), [(1, 1), (5, 64), (4, 10_000), (0, 7)])
+def test_every_window_is_in_one_share(geometry, batch, wanted):
+    """Also of more windows than the second dimension of a grid may have."""
+    cut = _shares.cut(*geometry, torch.device("cpu"))
+    table, counts = _shares.shares(cut.classes, batch, wanted, torch.device("cpu"))
+    assert sum(counts) == len(table) <= wanted + len(cut.classes)
+    seen = []
+    for klass, first, step, stop, begin, windows, tokens, _ in table.tolist():
+        assert (tokens, windows) == cut.classes[klass]
+        seen += [(item // windows, begin + item % windows) for item in range(first, stop, step)]
+    assert len(seen) == len(set(seen)) == batch * len(cut.positions)
+    assert batch == 0 or set(seen) == {(b, w) for b in range(batch) for w in range(len(cut.positions))}
+    assert [row[0] for row in table.tolist()] == [c for c, count in enumerate(counts) for _ in range(count)]
+
+
+def test_the_interpreter_is_not_chosen():
+    qkv, table = torch.zeros(1, 2, 2, 12), torch.zeros(9, 1)
+    with pytest.raises(ops.BackendError, match="triton: the map is on cpu"):
+        ops.window_attention(qkv, table, num_heads=1, window_size=2, backend="triton")
+
+
+def test_a_second_copy_of_the_kernels_is_refused(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    with pytest.raises(ImportError, match=r"'kernels' would be a second copy .* import esvit_fast\.kernels"):
+        import kernels  # noqa: F401
