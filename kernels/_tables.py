@@ -12,8 +12,9 @@ SIDES = (16, 32, 64)
 LARGEST_WINDOW = 256
 LARGEST_HEAD = 64
 
-WARPS = {"half": {16: 1, 32: 2, 64: 4}, "float": {16: 2, 32: 4, 64: 8}}
-"""By precision and side of a block. Products of float32 use no tensor cores, but many registers."""
+WARPS = {"half": {16: 1, 32: 2, 64: 4}, "float": {16: 2, 32: 4, 64: 8}, "float, wide": {16: 2, 32: 8, 64: 16}}
+"""By precision and side of a block. Products of float32 use no tensor cores, but many registers, and those of heads
+of more than 32 channels twice as many."""
 WARPS_BACKWARD = {(100, "half", 64): 8}
 """Where the backward pass of windows of one block has others: on 100, four spill and eight do not."""
 STAGES = 1
@@ -31,7 +32,8 @@ def window_attention(
     capability: tuple[int, int] | None, itemsize: int, tokens: int, keys: int, head_dim: int
 ) -> dict[str, int]:
     """Launch configuration for windows of at most so many tokens, and keys with the virtual one."""
-    most, precision, arch = max(tokens, keys), "half" if itemsize == 2 else "float", architecture(capability)
+    precision = "half" if itemsize == 2 else "float" if head_dim <= 32 else "float, wide"
+    most, arch = max(tokens, keys), architecture(capability)
     side = next((side for side in SIDES if side >= most), SIDES[-1])
     blocks = -(-most // side)
     warps = WARPS[precision][side]

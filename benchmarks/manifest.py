@@ -1,0 +1,177 @@
+"""What compilers make of the Triton kernels, without a GPU: `python -m benchmarks.manifest write` or `… check`.
+
+For each architecture, benchmarks/manifest/<arch>.json holds registers, bytes of local memory (spills), bytes of shared
+memory and counts of instructions of every variant that is listed here, at the launch configuration of its table. A
+change of kernels or tables is written anew and read as the code is; `check` compiles and says what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # or results depend on where the sources lie
+
+import triton
+from esvit_fast.kernels import _tables, window_attention_bwd, window_attention_bwd_blocks, window_attention_fwd
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+FOLDER = Path(__file__).with_suffix("")
+KERNELS = Path(_tables.__file__).parent
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+ARCHITECTURES = (80, 90, 100)
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+INSTRUCTIONS = {
+    "instructions": r"/\*[0-9a-f]{4,}\*/\s+\S",
+    "wgmma": r"\bHGMMA\.",
+    "mma": r"\bHMMA\.",
+    "tcgen05_mma": r"\bUTC\w*MMA\b",
+    "exp2": r"\bMUFU\.EX2\b",
+}
+ONE_BLOCK = {
+    "forward": window_attention_fwd.window_attention_fwd,
+    "backward": window_attention_bwd.window_attention_bwd,
+}
+SEVERAL_BLOCKS = {
+    "forward": window_attention_fwd.window_attention_fwd_blocks,
+    "backward queries": window_attention_bwd_blocks.window_attention_bwd_queries,
+    "backward keys": window_attention_bwd_blocks.window_attention_bwd_keys,
+    "backward tiles": window_attention_bwd_blocks.window_attention_bwd_tiles,
+}
+
+
+class Variant(NamedTuple):
+    """One compilation: a pass of windows of `side` x `side`, some padded or none, of dot products or cosines."""
+
+    step: str
+    side: int
+    head_dim: int
+    dtype: str
+    padded: bool
+    cosine: bool
+
+    @property
+    def name(self) -> str:
+        """As it is called in the manifest."""
+        ends = (" padded" if self.padded else "") + (" cosine" if self.cosine else "")
+        return f"window_attention {self.step} {self.side}x{self.side} head_dim {self.head_dim} {self.dtype}{ends}"
+
+
+def variants() -> Iterator[Variant]:
+    """All that the manifest has."""
+    for dtype in BYTES:
+        for step in ONE_BLOCK:
+            for padded, cosine in ((False, False), (True, False), (False, True), (True, True)):
+                yield Variant(step, 7, 32, dtype, padded, cosine)
+            for side, head_dim in ((7, 16), (7, 64), (3, 32), (5, 32)):
+                yield Variant(step, side, head_dim, dtype, True, False)
+        for step in SEVERAL_BLOCKS:
+            for padded, cosine in ((False, False), (True, False), (True, True)):
+                yield Variant(step, 14, 32, dtype, padded, cosine)
+
+
+def compile_variant(variant: Variant, arch: int) -> dict[str, int]:
+    """Compile for sm_<arch>, and count."""
+    tokens = variant.side**2
+    config = _tables.window_attention((arch // 10, arch % 10), BYTES[variant.dtype], tokens, tokens, variant.head_dim)
+    blocks = config["blocks"]
+    kernel = (ONE_BLOCK if blocks == 1 else SEVERAL_BLOCKS)[variant.step]
+    constants = {
+        "HEAD_DIM": variant.head_dim,
+        "BLOCK": config["block"],
+        "BLOCK_D": config["block_d"],
+        "BLOCKS": blocks,
+        "REFINE": variant.padded and variant.dtype == "fp32",
+    }
+    if not variant.padded:
+        constants |= {"pad_kv": None, "dpad_kv": None}
+    if not variant.cosine:
+        constants |= {"cosine_scale": None, "dcosine_scale": None}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    types = {
+        **dict.fromkeys(("qkv", "out", "grad", "dqkv", "pad_kv"), f"*{variant.dtype}"),
+        **dict.fromkeys(("tiles", "dtiles", "dpad_kv", "cosine_scale", "dcosine_scale", "statistics"), "*fp32"),
+        **dict.fromkeys(("positions", "shares"), "*i32"),
+        "scale": "fp32",
+    }
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    aligned = {n for n, of in signature.items() if of.startswith("*")} | {"channels", "tile_columns"}
+    source = ASTSource(
+        kernel,
+        signature,
+        {(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in aligned},
+    )
+    warps = config["num_warps" if variant.step == "forward" else "num_warps_backward"]
+    options = {"num_warps": warps, "num_stages": config["num_stages"]}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return {"warps": warps, **read(compiled.asm["cubin"]), "shared_bytes": compiled.metadata.shared}
+
+
+def read(cubin: bytes) -> dict[str, int]:
+    """Registers, local memory and instructions of compiled code."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for tool, option in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
+        )
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    counts = {name: len(re.findall(pattern, code)) for name, pattern in INSTRUCTIONS.items()}
+    return {"registers": int(registers), "local_bytes": int(stack), **counts}
+
+
+def sources() -> str:
+    """A digest of the code of all kernels and tables, without comments and docstrings."""
+    digest = hashlib.sha256()
+    for path in sorted(KERNELS.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write manifests, or compare what is compiled now with them: 1 if anything differs."""
+    parser = argparse.ArgumentParser("python -m benchmarks.manifest", description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=("write", "check"))
+    parser.add_argument("--arch", type=int, nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--only", default="", help="check: a pattern of the variants' names")
+    given = parser.parse_args(argv)
+    if given.only and given.action == "write":
+        parser.error("--only goes with check: a manifest is written as a whole")
+    different = 0
+    for arch in given.arch:
+        chosen = [variant for variant in variants() if re.search(given.only, variant.name)]
+        found = {variant.name: compile_variant(variant, arch) for variant in chosen}
+        path = FOLDER / f"{arch}.json"
+        if given.action == "write":
+            path.parent.mkdir(exist_ok=True)
+            lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in found.items())
+            head = f'  "triton": "{triton.__version__}",\n  "sources": "{sources()}",\n'
+            path.write_text(f'{{\n{head}  "variants": {{\n{lines}\n  }}\n}}\n')
+            continue
+        written = json.loads(path.read_text())["variants"]
+        for name, entry in found.items():
+            if entry != written.get(name):
+                print(f"sm_{arch} {name}: {entry}, but the manifest has {written.get(name)}")
+                different += 1
+    return int(different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The committed manifests of compiled kernels: that they are of these sources, and what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from esvit_fast.ops._triton import _device
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = (80, 90, 100)
+MANIFESTS = {
+    arch: json.loads((ROOT / "benchmarks" / "manifest" / f"{arch}.json").read_text()) for arch in ARCHITECTURES
+}
+TENSOR_CORE = {80: "mma", 90: "wgmma", 100: "tcgen05_mma"}
+
+needs_triton = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
+same_triton = pytest.mark.skipif(
+    _device.MISSING is None and version("triton") != MANIFESTS[90]["triton"],
+    reason="another version of triton compiles otherwise",
+)
+
+
+def run(*arguments, code=None):
+    start = [sys.executable, "-c", code] if code else [sys.executable, "-m", "benchmarks.manifest", *arguments]
+    return subprocess.run(start, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+
+
+@needs_triton
+def test_manifests_are_of_these_sources_and_complete():
+    code = "from benchmarks import manifest as m; print(m.sources(), *(v.name for v in m.variants()), sep='\\n')"
+    done = run(code=code)
+    assert done.returncode == 0, done.stderr
+    digest, *names = done.stdout.splitlines()
+    for manifest in MANIFESTS.values():
+        assert manifest["sources"] == digest, "kernels have changed: python -m benchmarks.manifest write"
+        assert list(manifest["variants"]) == names
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_half_precision_multiplies_on_tensor_cores(arch):
+    for name, entry in MANIFESTS[arch]["variants"].items():
+        kind = "mma" if " 3x3 " in name or " 5x5 " in name else TENSOR_CORE[arch]  # the newer ones take 64 rows
+        assert (entry[kind] > 0) == ("fp32" not in name), name
+        assert entry["exp2"] > 0, name
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_gpu_of_an_architecture_has_the_shared_memory(arch):
+    """99 KiB is what a block of threads may have on sm_86, sm_89 and sm_120."""
+    assert max(entry["shared_bytes"] for entry in MANIFESTS[arch]["variants"].values()) <= 99 * 1024
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_swin_keeps_to_its_registers(arch):
+    """Heads of 32 channels and dot products, as all of Swin has: 7 x 7 spills none, and other windows four at most."""
+    swin = {n: e for n, e in MANIFESTS[arch]["variants"].items() if "head_dim 32" in n and "cosine" not in n}
+    assert len(swin) == 48
+    assert {n: e["local_bytes"] for n, e in swin.items() if e["local_bytes"] > (0 if " 7x7 " in n else 16)} == {}
+
+
+@needs_triton
+@same_triton
+@pytest.mark.slow
+def test_what_is_compiled_now_is_in_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    done = run("check", "--only", "(forward|backward) 7x7 head_dim 32 bf16 padded$|keys 14x14 head_dim 32 bf16$")
+    assert done.returncode == 0, done.stdout + done.stderr
