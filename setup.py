@@ -32,9 +32,7 @@ def library() -> dict:
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
-        without(
-            "torch is not here; install it, ninja and setuptools>=77,<82 first, then `pip install --no-build-isolation .`"
-        )
+        without("torch is not here; install it and ninja first, then `pip install --no-build-isolation .`")
         return {}
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     if shutil.which(compiler) is None:
