@@ -88,27 +88,31 @@ inline float root(float x) { return __builtin_sqrtf(x); }
 inline double root(double x) { return __builtin_sqrt(x); }
 
 // e^x for x <= 0, to 2 units in the last place; 0 where it would be subnormal, NaN stays NaN.
+// x = n ln 2 + r, n ln 2 in two parts; n plus the bias of exponents are the low bits of `shifted`, which become 2^n.
 inline vec<float> exp_of_negative(vec<float> x) {
   using B = Vector<float>::bits_type;
-  const vec<float> shifter = vec<float>{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const vec<float> shifter = vec<float>{} + (12582912.0f + 127);  // 1.5 * 2^23: adding it rounds to an integer
+  const vec<float> least = vec<float>{} - 88.0f;                  // n = -127: 2^n becomes 0
+  x = least > x ? least : x;
   const vec<float> shifted = x * 1.44269504088896341f + shifter;
   const vec<float> n = shifted - shifter;
-  const vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // n ln 2 in two parts
+  const vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   vec<float> p = vec<float>{} + 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  const B power = (B)shifted << 23;  // the low bits of `shifted` are the integer n
-  const B bits = (B)p + power;
-  return (vec<float>)(x < -87.0f ? B{} : x == x ? bits : (B)x);
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * (vec<float>)((B)shifted << 23);
 }
 
 inline vec<double> exp_of_negative(vec<double> x) {
   using B = Vector<double>::bits_type;
-  const vec<double> shifter = vec<double>{} + 6755399441055744.0;  // 1.5 * 2^52
+  const vec<double> shifter = vec<double>{} + (6755399441055744.0 + 1023);  // 1.5 * 2^52
+  const vec<double> least = vec<double>{} - 709.0;
+  x = least > x ? least : x;
   const vec<double> shifted = x * 1.4426950408889634074 + shifter;
   const vec<double> n = shifted - shifter;
   const vec<double> r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
@@ -125,10 +129,9 @@ inline vec<double> exp_of_negative(vec<double> x) {
   p = p * r + 1.0 / 24.0;
   p = p * r + 1.0 / 6.0;
   p = p * r + 0.5;
-  p = p * (r * r) + (r + 1.0);
-  const B power = (B)shifted << 52;
-  const B bits = (B)p + power;
-  return (vec<double>)(x < -708.0 ? B{} : x == x ? bits : (B)x);
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  return p * (vec<double>)((B)shifted << 52);
 }
 
 // C[R, NV vectors] = (C +) sum over k of A[r, k] * B[k, :]

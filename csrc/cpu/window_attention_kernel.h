@@ -163,38 +163,66 @@ inline void unnormalize_rows(
   }
 }
 
-// row = softmax of scale * row + tile, for whole vectors: `count` of them, or `vectors` where those fit the registers.
-template <typename T, int vectors>
-inline void softmax_row(T* row, const T* tile, T scale, int64_t count) {
+// Rows of s become softmax of scale * s + tile. `vectors` and `rows` fit the registers: what depends on itself is slow,
+// and rows do not depend on each other.
+template <typename T, int vectors, int rows>
+inline void softmax_rows(T* s, int64_t columns, const T* tile, int64_t tile_columns, T scale) {
   constexpr int64_t size = Vector<T>::size;
-  vec<T> most = vec<T>{} - T(__builtin_inff()), sum = {};
-  if constexpr (vectors > 0) {
-    vec<T> x[vectors];
+  vec<T> x[rows][vectors], most[rows], sum[rows];
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i) {
+    most[i] = vec<T>{} - T(__builtin_inff()), sum[i] = vec<T>{};
 #pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) {
-      x[j] = load(row + j * size) * scale + load(tile + j * size);
-      most = x[j] > most ? x[j] : most;
+      x[i][j] = load(s + i * columns + j * size) * scale + load(tile + i * tile_columns + j * size);
+      most[i] = x[i][j] > most[i] ? x[i][j] : most[i];
     }
-    const T highest = horizontal_max<T>(most);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i) most[i] = vec<T>{} + horizontal_max<T>(most[i]);
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) sum += x[j] = exp_of_negative(x[j] - highest);
-    const T inverse = 1 / horizontal_sum<T>(sum);
+  for (int j = 0; j < vectors; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) sum[i] += x[i][j] = exp_of_negative(x[i][j] - most[i]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i) sum[i] = vec<T>{} + 1 / horizontal_sum<T>(sum[i]);
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) store(row + j * size, x[j] * inverse);
-  } else {
-    for (int64_t j = 0; j < count * size; j += size) {
-      const vec<T> score = load(row + j) * scale + load(tile + j);
-      store(row + j, score);
-      most = score > most ? score : most;
-    }
-    const T highest = horizontal_max<T>(most);
-    for (int64_t j = 0; j < count * size; j += size) {
-      const vec<T> e = exp_of_negative(load(row + j) - highest);
-      store(row + j, e);
-      sum += e;
-    }
-    const T inverse = 1 / horizontal_sum<T>(sum);
-    for (int64_t j = 0; j < count * size; j += size) store(row + j, load(row + j) * inverse);
+    for (int j = 0; j < vectors; ++j) store(s + i * columns + j * size, x[i][j] * sum[i]);
+  }
+}
+
+// The same for any number of columns.
+template <typename T>
+inline void softmax_row(T* s, int64_t columns, const T* tile, T scale) {
+  constexpr int64_t size = Vector<T>::size;
+  vec<T> most = vec<T>{} - T(__builtin_inff()), sum = {};
+  for (int64_t j = 0; j < columns; j += size) {
+    const vec<T> score = load(s + j) * scale + load(tile + j);
+    store(s + j, score);
+    most = score > most ? score : most;
+  }
+  const T highest = horizontal_max<T>(most);
+  for (int64_t j = 0; j < columns; j += size) {
+    const vec<T> e = exp_of_negative(load(s + j) - highest);
+    store(s + j, e);
+    sum += e;
+  }
+  const T inverse = 1 / horizontal_sum<T>(sum);
+  for (int64_t j = 0; j < columns; j += size) store(s + j, load(s + j) * inverse);
+}
+
+template <typename T, int vectors>
+inline void softmax(T* s, int64_t n, int64_t columns, const T* tile, int64_t tile_columns, T scale) {
+  constexpr int fit = REGISTERS / 2 / vectors, at_once = fit > 4 ? 4 : fit;
+  int64_t i = 0;
+  for (; i + at_once <= n; i += at_once) {
+    softmax_rows<T, vectors, at_once>(s + i * columns, columns, tile + i * tile_columns, tile_columns, scale);
+  }
+  for (; i < n; ++i) {
+    softmax_rows<T, vectors, 1>(s + i * columns, columns, tile + i * tile_columns, tile_columns, scale);
   }
 }
 
@@ -217,12 +245,14 @@ inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t h
   product(n, columns, p.head_dim, q, stride, int64_t(1), w.k_t, columns, w.s, columns);
   const T scale = score_scale(p, head);
   const T* tile = p.tiles + (tokens.klass * p.heads + head) * p.tile_rows * p.tile_columns;
-  const auto row = count == 1   ? softmax_row<T, 1>
-                   : count == 2 ? softmax_row<T, 2>
-                   : count == 3 ? softmax_row<T, 3>
-                   : count == 4 ? softmax_row<T, 4>
-                                : softmax_row<T, 0>;
-  for (int64_t i = 0; i < n; ++i) row(w.s + i * columns, tile + i * p.tile_columns, scale, count);
+  switch (count) {
+    case 1: return softmax<T, 1>(w.s, n, columns, tile, p.tile_columns, scale);
+    case 2: return softmax<T, 2>(w.s, n, columns, tile, p.tile_columns, scale);
+    case 3: return softmax<T, 3>(w.s, n, columns, tile, p.tile_columns, scale);
+    case 4: return softmax<T, 4>(w.s, n, columns, tile, p.tile_columns, scale);
+    default:
+      for (int64_t i = 0; i < n; ++i) softmax_row(w.s + i * columns, columns, tile + i * p.tile_columns, scale);
+  }
 }
 
 // Windows [first, last) of all images, heads [begin, end).
