@@ -65,7 +65,7 @@ WindowAttention<T> describe(
 // threads where windows alone are too few. No result depends on it.
 template <typename T>
 int64_t head_groups(const WindowAttention<T>& p, int64_t tasks) {
-  const int64_t bytes_of_head = 4 * p.tile_rows * p.head_dim * int64_t(sizeof(T));
+  const int64_t bytes_of_head = 7 * p.tile_rows * p.head_dim * int64_t(sizeof(T));
   const int64_t fit = std::max<int64_t>(1, 512 * 1024 / bytes_of_head);
   const int64_t wanted = 2 * int64_t(torch::stable::get_num_threads()) / std::max<int64_t>(1, tasks);
   return std::min(p.heads, std::max((p.heads + fit - 1) / fit, wanted));

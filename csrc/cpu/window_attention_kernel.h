@@ -5,7 +5,7 @@
 // alone (bias, mask, weight of the virtual key, -infinity in unused columns) is in its tile, [n, m].
 //
 // A window's rows lie far apart in the map, and a head's part of a row is short: a group of heads is copied at once, so
-// that memory is read in long runs. What is computed for a head goes to the map by itself.
+// that memory is read and written in long runs.
 
 // Rows of a window for a group of heads: [n + 1, parts, channels of the group], the last row for the virtual key.
 template <typename T>
@@ -22,7 +22,7 @@ struct Scratch {
   int64_t begin, end;  // heads
   int64_t width;       // elements of a row of head_dim, filled up to whole vectors
   T* memory;
-  Rows<T> qkv, grad;
+  Rows<T> qkv, dqkv, out;  // out: also its gradient
   T *k_t, *v_t, *s, *ds, *result, *inverse_q, *inverse_k;
 
   Scratch(const WindowAttention<T>& p, int64_t begin, int64_t end) : begin(begin), end(end) {
@@ -31,13 +31,13 @@ struct Scratch {
     // reach into the next row
     const int64_t channels = (end - begin) * p.head_dim, filled = (channels + 15) / 16 * 16;
     const int64_t columns = p.tile_columns, rows = p.tile_rows + 2, square = p.tile_rows * columns;
-    qkv.stride = 3 * filled + 16, grad.stride = filled + 16;
-    qkv.channels = grad.channels = channels;
-    const int64_t count = rows * (qkv.stride + grad.stride) + 3 * columns * width + 2 * square + 2 * columns;
+    qkv.stride = dqkv.stride = 3 * filled + 16, out.stride = filled + 16;
+    qkv.channels = dqkv.channels = out.channels = channels;
+    const int64_t count = rows * (2 * qkv.stride + out.stride) + 3 * columns * width + 2 * square + 2 * columns;
     memory = static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)));
     std::memset(memory, 0, count * sizeof(T));
-    qkv.memory = memory, grad.memory = qkv.memory + rows * qkv.stride;
-    k_t = grad.memory + rows * grad.stride, v_t = k_t + columns * width, result = v_t + columns * width;
+    qkv.memory = memory, dqkv.memory = memory + rows * qkv.stride, out.memory = dqkv.memory + rows * qkv.stride;
+    k_t = out.memory + rows * out.stride, v_t = k_t + columns * width, result = v_t + columns * width;
     s = result + columns * width, ds = s + square, inverse_q = ds + square, inverse_k = inverse_q + columns;
   }
   ~Scratch() { ::operator delete(memory, std::align_val_t(64)); }
@@ -86,15 +86,27 @@ inline void gather(
   });
 }
 
-// A head's result, times a factor, to its place in a map.
+// The reverse of gather.
 template <typename T, typename Out>
 inline void scatter(
-    const WindowAttention<T>& p, const Tokens& tokens, Out* image, int64_t parts, int64_t part, int64_t head,
-    const T* from, int64_t width, T factor) {
+    const WindowAttention<T>& p, const Tokens& tokens, Out* image, int64_t parts, int64_t head, const Rows<T>& rows) {
   each_token(p, tokens, [&](int64_t i, int64_t token) {
-    Out* to = image + (token * parts + part) * p.channels + head * p.head_dim;
-    for (int64_t c = 0; c < p.head_dim; ++c) to[c] = static_cast<Out>(from[i * width + c] * factor);
+    Out* row = image + token * parts * p.channels + head * p.head_dim;
+    const T* from = rows.memory + i * rows.stride;
+    if (rows.channels == p.channels) return copy(row, from, parts * p.channels);
+    const int64_t run = rows.channels;
+    for (int64_t part = 0; part < parts; ++part) copy(row + part * p.channels, from + part * run, run);
   });
+}
+
+// A head's result [n, width], times a factor, to its place among the others.
+template <typename T>
+inline void place(
+    Rows<T>& rows, int64_t part, int64_t offset, const T* from, int64_t n, int64_t width, int64_t d, T factor) {
+  T* to = rows.at(part, offset);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < d; ++c) to[i * rows.stride + c] = from[i * width + c] * factor;
+  }
 }
 
 // The part-th of as many parts as there are heads of what will be gathered next: rows are far apart, and no hardware
@@ -261,16 +273,17 @@ void forward(
     const WindowAttention<T>& p, const In* qkv, In* out, int64_t begin, int64_t end, int64_t first, int64_t last) {
   Scratch<T> w(p, begin, end);
   for (int64_t item = first; item < last; ++item) {
-    const int64_t place = item / p.windows * p.height * p.width * p.channels;
+    const int64_t image = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
-    const int64_t m = gather_qkv(p, tokens, qkv + 3 * place, w), columns = (m + w.size - 1) / w.size * w.size;
+    const int64_t m = gather_qkv(p, tokens, qkv + 3 * image, w), columns = (m + w.size - 1) / w.size * w.size;
     for (int64_t head = begin; head < end; ++head) {
       if (item + 1 < last) prefetch(p, qkv, 3, item + 1, w, head - begin);
       weights(p, tokens, head, m, w);
-      const T* v = w.qkv.at(2, (head - begin) * p.head_dim);
-      product(tokens.count, w.width, m, w.s, columns, int64_t(1), v, w.qkv.stride, w.result, w.width);
-      scatter(p, tokens, out + place, 1, 0, head, w.result, w.width, T(1));
+      const int64_t n = tokens.count, offset = (head - begin) * p.head_dim;
+      product(n, w.width, m, w.s, columns, int64_t(1), w.qkv.at(2, offset), w.qkv.stride, w.result, w.width);
+      place(w.out, 0, offset, w.result, n, w.width, p.head_dim, T(1));
     }
+    scatter(p, tokens, out + image, 1, begin, w.out);
   }
 }
 
@@ -304,11 +317,11 @@ void backward(
   Scratch<T> w(p, begin, end);
   const int64_t square = p.tile_rows * p.tile_columns, width = w.width, stride = w.qkv.stride, d = p.head_dim;
   for (int64_t item = first; item < last; ++item) {
-    const int64_t place = item / p.windows * p.height * p.width * p.channels;
+    const int64_t image = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
-    const int64_t n = tokens.count, m = gather_qkv(p, tokens, qkv + 3 * place, w);
+    const int64_t n = tokens.count, m = gather_qkv(p, tokens, qkv + 3 * image, w);
     const int64_t columns = (m + w.size - 1) / w.size * w.size;
-    gather(p, tokens, grad + place, 1, begin, w.grad);
+    gather(p, tokens, grad + image, 1, begin, w.out);
     for (int64_t head = begin; head < end; ++head) {
       if (item + 1 < last) {
         prefetch(p, qkv, 3, item + 1, w, head - begin);
@@ -316,10 +329,10 @@ void backward(
       }
       const int64_t offset = (head - begin) * d;
       const T scale = score_scale(p, head);
-      const T *q = w.qkv.at(0, offset), *k = w.qkv.at(1, offset), *v = w.qkv.at(2, offset), *g = w.grad.at(0, offset);
+      const T *q = w.qkv.at(0, offset), *k = w.qkv.at(1, offset), *v = w.qkv.at(2, offset), *g = w.out.at(0, offset);
       weights(p, tokens, head, m, w);
       transpose(w.v_t, columns, v, stride, m, d);
-      product(n, columns, d, g, w.grad.stride, int64_t(1), w.v_t, columns, w.ds, columns);
+      product(n, columns, d, g, w.out.stride, int64_t(1), w.v_t, columns, w.ds, columns);
       softmax_backward(p, n, m, w, dtiles + (head * p.classes + tokens.klass) * square);
 
       T* dq = w.result;
@@ -328,20 +341,21 @@ void backward(
         for (int64_t i = 0; i < n; ++i) dcosine_scale[head] += dot(q + i * stride, dq + i * width, d);
         unnormalize_rows(dq, width, q, stride, w.inverse_q, n, d);
       }
-      scatter(p, tokens, dqkv + 3 * place, 3, 0, head, dq, width, scale);
+      place(w.dqkv, 0, offset, dq, n, width, d, scale);
 
       T* dk = w.result;
       product(m, width, n, w.ds, int64_t(1), columns, q, stride, dk, width);
       if (p.cosine_scale) unnormalize_rows(dk, width, k, stride, w.inverse_k, m, d);
-      scatter(p, tokens, dqkv + 3 * place, 3, 1, head, dk, width, scale);
+      place(w.dqkv, 1, offset, dk, n, width, d, scale);
       T* dpad = dpad_kv + head * d;
       for (int64_t c = 0; m > n && c < d; ++c) dpad[c] += dk[n * width + c] * scale;
 
       T* dv = w.result;
-      product(m, width, n, w.s, int64_t(1), columns, g, w.grad.stride, dv, width);
-      scatter(p, tokens, dqkv + 3 * place, 3, 2, head, dv, width, T(1));
+      product(m, width, n, w.s, int64_t(1), columns, g, w.out.stride, dv, width);
+      place(w.dqkv, 2, offset, dv, n, width, d, T(1));
       for (int64_t c = 0; m > n && c < d; ++c) dpad[p.channels + c] += dv[n * width + c];
     }
+    scatter(p, tokens, dqkv + 3 * image, 3, begin, w.dqkv);
   }
 }
 
