@@ -87,7 +87,7 @@ inline void transpose(T* to, int64_t to_row, const T* from, int64_t from_row, in
 inline float root(float x) { return __builtin_sqrtf(x); }
 inline double root(double x) { return __builtin_sqrt(x); }
 
-// e^x for x <= 0, to 2 units in the last place; 0 where it would be subnormal, NaN stays NaN.
+// e^x for x <= 0, to 2 units in the last place down to the smallest normal number; 0 below e^-88, NaN stays NaN.
 // x = n ln 2 + r, n ln 2 in two parts; n plus the bias of exponents are the low bits of `shifted`, which become 2^n.
 inline vec<float> exp_of_negative(vec<float> x) {
   using B = Vector<float>::bits_type;

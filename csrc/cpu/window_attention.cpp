@@ -23,13 +23,13 @@ using Optional = std::optional<Tensor>;
 template <typename T>
 constexpr ScalarType computed = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
 
-// Where the parts of a call lie, once they fit together: what is wrong here would be read or written out of bounds.
+// Where the parts of a call lie, once they fit together. The numbers in rows and columns are trusted.
 template <typename T>
 WindowAttention<T> describe(
     const Tensor& qkv, const Tensor& tiles, const Optional& pad_kv, const Optional& cosine_scale, const Tensor& rows,
     const Tensor& columns, int64_t column_kinds, double scale) {
   STD_TORCH_CHECK(
-      qkv.dim() == 4 && tiles.dim() == 4 && qkv.size(3) % (3 * tiles.size(1)) == 0,
+      qkv.dim() == 4 && tiles.dim() == 4 && tiles.size(1) > 0 && qkv.size(3) % (3 * tiles.size(1)) == 0,
       "qkv and tiles do not fit together");
   STD_TORCH_CHECK(tiles.scalar_type() == computed<T>, "tiles must have the dtype that is computed in");
   STD_TORCH_CHECK(tiles.size(3) % 16 == 0, "tiles must have a multiple of 16 columns");
@@ -40,7 +40,10 @@ WindowAttention<T> describe(
       !cosine_scale || (cosine_scale->scalar_type() == computed<T> && cosine_scale->numel() == tiles.size(1)),
       "cosine_scale must have the dtype that is computed in, and an element for each head");
   STD_TORCH_CHECK(
-      rows.scalar_type() == ScalarType::Int && columns.scalar_type() == ScalarType::Int, "rows, columns: not int32");
+      rows.scalar_type() == ScalarType::Int && columns.scalar_type() == ScalarType::Int && rows.dim() == 2 &&
+          columns.dim() == 2 && rows.size(1) > 2 && columns.size(1) > 2 && rows.is_contiguous() &&
+          columns.is_contiguous(),
+      "rows and columns must be contiguous int32 [windows, 2 + window]");
   STD_TORCH_CHECK(
       qkv.is_contiguous() && tiles.is_contiguous() && (!pad_kv || pad_kv->is_contiguous()) &&
           (!cosine_scale || cosine_scale->is_contiguous()),
@@ -174,11 +177,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
 Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
   const int64_t heads = grad.size(0), pairs = grad.size(1);
   STD_TORCH_CHECK(
-      grad.dim() == 2 && index.numel() == pairs && index.scalar_type() == ScalarType::Long && grad.is_contiguous() &&
+      grad.dim() == 2 && index.numel() == pairs && index.scalar_type() == ScalarType::Int && grad.is_contiguous() &&
           index.is_contiguous(),
-      "grad must be [heads, pairs] and index int64 [pairs], both contiguous");
+      "grad must be [heads, pairs] and index int32 [pairs], both contiguous");
   Tensor out = torch::stable::new_zeros(grad, {rows, heads});
-  const int64_t* at = static_cast<const int64_t*>(index.data_ptr());
+  const int32_t* at = static_cast<const int32_t*>(index.data_ptr());
   for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] < rows, "index is out of range");
   with_dtype(grad, [&](auto compute, auto in) {
     using T = decltype(compute);

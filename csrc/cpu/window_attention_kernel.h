@@ -338,7 +338,9 @@ void backward(
       T* dq = w.result;
       product(n, width, m, w.ds, columns, int64_t(1), k, stride, dq, width);
       if (p.cosine_scale) {
-        for (int64_t i = 0; i < n; ++i) dcosine_scale[head] += dot(q + i * stride, dq + i * width, d);
+        T sum = 0;  // of this window first: the fewer numbers a sum has, the more exact it is
+        for (int64_t i = 0; i < n; ++i) sum += dot(q + i * stride, dq + i * width, d);
+        dcosine_scale[head] += sum;
         unnormalize_rows(dq, width, q, stride, w.inverse_q, n, d);
       }
       place(w.dqkv, 0, offset, dq, n, width, d, scale);

@@ -5,15 +5,26 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .. import ops
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, for float32 on a CPU by `esvit_fast.ops.linear`."""
-    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    """`torch.nn.functional.linear`; by `esvit_fast.ops.linear` for float32 on a CPU, but for tensors and derivatives
+    that only torch knows: subclasses, torch.func, forward mode."""
+    served = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if served and not torch.is_autocast_enabled("cpu") and not transformed() and {type(x), type(weight)} <= _PLAIN:
         return ops.linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+_PLAIN = {Tensor, nn.Parameter}
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func or a forward-mode derivative is under way."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Linear(nn.Linear):
@@ -26,6 +37,9 @@ class Linear(nn.Linear):
 
 class StandIn(Linear):
     """What a foreign `torch.nn.Linear` is made, in place, by a change of class alone."""
+
+    def _get_name(self) -> str:
+        return "Linear"
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -31,8 +31,13 @@ def implement(name: str, backend: str, implementation: Callable) -> None:
     _IMPLEMENTATIONS[name, backend] = implementation
 
 
-def differentiate(name: str, backward: Callable, setup_context: Callable) -> None:
-    """Register autograd for `name`, whose backward pass is the operator `name_backward`: differentiable once."""
+def differentiate(
+    name: str, backward: Callable, setup_context: Callable, second: tuple[Callable, Callable] | None = None
+) -> None:
+    """Register autograd for `name`, whose backward pass is the operator `name_backward`.
+
+    `second` are the backward and setup_context of that one; without it the operator is differentiable once.
+    """
 
     def refuse(ctx, *grads):
         raise NotImplementedError(
@@ -40,7 +45,8 @@ def differentiate(name: str, backward: Callable, setup_context: Callable) -> Non
         )
 
     torch.library.register_autograd(f"esvit_fast::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
-    torch.library.register_autograd(f"esvit_fast::{name}_backward", refuse, lib=_LIBRARY)
+    backward, setup_context = second or (refuse, None)
+    torch.library.register_autograd(f"esvit_fast::{name}_backward", backward, setup_context=setup_context, lib=_LIBRARY)
 
 
 def linearize(function: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:

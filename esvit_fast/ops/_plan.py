@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch.autograd import forward_ad
 
 ORDER = ("cuda", "triton", "cpu", "reference")
 
@@ -123,6 +124,10 @@ def choose(
     op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None
 ) -> str:
     """Gather the facts of a call, plan, and say once when a faster backend that exists had to be passed over."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{op} has reverse-mode derivatives only and no torch.func transforms; call esvit_fast.reference.{op} there"
+        )
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next(iter(given.values()))
     facts = Facts(
@@ -149,7 +154,8 @@ _warned: set[tuple] = set()
 
 
 def _warn_once(op: str, chosen: str, passed_over: tuple[tuple[str, str], ...]) -> None:
-    if (op, chosen, passed_over) in _warned:
+    # torch.compile cannot trace a warning
+    if (op, chosen, passed_over) in _warned or torch.compiler.is_compiling():
         return
     _warned.add((op, chosen, passed_over))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over)

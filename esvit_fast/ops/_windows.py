@@ -81,14 +81,19 @@ class Layout:
 
     Attributes:
         rows, columns: int32 [windows along the axis, 2 + window]: kind, number of tokens, their positions on the axis.
-        column_kinds: number of column kinds; the class of a window is row kind * column_kinds + column kind.
+        kinds: of rows and of columns; the class of a window is row kind * column_kinds + column kind.
         classes: by that number.
     """
 
     rows: Tensor
     columns: Tensor
-    column_kinds: int
+    kinds: tuple[tuple[Kind, ...], tuple[Kind, ...]]
     classes: tuple[Class, ...]
+
+    @property
+    def column_kinds(self) -> int:
+        """Number of column kinds."""
+        return len(self.kinds[1])
 
 
 @lru_cache(maxsize=512)
@@ -101,10 +106,16 @@ def layout(
 ) -> Layout:
     """The windows of a map of `size`; tensors are on `device`."""
     axes = [cut_axis(*each, pad_mode) for each in zip(size, window_size, shift_size, strict=True)]
+    kinds = axes[0].kinds, axes[1].kinds
     with torch.inference_mode(False):  # what is kept may be needed by a backward pass later
-        classes = tuple(_class(y, x, window_size[1], device) for y in axes[0].kinds for x in axes[1].kinds)
         rows, columns = (_table(axis, window, device) for axis, window in zip(axes, window_size, strict=True))
-    return Layout(rows, columns, len(axes[1].kinds), classes)
+    return Layout(rows, columns, kinds, _classes(*kinds, window_size[1], device))
+
+
+@lru_cache(maxsize=512)
+def _classes(y: tuple[Kind, ...], x: tuple[Kind, ...], width: int, device: torch.device) -> tuple[Class, ...]:
+    with torch.inference_mode(False):
+        return tuple(_class(a, b, width, device) for a in y for b in x)
 
 
 def _table(axis: Axis, window: int, device: torch.device) -> Tensor:
@@ -130,19 +141,21 @@ class _Pairs:
     """Pairs of a query and a key, of all classes: where their bias is, and who is masked or not there.
 
     Attributes:
-        index: int64 [classes, queries, keys], a row of the bias.
-        void: float64, -infinity where there is no such pair, else 0.
-        apart: float64, 1 where a seam lies between the two, else 0.
+        index: int32 [classes, queries, keys], a row of the bias.
+        void: bool, where there is no such pair.
+        apart: bool, where a seam lies between the two; None where none does.
     """
 
     index: Tensor
     void: Tensor
-    apart: Tensor
+    apart: Tensor | None
 
-    def scores(self, bias: Tensor, mask_value: float) -> Tensor:
+    def scores(self, bias: Tensor, mask_value: float, nothing: float) -> Tensor:
         """[classes, queries, keys, heads] for a bias [rows, heads]."""
-        mask = torch.add(self.void, self.apart, alpha=mask_value).to(bias.dtype)
-        return _Gather.apply(bias, self.index) + mask.unsqueeze(-1)
+        scores = _Gather.apply(bias, self.index)
+        if self.apart is not None:
+            scores = scores + (self.apart.to(bias.dtype) * mask_value).unsqueeze(-1)
+        return scores.masked_fill(self.void.unsqueeze(-1), nothing)
 
 
 class _Gather(torch.autograd.Function):
@@ -163,12 +176,12 @@ class _Gather(torch.autograd.Function):
         return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None
 
 
-def _pairs(classes: tuple[Class, ...], others: str, keys: int, width: int, dense: bool, nowhere: float) -> _Pairs:
+def _pairs(classes: tuple[Class, ...], others: str, keys: int, width: int, dense: bool) -> _Pairs:
     """Pairs of all tokens with all `others`, "tokens" or "pads", for tables of window width or dense biases."""
     device = classes[0].side.device
     shape = len(classes), max(len(c.tokens) for c in classes), keys
-    index = torch.zeros(shape, dtype=torch.int64, device=device)
-    void = torch.full(shape, nowhere, dtype=torch.float64, device=device)
+    index = torch.zeros(shape, dtype=torch.int32, device=device)
+    void = torch.ones(shape, dtype=torch.bool, device=device)
     apart = torch.zeros_like(void)
     for number, c in enumerate(classes):
         i, j = c.tokens[:, None], getattr(c, others)
@@ -176,26 +189,28 @@ def _pairs(classes: tuple[Class, ...], others: str, keys: int, width: int, dense
         rows = 2 * (area // width) - 1
         y, x = i // width - j // width + rows // 2, i % width - j % width + width - 1
         here = number, slice(i.shape[0]), slice(j.shape[0])
-        index[here] = i * area + j if dense else y * (2 * width - 1) + x
-        void[here] = 0
-        apart[here] = (c.side[i] != c.side[j]).double()
-    return _Pairs(index, void, apart)
+        index[here] = (i * area + j if dense else y * (2 * width - 1) + x).int()
+        void[here] = False
+        apart[here] = c.side[i] != c.side[j]
+    return _Pairs(index, void, apart if apart.any() else None)
 
 
-@lru_cache(maxsize=512)
-def _plan_of_tiles(where: Layout, width: int, dense: bool, attend_pads: bool) -> tuple[_Pairs, _Pairs | None, Tensor]:
+@lru_cache(maxsize=32)  # the large ones take megabytes
+def _plan_of_tiles(
+    kinds: tuple[tuple[Kind, ...], tuple[Kind, ...]], width: int, dense: bool, attend_pads: bool, device: torch.device
+) -> tuple[_Pairs, _Pairs | None, Tensor]:
     """Pairs of two tokens, pairs of a token and a pad, and which key is the virtual one: bool [classes, keys]."""
-    classes = where.classes
+    classes = _classes(*kinds, width, device)
     virtual = [attend_pads and len(c.pads) > 0 for c in classes]
     keys = max(len(c.tokens) + more for c, more in zip(classes, virtual, strict=True))
     keys += -keys % ALIGN
     with torch.inference_mode(False):  # what is kept may be needed by a backward pass later
-        column = torch.zeros(len(classes), keys, dtype=torch.bool, device=where.rows.device)
+        column = torch.zeros(len(classes), keys, dtype=torch.bool, device=device)
         for number, c in enumerate(classes):
             column[number, len(c.tokens) : len(c.tokens) + virtual[number]] = True
-        tokens = _pairs(classes, "tokens", keys, width, dense, float("-inf"))
+        tokens = _pairs(classes, "tokens", keys, width, dense)
         most = max(len(c.pads) for c in classes)
-        return tokens, _pairs(classes, "pads", most, width, dense, _NEVER) if any(virtual) else None, column
+        return tokens, _pairs(classes, "pads", most, width, dense) if any(virtual) else None, column
 
 
 def tiles(
@@ -208,10 +223,11 @@ def tiles(
     exponentials add up to ``exp(q k) * sum_j exp(bias_ij)``, a key k with bias ``logsumexp_j bias_ij``.
     """
     dense = bias.ndim == 3
-    tokens, pads, column = _plan_of_tiles(where, window_size[1], dense, attend_pads)
+    tokens, pads, column = _plan_of_tiles(where.kinds, window_size[1], dense, attend_pads, where.rows.device)
     bias, mask_value = (bias.flatten(1).t() if dense else bias).to(dtype), max(mask_value, _NEVER)
-    scores = tokens.scores(bias, mask_value)
+    scores = tokens.scores(bias, mask_value, float("-inf"))
     if pads is not None:
-        virtual = pads.scores(bias, mask_value).logsumexp(2, keepdim=True)
+        # no -infinity: the sum of nothing but exponentials of it has no gradient
+        virtual = pads.scores(bias, mask_value, _NEVER).clamp(min=_NEVER).logsumexp(2, keepdim=True)
         scores = torch.where(column[:, None, :, None], virtual, scores)
     return scores.permute(0, 3, 1, 2).contiguous()

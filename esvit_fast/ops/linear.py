@@ -1,18 +1,19 @@
-"""The operator `esvit_fast::linear`: the projections around attention, which take most of its time on a CPU."""
+"""The operator `esvit_fast::linear`: the projections around attention, and the layers of a perceptron."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
 from ._cpu import linear as cpu
-from ._library import define, differentiate, implement, vjp
+from ._library import define, differentiate, implement
 from ._plan import choose, register_rule
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """``x @ weight.T + bias``, as `torch.nn.functional.linear`, whose matrix products are slow on many CPUs.
+    """``x @ weight.T + bias``, as `torch.nn.functional.linear`, by another library on a CPU.
 
     Args:
         x: [..., in] floating point.
@@ -21,11 +22,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         backend: one of cuda, triton, cpu, reference; None: the first that can run.
 
     Returns:
-        [..., out] in the dtype of x. Differentiable once in x, weight and bias.
+        [..., out] in the dtype of x. Differentiable in x, weight and bias, any number of times.
 
     Numerics:
         On the CPU in float32: the output and the gradient of x by oneDNN; those of weight and bias by a kernel that
-        adds tokens in order, whose bits do not depend on the number of threads. Saved for the backward pass: x, weight.
+        adds tokens in order, whose bits do not depend on the number of threads. Saved for the backward pass: x and
+        weight, each where the other's gradient is needed.
 
     Raises:
         ValueError: shapes do not fit.
@@ -40,11 +42,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         if tensor.device != x.device:
             raise TypeError(f"{name} is on {tensor.device} but x is on {x.device}; move it there")
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; for x {tuple(x.shape)} it must be [out, in]")
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; for x {tuple(x.shape)} it must be [out, {_last(x)}]")
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be [out] = [{len(weight)}]")
     chosen = choose("linear", {"x": x, "weight": weight, "bias": bias}, {}, backend)
     return torch.ops.esvit_fast.linear(x, weight, bias, chosen)
+
+
+def _last(x: Tensor) -> object:
+    return x.shape[-1] if x.ndim else "in], x [..., in"
 
 
 def _fake(x, weight, bias, backend):
@@ -52,13 +58,20 @@ def _fake(x, weight, bias, backend):
 
 
 def _fake_backward(grad, x, weight, mask, backend):
-    shapes = x.shape, weight.shape, weight.shape[:1]
-    return tuple(x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, mask, strict=True))
+    dx, dweight, dbias = (grad.new_empty(0) for _ in range(3))
+    if mask[0]:
+        dx = grad.new_empty(*grad.shape[:-1], weight.shape[1])
+    if mask[1]:
+        dweight = grad.new_empty(grad.shape[-1], x.shape[-1])
+    if mask[2]:
+        dbias = grad.new_empty(grad.shape[-1])
+    return dx, dweight, dbias
 
 
 def _setup_context(ctx, inputs, output):
     x, weight, _, ctx.backend = inputs
-    ctx.save_for_backward(x, weight)
+    # as little as torch itself: the inputs of a frozen layer are not kept
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
 
 
 def _backward(ctx, grad):
@@ -67,18 +80,42 @@ def _backward(ctx, grad):
     return *(g if needed else None for g, needed in zip(grads, mask, strict=True)), None
 
 
+def _setup_second_context(ctx, inputs, output):
+    grad, x, weight, ctx.mask, _ = inputs
+    ctx.save_for_backward(grad, x, weight)
+
+
+def _second_backward(ctx, ddx, ddweight, ddbias):
+    """Derivatives of a matrix product are matrix products: torch's, which may be differentiated again."""
+    grad, x, weight = ctx.saved_tensors
+    dgrad = dx = dweight = None
+    flat = grad.reshape(-1, grad.shape[-1])
+    if ctx.mask[0]:
+        dgrad, dweight = F.linear(ddx, weight), flat.t() @ ddx.reshape(-1, ddx.shape[-1])
+    if ctx.mask[1]:
+        more, dx = F.linear(x, ddweight), grad @ ddweight
+        dgrad = more if dgrad is None else dgrad + more
+    if ctx.mask[2]:
+        dgrad = ddbias.expand_as(grad) if dgrad is None else dgrad + ddbias
+    return dgrad, dx, dweight, None, None
+
+
 def _reference_backward(grad, x, weight, mask):
-    grads = vjp(reference.linear, (x, weight, weight.new_zeros(len(weight))), grad)
-    return tuple(g.contiguous() if needed else x.new_empty(0) for g, needed in zip(grads, mask, strict=True))
+    flat = grad.flatten(0, -2) if grad.ndim > 1 else grad[None]
+    return (
+        grad @ weight if mask[0] else grad.new_empty(0),
+        flat.t() @ (x.flatten(0, -2) if x.ndim > 1 else x[None]) if mask[1] else grad.new_empty(0),
+        flat.sum(0) if mask[2] else grad.new_empty(0),
+    )
 
 
 define("linear", "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor", _fake)
 define(
     "linear_backward",
-    "(Tensor grad, Tensor x, Tensor weight, bool[3] mask, str backend) -> (Tensor, Tensor, Tensor)",
+    "(Tensor grad, Tensor? x, Tensor? weight, bool[3] mask, str backend) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
-differentiate("linear", _backward, _setup_context)
+differentiate("linear", _backward, _setup_context, (_second_backward, _setup_second_context))
 implement("linear", "reference", reference.linear)
 implement("linear_backward", "reference", _reference_backward)
 implement("linear", "cpu", cpu.forward)

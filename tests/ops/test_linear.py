@@ -56,6 +56,60 @@ def test_gradcheck(missing):
         torch.randn(*s, dtype=torch.float64, requires_grad=i != missing) for i, s in enumerate([(5, 3), (4, 3), (4,)])
     ]
     assert torch.autograd.gradcheck(lambda *xs: ops.linear(*xs, backend="reference"), tensors)
+    assert torch.autograd.gradgradcheck(lambda *xs: ops.linear(*xs, backend="reference"), tensors)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=NATIVE), "reference"])
+def test_second_derivatives_are_torchs(backend):
+    def penalty(run, x, weight, bias):
+        (grad,) = torch.autograd.grad(run(x, weight, bias).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), (x, weight, bias))
+
+    given = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 20), (7, 20), (7,))]
+    ours = penalty(lambda *xs: ops.linear(*xs, backend=backend), *given)
+    for a, b in zip(ours, penalty(F.linear, *given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=NATIVE), "reference"])
+@pytest.mark.parametrize("shapes", [((6, 20), (0, 20)), ((6, 0), (7, 0)), ((0, 3, 4), (5, 4)), ((4,), (5, 4))])
+def test_sizes_of_zero_and_single_rows(backend, shapes):
+    x, weight = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    bias = torch.randn(shapes[1][0], requires_grad=True)
+    ours, theirs = (run(x, weight, bias) for run in (lambda *xs: ops.linear(*xs, backend=backend), F.linear))
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(*(torch.autograd.grad(y.sum(), (x, weight, bias)) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_inputs_of_frozen_layers_are_not_kept():
+    x, weight = torch.randn(2, 20, requires_grad=True), torch.randn(7, 20)
+    for x, weight in ((x, weight), (x.detach(), weight.clone().requires_grad_())):
+        out = ops.linear(x, weight)
+        assert [y is None for y in out.grad_fn.saved_tensors] == [x.requires_grad, weight.requires_grad]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
+def test_torch_func_and_forward_mode():
+    """Through the module as torch does; the operator says what it cannot do."""
+    module, x = nn.Linear(20, 7), torch.randn(3, 20)
+
+    def loss(x):
+        return module(x).square().sum()
+
+    (expected,) = torch.autograd.grad(loss(x.requires_grad_()), x)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    _, tangent = torch.func.jvp(module, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, module.weight.sum(1).expand(3, 7))
+    for transform in (torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))):
+        with pytest.raises(NotImplementedError, match=r"linear has reverse-mode derivatives only.*reference\.linear"):
+            transform(lambda x: ops.linear(x, module.weight).sum())(x)
+
+
+def test_another_backend_is_compiled_without_a_warning():
+    x, weight = torch.randn(3, 20, dtype=torch.float64), torch.randn(7, 20, dtype=torch.float64)
+    compiled = torch.compile(lambda x, w: ops.linear(x, w), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, weight), x @ weight.t())
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cpu", marks=NATIVE), "reference"])
@@ -65,6 +119,7 @@ def test_opcheck(backend):
         opcheck(torch.ops.esvit_fast.linear.default, (*given, backend))
         given = [None if y is None else y.detach().requires_grad_() for y in given]
         opcheck(torch.ops.esvit_fast.linear.default, (*given, backend))
+    opcheck(torch.ops.esvit_fast.linear_backward.default, (x, None, torch.randn(20, 5), [True, False, True], backend))
     for mask in ([True] * 3, [False, True, False], [True, False, False], [False, False, True]):
         opcheck(torch.ops.esvit_fast.linear_backward.default, (torch.randn(2, 3, 7), x, weight, mask, backend))
 
@@ -113,7 +168,7 @@ def test_nothing_is_read_or_written_beside_the_tensors():
         (
             {"weight": torch.zeros(3, 5)},
             ValueError,
-            r"weight has shape \(3, 5\); for x \(2, 4\) it must be \[out, in\]",
+            r"weight has shape \(3, 5\); for x \(2, 4\) it must be \[out, 4\]",
         ),
         ({"bias": torch.zeros(4)}, ValueError, r"bias has shape \(4,\); it must be \[out\] = \[3\]"),
         ({"weight": torch.zeros(3, 4, dtype=torch.float64)}, TypeError, "weight has dtype torch.float64; all must"),

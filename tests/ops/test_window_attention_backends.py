@@ -100,7 +100,11 @@ def test_cpu_is_as_exact_as_torch(part):
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "sse9"])
 def test_every_instruction_set(isa):
     """The machine's widest runs by default; the others in processes of their own."""
-    code = "from tests.ops import test_window_attention_backends as t; [t.check(seed) for seed in range(40)]"
+    code = (
+        "from tests.ops import test_linear as l, test_window_attention_backends as t\n"
+        "for seed in range(40): t.check(seed)\n"
+        "for part in range(2): l.test_cpu_is_as_exact_as_torch(part)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
@@ -169,12 +173,61 @@ def test_any_nan_stays_nan():
 
 
 def test_strided_maps_and_gradients():
-    tensors, options = draw(5, side=20, window=6)
-    qkv = tensors["qkv"]
-    strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
+    qkv, table = torch.randn(2, 9, 13, 3 * 32, requires_grad=True), torch.randn(25, 2, requires_grad=True)
+    call = {"num_heads": 2, "window_size": 3, "shift_size": 1, "backend": "cpu"}
+
+    def gradients(qkv, grad):
+        return torch.autograd.grad(ops.window_attention(qkv, table, **call), (qkv, table), grad)
+
+    strided = qkv.transpose(1, 2).contiguous().transpose(1, 2).detach().requires_grad_()
     assert not strided.is_contiguous()
-    for name, value in results(tensors, options, "cpu").items():
-        assert torch.equal(value, results(tensors | {"qkv": strided}, options, "cpu")[name]), name
+    transposed, expanded = torch.randn(2, 13, 9, 32).transpose(1, 2), torch.randn(1, 1, 1, 1).expand(2, 9, 13, 32)
+    for grad in (transposed, expanded):
+        plain = gradients(qkv, grad.contiguous())
+        for found in (gradients(qkv, grad), gradients(strided, grad)):
+            assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("case", [(24, 20, 5), (7, 24, 3), (16, 32, 14)])
+def test_groups_of_heads_are_as_exact(case):
+    """With more threads than shares, heads are gathered in groups."""
+    heads, head_dim, window = case
+    g = torch.Generator().manual_seed(0)
+    tensors = {
+        "qkv": torch.randn(1, 9, 8, 3 * heads * head_dim, generator=g),
+        "bias": torch.randn((2 * window - 1) ** 2, heads, generator=g),
+        "pad_kv": torch.randn(2 * heads * head_dim, generator=g),
+        "cosine_scale": None,
+    }
+    options = {"num_heads": heads, "window_size": window, "shift_size": 1}
+    torch.set_num_threads(8)
+    try:
+        assert_as_exact_as_torch(tensors, options, "cpu")
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_nothing_but_what_is_there_is_read_of_a_bias(backend):
+    """Pads that a query may not see, in a dense bias; an entry of a table that no pair has."""
+    qkv, pad_kv = torch.randn(1, 5, 5, 3 * 8, requires_grad=True), torch.randn(16, requires_grad=True)
+    dense = torch.zeros(1, 16, 16)
+    dense[:, 0, 1:] = -torch.inf
+    dense.requires_grad_()
+    out = ops.window_attention(qkv, dense, num_heads=1, window_size=4, pad_kv=pad_kv, backend=backend)
+    for grad in torch.autograd.grad(out.sum(), (qkv, dense, pad_kv)):
+        assert grad.isfinite().all()
+    table = torch.zeros(49, 1)
+    table[0] = torch.nan
+    out = ops.window_attention(qkv[:, :3, :3], table, num_heads=1, window_size=4, backend=backend)
+    assert out.isfinite().all()
+
+
+def test_an_empty_batch_has_gradients():
+    qkv, table = torch.randn(0, 5, 5, 3 * 8, requires_grad=True), torch.randn(49, 2, requires_grad=True)
+    out = ops.window_attention(qkv, table, num_heads=2, window_size=4, backend="cpu")
+    dqkv, dtable = torch.autograd.grad(out.sum(), (qkv, table))
+    assert dqkv.shape == qkv.shape and not dtable.any()
 
 
 def test_more_windows_than_a_grid_dimension_may_have():

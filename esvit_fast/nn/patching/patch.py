@@ -26,7 +26,7 @@ _KNOWN_AND_LEFT: dict[str, tuple[str, str]] = {
 }
 
 
-def patch_model(model: nn.Module) -> Report:
+def patch_model(model: nn.Module, *, linears: bool = True) -> Report:
     """Let the window attention of a Swin model of timm, torchvision, Hugging Face, Microsoft or EsViT run on
     `esvit_fast.ops.window_attention`.
 
@@ -40,13 +40,15 @@ def patch_model(model: nn.Module) -> Report:
     returns None in their place.
 
     Where a block was patched, every plain `torch.nn.Linear` of the model becomes a subclass, which computes float32 on
-    a CPU by `esvit_fast.ops.linear`; no other call changes.
+    a CPU by `esvit_fast.ops.linear`; no other call changes. What asks for the very class `torch.nn.Linear`, as
+    quantisation does, needs `linears=False`.
 
     A patched model can be copied, pickled, compiled (patch first) and trained. `nn.DataParallel` cannot run it: its
     replicas share what stands in for the method; use `DistributedDataParallel`.
 
     Args:
         model: any module; its blocks are changed in place. Patching again changes nothing.
+        linears: whether linear layers are changed too.
 
     Returns:
         What became of every window attention found; none found is no error.
@@ -61,12 +63,11 @@ def patch_model(model: nn.Module) -> Report:
         if row is not None:
             rows.append(row)
             inner.update(module.modules())
-    linears = [module for module in model.modules() if type(module) in (nn.Linear, StandIn)]
-    if not any(row.patched for row in rows):
-        linears = []
-    for module in linears:
-        module.__class__ = StandIn
-    return Report(type(model).__name__, tuple(rows), len(linears))
+    for module in model.modules():
+        if linears and any(row.patched for row in rows) and type(module) is nn.Linear:
+            module.__class__ = StandIn
+    count = sum(type(module) is StandIn for module in model.modules())
+    return Report(type(model).__name__, tuple(rows), count)
 
 
 def unpatch_model(model: nn.Module) -> Report:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..linear import has_hooks
+from ..linear import has_hooks, transformed
 
 
 def _nothing(module: nn.Module) -> str | None:
@@ -49,6 +49,9 @@ class Redirect:
         self.module, self.kind, self.method, self.run = module, family.kind, family.method, family.run
 
     def __call__(self, *args, **kwargs):
+        if transformed():
+            reason = "the operator has reverse-mode derivatives only, and no torch.func transforms"
+            return fall_back(self.module, self.method, reason, *args, **kwargs)
         return self.run(self.module, *args, **kwargs)
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import _native
 from .._plan import Facts
 
-_ONEDNN = torch.backends.mkldnn.is_available()
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def refuse(facts: Facts) -> str | None:
@@ -18,25 +18,29 @@ def refuse(facts: Facts) -> str | None:
     if facts.dtype != torch.float32:
         return f"dtype {facts.dtype} is not torch.float32"
     if not _ONEDNN:
-        return "this torch was built without oneDNN"
+        return "this torch has no oneDNN that can be called"
     return _native.CPU_MISSING
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output; arguments as `esvit_fast.ops.linear`."""
-    if not x.numel():
+    if not x.numel() or not len(weight):
         return x.new_zeros(*x.shape[:-1], len(weight)) if bias is None else bias.expand(*x.shape[:-1], -1).clone()
     out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, x.shape[-1]), weight, bias, "none", [], "")
     # a view could not be changed in place under autograd
     return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], len(weight)])
 
 
-def backward(grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; empty ones where mask is False."""
-    dx = dweight = dbias = x.new_empty(0)
+def backward(grad: Tensor, x: Tensor | None, weight: Tensor | None, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; empty ones where mask is False, for which the other tensors may be None."""
+    dx, dweight, dbias = (grad.new_empty(0) for _ in range(3))
     if mask[0]:
         dx = forward(grad, weight.t(), None)
-    if mask[1] or mask[2]:
-        flat = [tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (grad, x)]
-        dweight, dbias = torch.ops.esvit_fast_cpu.linear_weight_gradient(*flat)
-    return dx, dweight if mask[1] else x.new_empty(0), dbias if mask[2] else x.new_empty(0)
+    rows = grad.reshape(grad[..., 0].numel(), -1) if grad.numel() else grad.new_empty(0, grad.shape[-1])
+    if mask[1]:
+        inputs = x.reshape(len(rows), x.shape[-1]) if len(rows) else x.new_empty(0, x.shape[-1])
+        dweight, total = torch.ops.esvit_fast_cpu.linear_weight_gradient(rows.contiguous(), inputs.contiguous())
+        dbias = total if mask[2] else dbias
+    elif mask[2]:
+        dbias = rows.sum(0)
+    return dx, dweight, dbias

@@ -50,7 +50,7 @@ def backward(
         where.columns,
         where.column_kinds,
         scale,
-        _shares(where, len(qkv), num_heads),
+        _shares(where, qkv, num_heads, made),
     )
     # one after the other, as a sum's order depends on the number of threads
     dtiles, dpads, dcosine = (reduce(torch.add, shares) for shares in (dtiles, dpads, dcosine))
@@ -70,7 +70,11 @@ def _prepare(qkv, pad_kv, cosine_scale, window_size, shift_size, pad_mode, mask_
     return where, tiled, [None if x is None else x.to(dtype).contiguous() for x in (pad_kv, cosine_scale)]
 
 
-def _shares(where: Layout, batch: int, num_heads: int) -> int:
-    """Into how many sums the windows are divided: enough for all cores, few enough for short sums of 32 windows."""
-    windows = batch * len(where.rows) * len(where.columns)
-    return max(1, min(windows // 32, 64 // num_heads), min(windows, 16 // num_heads))
+def _shares(where: Layout, qkv: Tensor, num_heads: int, made: Tensor) -> int:
+    """Into how many sums the windows are divided: enough for all cores, few enough for short sums of 32 windows.
+
+    All sums together are not larger than the gradient of qkv, unless there is but one.
+    """
+    windows = len(qkv) * len(where.rows) * len(where.columns)
+    wanted = max(min(windows // 32, 64 // num_heads), min(windows, 16 // num_heads))
+    return max(1, min(wanted, qkv.numel() // made.numel()))
