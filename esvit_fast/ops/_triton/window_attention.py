@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .._library import vjp
+from .._library import linearize
 from .._plan import Facts
 from .._windows import cut_axis, layout, tiles
 from ._device import refuse_device
@@ -75,7 +75,7 @@ def backward(grad, qkv, bias, pad_kv, cosine_scale, **options) -> tuple[Tensor, 
     grad, dqkv = grad.contiguous(), torch.empty_like(call.qkv)
     dtiles, dpad_kv, dcosine = (_one_block if call.blocks == 1 else _several_blocks)(call, grad, dqkv)
     dtiles = torch.stack([of_class.sum(0) for of_class in dtiles.split(call.counts)])
-    (dbias,) = vjp(call.tiled, (bias,), dtiles)
+    (dbias,) = call.back(dtiles)
     small = [
         bias.new_empty(0) if x is None else x.new_zeros(x.shape) if d is None else d.sum(0).to(x.dtype)
         for x, d in ((pad_kv, dpad_kv), (cosine_scale, dcosine))
@@ -133,7 +133,8 @@ class _Call:
             windows.classes, batch, config.pop("programs") // (self.heads * self.blocks), qkv.device
         )
         self.channels, self.rows, self.programs = channels // 3, batch * size[0] * size[1], len(table) * self.heads
-        self.tiled, self.qkv, tile = tiled, qkv.contiguous(), tiled(bias).contiguous()
+        tile, self.back = linearize(tiled, (bias,))
+        self.qkv = qkv.contiguous()
         virtual = attended and any(len(c.pads) for c in where.classes)
         # with few bits to round to, what refining gains is lost
         self.refine = virtual and qkv.dtype == torch.float32
