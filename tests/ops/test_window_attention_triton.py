@@ -6,6 +6,8 @@ The interpreter is chosen before triton is imported, so what runs in it runs in 
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -47,6 +49,43 @@ def check(seeds, **limits):
         except AssertionError as error:
             shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
             raise AssertionError(f"seed={seed} {shapes} {options}: {error}") from None
+
+
+def at_an_edge(x):
+    """The same tensor in the last bytes of a page, after which none may be read: to read masked values is a crash."""
+    size = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    after = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)) + size)
+    assert ctypes.CDLL(None).mprotect(after, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return torch.frombuffer(memory, dtype=x.dtype, offset=size - x.nbytes, count=x.numel()).view(x.shape).copy_(x)
+
+
+def check_tables():
+    """The tables of positions and shares are read to their ends, and no further, even where that would not show."""
+    from esvit_fast.ops._triton import window_attention as launched
+
+    launched.cut = lambda *geometry: _shares.Cut(at_an_edge(_shares.cut(*geometry)[0]), _shares.cut(*geometry)[1])
+    launched.shares = lambda *of: _shares.Shares(at_an_edge(_shares.shares(*of)[0]), _shares.shares(*of)[1])
+    for side, window in ((7, 5), (9, 9)):  # one block, and several
+        qkv = torch.randn(1, side, side, 48)
+        tensors = {"qkv": qkv, "bias": torch.zeros((2 * window - 1) ** 2, 1)}
+        assert_as_exact_as_torch(tensors, {"num_heads": 1, "window_size": (window, window)}, "triton")
+
+
+def check_refinement():
+    """What large values and one heavy key take from a row's derivatives in float32, the kernels give back."""
+    for side in (4, 10):  # one block, and several
+        qkv = torch.randn(1, side - 1, side, 48, generator=torch.Generator().manual_seed(0))
+        qkv[..., :16] = qkv[..., :16].abs()
+        qkv[..., 32:] += 50
+        pad_kv = torch.tensor([2.0, 50.0]).repeat_interleave(16)
+        tensors = {"qkv": qkv, "bias": torch.zeros((2 * side - 1) ** 2, 1), "pad_kv": pad_kv}
+        options = {"num_heads": 1, "window_size": side}
+        truth = results(tensors, options, "reference", torch.float64)
+        ours, plain = (results(tensors, options, backend) for backend in ("triton", "reference"))
+        for name in ("qkv", "bias", "pad_kv"):
+            error, torchs = ((x[name].double() - truth[name]).abs().max() for x in (ours, plain))
+            assert 3 * error < torchs, f"side={side} {name}: {error:.1e}, torch {torchs:.1e}"
 
 
 def check_walls(seeds, **limits):
@@ -132,6 +171,8 @@ def check_zeros():
         "check([5, 2072, *range(500, 510)], side=20, window=16)",
         "check_walls([0, 1, 2, 3, 135, 155, 271]); check_walls([504, 505], side=20, window=16)",
         "check_edges()",
+        "check_tables()",
+        "check_refinement()",
     ],
 )
 def test_in_the_interpreter(call):
