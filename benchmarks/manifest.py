@@ -84,7 +84,9 @@ def variants() -> Iterator[Variant]:
 def compile_variant(variant: Variant, arch: int) -> dict[str, int]:
     """Compile for sm_<arch>, and count."""
     tokens = variant.side**2
-    config = _tables.window_attention((arch // 10, arch % 10), BYTES[variant.dtype], tokens, tokens, variant.head_dim)
+    config = _tables.window_attention(
+        (arch // 10, arch % 10), BYTES[variant.dtype], tokens, tokens, variant.head_dim, variant.cosine
+    )
     blocks = config["blocks"]
     kernel = (ONE_BLOCK if blocks == 1 else SEVERAL_BLOCKS)[variant.step]
     constants = {

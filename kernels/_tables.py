@@ -15,8 +15,13 @@ LARGEST_HEAD = 64
 WARPS = {"half": {16: 1, 32: 2, 64: 4}, "float": {16: 2, 32: 4, 64: 8}, "float, wide": {16: 2, 32: 8, 64: 16}}
 """By precision and side of a block. Products of float32 use no tensor cores, but many registers, and those of heads
 of more than 32 channels twice as many."""
-WARPS_BACKWARD = {(100, "half", 64): 8}
-"""Where the backward pass of windows of one block has others: on 100, four spill and eight do not."""
+WARPS_BACKWARD = {
+    80: {"half": 4, "half, more": 4, "float": 16, "float, more": 16},
+    90: {"half": 4, "half, more": 8, "float": 8, "float, more": 16},
+    100: {"half": 8, "half, more": 8, "float": 8, "float, more": 16},
+}
+"""The backward pass of windows that are one block of 64, by architecture; more: of cosines, or of heads of more than
+32 channels. On 80, eight warps of half precision would compute everything twice."""
 STAGES = 1
 """More would keep the rows of the next window in shared memory; they come through registers as they are gathered."""
 
@@ -29,10 +34,11 @@ def architecture(capability: tuple[int, int] | None) -> int:
 
 
 def window_attention(
-    capability: tuple[int, int] | None, itemsize: int, tokens: int, keys: int, head_dim: int
+    capability: tuple[int, int] | None, itemsize: int, tokens: int, keys: int, head_dim: int, cosine: bool = False
 ) -> dict[str, int]:
     """Launch configuration for windows of at most so many tokens, and keys with the virtual one."""
     precision = "half" if itemsize == 2 else "float" if head_dim <= 32 else "float, wide"
+    backward = ("half" if itemsize == 2 else "float") + (", more" if cosine or head_dim > 32 else "")
     most, arch = max(tokens, keys), architecture(capability)
     side = next((side for side in SIDES if side >= most), SIDES[-1])
     blocks = -(-most // side)
@@ -44,5 +50,5 @@ def window_attention(
         "programs": PROGRAMS[arch],
         "num_stages": STAGES,
         "num_warps": warps,
-        "num_warps_backward": WARPS_BACKWARD.get((arch, precision, side), warps) if blocks == 1 else warps,
+        "num_warps_backward": WARPS_BACKWARD[arch][backward] if (side, blocks) == (64, 1) else warps,
     }

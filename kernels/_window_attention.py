@@ -2,6 +2,9 @@
 
 In all of them: batch * area rows of a map; i and j number the tokens of a window as queries and as keys; `channels`
 are those of the output, of all heads.
+
+Loops have `disable_licm`, and values are taken `anew`, where what would otherwise be kept from one iteration or product
+to the next, mostly operands and addresses of shared memory, has no registers left.
 """
 
 import os
@@ -101,6 +104,15 @@ def exp2(x):
 
 
 @triton.jit
+def anew(x):
+    """The same values, of which the compiler does not know it: what it makes of them is not made early and kept."""
+    if INTERPRETED:
+        return x
+    pack: tl.constexpr = 32 // x.dtype.primitive_bitwidth
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], x.dtype, is_pure=False, pack=pack)
+
+
+@triton.jit
 def inverse_norms(rows):
     """One over the Euclidean length of each row."""
     wide = rows.to(tl.float32)
@@ -148,18 +160,10 @@ def unnormalized(drows, rows):
 
 
 @triton.jit
-def store_key_gradients(
-    at, dk, dv, k, factor, channels, places, j, tokens,
-    COSINE: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Store gradients of keys and values, and return those of the virtual ones, [D]: zeros where there are none."""
-    if COSINE:
-        dk, _ = unnormalized(dk, k)
-    dk *= factor
-    store_rows(at + channels, dk, places, 3 * channels, j, tokens, HEAD_DIM, BLOCK_D)
-    store_rows(at + 2 * channels, dv, places, 3 * channels, j, tokens, HEAD_DIM, BLOCK_D)
-    virtual = (j == tokens)[:, None]
-    return tl.sum(tl.where(virtual, dk, 0.0), 0), tl.sum(tl.where(virtual, dv, 0.0), 0)
+def store_keys(at, rows, places, row_stride, j, tokens, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Store gradients of keys or values, and return that of the virtual one, [D]: zeros where there is none."""
+    store_rows(at, rows, places, row_stride, j, tokens, HEAD_DIM, BLOCK_D)
+    return tl.sum(tl.where((j == tokens)[:, None], rows, 0.0), 0)
 
 
 @triton.jit

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from ._window_attention import (
     LOG2E,
+    anew,
     by_norms,
     exp2,
     load_block,
@@ -22,7 +23,7 @@ from ._window_attention import (
     products,
     query_gradients,
     share_of_windows,
-    store_key_gradients,
+    store_keys,
     store_rows,
     store_tile,
     store_virtual,
@@ -65,7 +66,7 @@ def statistics_of(
     """Of queries i of an item, over all of its keys."""
     highest = tl.full([BLOCK], -3e38, tl.float32)
     total, mean, rest = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, tokens + VIRTUAL, BLOCK):
+    for start in tl.range(0, tokens + VIRTUAL, BLOCK, disable_licm=True):
         j = start + tl.arange(0, BLOCK)
         k, v, tile = load_block(
             at, pad_kv, tiles, number, head, channels, positions, stride, item, begin, windows, tokens, area,
@@ -81,7 +82,7 @@ def statistics_of(
     mean *= inverse
     if REFINE:
         none = rest
-        for start in tl.range(0, tokens + VIRTUAL, BLOCK):
+        for start in tl.range(0, tokens + VIRTUAL, BLOCK, disable_licm=True):
             j = start + tl.arange(0, BLOCK)
             k, v, tile = load_block(
                 at, pad_kv, tiles, number, head, channels, positions, stride, item, begin, windows, tokens, area,
@@ -133,7 +134,7 @@ def window_attention_bwd_queries(
     at = qkv + head * HEAD_DIM
     number = klass * heads + head
     dcosine = tl.zeros([BLOCK], tl.float32)
-    for item in range(first, stop, step):
+    for item in tl.range(first, stop, step, disable_licm=True):
         queries = places_of(positions, stride, item, begin, windows, i, tokens, area)
         q = load_rows(at, queries, 3 * channels, i, tokens, HEAD_DIM, BLOCK_D)
         do = load_rows(grad + head * HEAD_DIM, queries, channels, i, tokens, HEAD_DIM, BLOCK_D)
@@ -142,7 +143,7 @@ def window_attention_bwd_queries(
             tile_rows, tile_columns, i, factor, VIRTUAL, COSINE, REFINE, HEAD_DIM, BLOCK_D, BLOCK,
         )  # fmt: skip
         dq = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        for start in tl.range(0, tokens + VIRTUAL, BLOCK):
+        for start in tl.range(0, tokens + VIRTUAL, BLOCK, disable_licm=True):
             j = start + tl.arange(0, BLOCK)
             k, v, tile = load_block(
                 at, pad_kv, tiles, number, head, channels, positions, stride, item, begin, windows, tokens, area,
@@ -150,6 +151,8 @@ def window_attention_bwd_queries(
             )  # fmt: skip
             product = products(q, k, COSINE)
             _, ds = weights_and_derivatives(product, v, do, factor, tile, highest, inverse, mean, rest)
+            if COSINE and not WIDE:
+                k = anew(k)
             dq += query_gradients(ds, k, COSINE)
             if COSINE and WIDE:
                 dcosine += tl.sum(ds * product, 1)
@@ -198,17 +201,18 @@ def window_attention_bwd_keys(
     klass, first, step, stop, begin, windows, tokens = share_of_windows(shares, share)
     VIRTUAL: tl.constexpr = pad_kv is not None
     COSINE: tl.constexpr = cosine_scale is not None
+    WIDE: tl.constexpr = qkv.dtype.element_ty == tl.float32
     j = block * BLOCK + tl.arange(0, BLOCK)
     if block * BLOCK >= tokens + VIRTUAL:
         stop = first
     factor = tl.load(cosine_scale + head) if COSINE else scale
-    at = qkv + head * HEAD_DIM
+    at, to = qkv + head * HEAD_DIM, dqkv + head * HEAD_DIM
     dpad_k, dpad_v = tl.zeros([BLOCK_D], tl.float32), tl.zeros([BLOCK_D], tl.float32)
-    for item in range(first, stop, step):
+    for item in tl.range(first, stop, step, disable_licm=True):
         keys = places_of(positions, stride, item, begin, windows, j, tokens, area)
         k, v = load_keys(at, pad_kv, head, channels, keys, j, tokens, VIRTUAL, HEAD_DIM, BLOCK_D)
         dk, dv = tl.zeros([BLOCK, BLOCK_D], tl.float32), tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        for start in tl.range(0, tokens, BLOCK):
+        for start in tl.range(0, tokens, BLOCK, disable_licm=True):
             i = start + tl.arange(0, BLOCK)
             queries = places_of(positions, stride, item, begin, windows, i, tokens, area)
             q = load_rows(at, queries, 3 * channels, i, tokens, HEAD_DIM, BLOCK_D)
@@ -219,10 +223,13 @@ def window_attention_bwd_keys(
             product = products(q, k, COSINE)
             p, ds = weights_and_derivatives(product, v, do, factor, tile, highest, inverse, mean, rest)
             dv += tl.dot(tl.trans(p.to(q.dtype)), do, input_precision="ieee")
+            if COSINE and not WIDE:
+                q = anew(q)
             dk += tl.dot(tl.trans(by_norms(ds, q, 1, COSINE).to(q.dtype)), q, input_precision="ieee")
-        more_k, more_v = store_key_gradients(
-            dqkv + head * HEAD_DIM, dk, dv, k, factor, channels, keys, j, tokens, COSINE, HEAD_DIM, BLOCK_D
-        )
+        more_v = store_keys(to + 2 * channels, dv, keys, 3 * channels, j, tokens, HEAD_DIM, BLOCK_D)
+        if COSINE:
+            dk, _ = unnormalized(dk, k)
+        more_k = store_keys(to + channels, dk * factor, keys, 3 * channels, j, tokens, HEAD_DIM, BLOCK_D)
         if VIRTUAL:
             dpad_k += more_k
             dpad_v += more_v
@@ -265,9 +272,12 @@ def window_attention_bwd_tiles(
         stop = first
     factor = tl.load(cosine_scale + head) if COSINE else scale
     at = qkv + head * HEAD_DIM
-    tile = load_tile(tiles, klass * heads + head, tile_rows, tile_columns, i, j, tokens)
+    number = klass * heads + head
+    KEEP: tl.constexpr = not COSINE or qkv.dtype.element_ty == tl.float32  # the tile in registers
+    if KEEP:
+        tile = load_tile(tiles, number, tile_rows, tile_columns, i, j, tokens)
     dtile = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for item in tl.range(first, stop, step):
+    for item in tl.range(first, stop, step, disable_licm=True):
         queries = places_of(positions, stride, item, begin, windows, i, tokens, area)
         keys = places_of(positions, stride, item, begin, windows, j, tokens, area)
         q = load_rows(at, queries, 3 * channels, i, tokens, HEAD_DIM, BLOCK_D)
@@ -275,6 +285,8 @@ def window_attention_bwd_tiles(
         k, v = load_keys(at, pad_kv, head, channels, keys, j, tokens, VIRTUAL, HEAD_DIM, BLOCK_D)
         statistic = statistics_at(statistics, queries, item, windows, heads, head, area)
         highest, inverse, mean, rest = load_statistics(statistic, plane, i < tokens)
+        if not KEEP:
+            tile = load_tile(tiles, number, tile_rows, tile_columns, anew(i), j, tokens)
         product = products(q, k, COSINE)
         _, ds = weights_and_derivatives(product, v, do, factor, tile, highest, inverse, mean, rest)
         dtile += ds

@@ -59,7 +59,7 @@ def window_attention_fwd(
     COSINE: tl.constexpr = cosine_scale is not None
     factor = LOG2E * (tl.load(cosine_scale + head) if COSINE else scale)
     at = qkv + head * HEAD_DIM
-    for item in tl.range(first, stop, step):
+    for item in tl.range(first, stop, step, disable_licm=BLOCK < 64):
         places = places_of(positions, stride, item, begin, windows, i, tokens, area)
         q = load_rows(at, places, 3 * channels, i, tokens, HEAD_DIM, BLOCK_D)
         k, v = load_keys(at, pad_kv, head, channels, places, i, tokens, VIRTUAL, HEAD_DIM, BLOCK_D)
@@ -103,13 +103,13 @@ def window_attention_fwd_blocks(
     COSINE: tl.constexpr = cosine_scale is not None
     factor = LOG2E * (tl.load(cosine_scale + head) if COSINE else scale)
     at = qkv + head * HEAD_DIM
-    for item in range(first, stop, step):
+    for item in tl.range(first, stop, step, disable_licm=COSINE):
         queries = places_of(positions, stride, item, begin, windows, i, tokens, area)
         q = load_rows(at, queries, 3 * channels, i, tokens, HEAD_DIM, BLOCK_D)
         # not -infinity, from which a row of -infinities could not be told apart
         highest = tl.full([BLOCK], -3e38, tl.float32)
         total, o = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        for start in tl.range(0, tokens + VIRTUAL, BLOCK):
+        for start in tl.range(0, tokens + VIRTUAL, BLOCK, disable_licm=True):
             j = start + tl.arange(0, BLOCK)
             k, v, tile = load_block(
                 at, pad_kv, tiles, klass * heads + head, head, channels, positions, stride, item, begin, windows,

@@ -122,6 +122,9 @@ def test_window_attention_on_gpus(capability, dtype, config):
         ({"shapes": {"qkv": (8, 14, 14, 288)}, "window_size": (14, 14)}, {"block": 64, "blocks": 4}),
         ({"shapes": {"qkv": (8, 12, 12, 180)}}, {"block_d": 32}),  # head_dim 20
         ({"shapes": {"qkv": (8, 12, 12, 72)}}, {"block_d": 16}),  # head_dim 8
+        ({"shapes": {"qkv": (8, 12, 12, 576)}}, {"num_warps": 4, "num_warps_backward": 8}),  # head_dim 64
+        ({"shapes": {"cosine_scale": (3,)}}, {"num_warps": 4, "num_warps_backward": 8}),
+        ({"shapes": {"cosine_scale": (3,)}, "dtype": torch.float32}, {"num_warps": 8, "num_warps_backward": 16}),
     ],
 )
 def test_window_attention_of_other_sizes(changes, config):

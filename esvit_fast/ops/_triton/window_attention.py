@@ -36,7 +36,8 @@ def configure(facts: Facts) -> Mapping[str, int]:
 
     if "qkv" not in facts.shapes:
         return {}
-    return _tables.window_attention(facts.capability, facts.dtype.itemsize, *_extent(facts))
+    cosine = "cosine_scale" in facts.shapes
+    return _tables.window_attention(facts.capability, facts.dtype.itemsize, *_extent(facts), cosine)
 
 
 def _extent(facts: Facts) -> tuple[int, int, int]:
@@ -124,7 +125,8 @@ class _Call:
         def tiled(bias):
             return tiles(bias, where, window_size, options["mask_value"], attended, torch.float32)
 
-        shapes = {"qkv": tuple(qkv.shape), **({"pad_kv": tuple(pad_kv.shape)} if attended else {})}
+        given = {"qkv": qkv, "pad_kv": pad_kv, "cosine_scale": cosine_scale}
+        shapes = {name: tuple(x.shape) for name, x in given.items() if x is not None}
         capability = torch.cuda.get_device_capability(qkv.device) if qkv.device.type == "cuda" else None
         config = dict(configure(Facts(qkv.device.type, qkv.dtype, shapes, options, capability)))
         self.blocks = config.pop("blocks")
