@@ -61,21 +61,23 @@ class Contestant:
 
     make: Callable[[Case, Weights], Callable[[Tensor], Tensor]]
     pad_mode: str = "before_roll"
-    refuse: Callable[[Case, str], str | None] = lambda case, device: None
+    refuse: Callable[[Case, str, torch.dtype], str | None] = lambda case, device, dtype: None
 
 
-def eager(case: Case, weights: Weights, pad_mode: str = "before_roll") -> Callable[[Tensor], Tensor]:
-    """The oracle under torch's autograd."""
+def eager(
+    case: Case, weights: Weights, pad_mode: str = "before_roll", linear: Callable = F.linear
+) -> Callable[[Tensor], Tensor]:
+    """The oracle under torch's autograd, with torch's linear layers or ours."""
     qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
     size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
     options = {"num_heads": case.num_heads, "window_size": size, "shift_size": shift, "mask_value": -100.0}
 
     def run(x: Tensor) -> Tensor:
         scale = (case.dim // case.num_heads) ** -0.5
-        packed = F.linear(x, qkv, qkv_bias)
+        packed = linear(x, qkv, qkv_bias)
         pads = qkv_bias[case.dim :]
         out = reference.window_attention(packed, table, pads, pad_mode=pad_mode, scale=scale, **options)
-        return F.linear(out, proj, proj_bias)
+        return linear(out, proj, proj_bias)
 
     return run
 
@@ -119,12 +121,19 @@ def _ours(backend: str) -> Callable[[Case, Weights], Callable[[Tensor], Tensor]]
     return make
 
 
+def _compiled(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+    # what was compiled for other cases would make sizes dynamic, and at last give up compiling
+    torch._dynamo.reset()
+    return torch.compile(eager(case, weights), dynamic=False)
+
+
 def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch._dynamo.reset()
     qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
     size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
-    attend = torch.compile(flex_attention)
+    attend = torch.compile(flex_attention, dynamic=False)
     padded = case.side + -case.side % case.window_size
     far = torch.arange(padded, device=table.device) >= padded - case.shift_size
     region = reference.partition_windows(
@@ -148,11 +157,11 @@ def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _needs(backend: str) -> Callable[[Case, str], str | None]:
-    def refuse(case: Case, device: str) -> str | None:
+def _needs(backend: str) -> Callable[[Case, str, torch.dtype], str | None]:
+    def refuse(case: Case, device: str, dtype: torch.dtype) -> str | None:
         facts = ops.Facts(
             device,
-            torch.float32,
+            dtype,
             {"qkv": (1, case.side, case.side, 3 * case.dim)},
             {"num_heads": case.num_heads, "window_size": (case.window_size,) * 2},
             torch.cuda.get_device_capability() if device == "cuda" else None,
@@ -169,9 +178,13 @@ def _needs(backend: str) -> Callable[[Case, str], str | None]:
 
 CONTESTANTS = {
     "torch eager": Contestant(eager),
-    "torch.compile": Contestant(lambda case, weights: torch.compile(eager(case, weights))),
+    "eager, our linear": Contestant(
+        lambda case, weights: eager(case, weights, linear=ops.linear),
+        refuse=lambda case, device, dtype: None if (device, dtype) == ("cpu", torch.float32) else "it is torch's there",
+    ),
+    "torch.compile": Contestant(_compiled),
     "flex attention": Contestant(
-        _flex, refuse=lambda case, device: None if device == "cuda" else "it has no backward pass on a CPU"
+        _flex, refuse=lambda case, device, dtype: None if device == "cuda" else "it has no backward pass on a CPU"
     ),
     "timm": Contestant(_timm(False), "after_roll"),
     "timm fused": Contestant(_timm(True), "after_roll"),

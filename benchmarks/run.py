@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
@@ -23,7 +24,10 @@ def attention(args: argparse.Namespace) -> None:
     if unknown:
         raise SystemExit(f"--contestants {', '.join(sorted(unknown))}: known are {', '.join(CONTESTANTS)}")
     for case in window_attention.chosen_cases(args.case):
-        record = window_attention.measure(case, names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # rather than run uncompiled
+            record = window_attention.measure(
+                case, names, args.batch, getattr(torch, args.dtype), args.device, args.rounds
+            )
         print(window_attention.table(record))
         floor = window_attention.roofline(record)
         print(floor + "\n" if floor else "", flush=True)
@@ -33,7 +37,10 @@ def attention(args: argparse.Namespace) -> None:
 
 def model(args: argparse.Namespace) -> None:
     """Print and record a whole model."""
-    record = whole_model.measure(args.name, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # rather than run uncompiled
+        record = whole_model.measure(
+            args.name, args.contestants, args.batch, getattr(torch, args.dtype), args.device, args.rounds
+        )
     print(whole_model.table(record), flush=True)
     if not args.dry:
         append(record, "model", args.records)
@@ -64,6 +71,7 @@ def main() -> None:
     command = commands.add_parser("model", help=whole_model.__doc__)
     command.set_defaults(run=model)
     command.add_argument("--name", default="swin_tiny_patch4_window7_224", help="of a Swin in timm")
+    command.add_argument("--contestants", nargs="+", help="all without it; timm always")
     _common(command)
     args = parser.parse_args()
     if args.threads:

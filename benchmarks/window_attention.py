@@ -57,7 +57,7 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
     rows, training, forward = {}, {}, {}
     for name in names:
         contestant = CONTESTANTS[name]
-        reason = contestant.refuse(case, device)
+        reason = contestant.refuse(case, device, dtype)
         if reason is None:
             ratio = gate(case, contestant, dtype, device)
             rows[name] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
@@ -92,7 +92,7 @@ def table(record: dict) -> str:
         f"  {'':18} {'forward':>10} {'training':>10} {'times':>7} {'peak':>9}  gate",
     ]
     timed = {name: row for name, row in rows.items() if "training" in row}
-    peers = [row["training"]["p50"] for name, row in timed.items() if not name.startswith("esvit_fast")]
+    peers = [row["training"]["p50"] for name, row in timed.items() if "esvit_fast" not in name and "our" not in name]
     for name, row in rows.items():
         if name not in timed:
             lines.append(f"  {name:18} {row['gate']}: {row.get('why') or row['error']}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo
 from timm.models.swin_transformer import SwinTransformer
 
 from benchmarks import measuring, whole_model, window_attention
 from benchmarks.contestants import CASES, CONTESTANTS, Case, Contestant, eager
 
 TINY = Case("tiny", 9, 32, 2, 4)
-HERE = [name for name, contestant in CONTESTANTS.items() if contestant.refuse(TINY, "cpu") is None]
+HERE = [name for name, contestant in CONTESTANTS.items() if contestant.refuse(TINY, "cpu", torch.float32) is None]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,23 @@ def test_everyone_computes_the_same(name):
 def test_the_gate_stops_the_other_pad_order():
     wrong = Contestant(lambda case, weights: eager(case, weights, "after_roll"), pad_mode="before_roll")
     assert window_attention.gate(TINY, wrong, torch.float32, "cpu") > 100
+
+
+def test_the_gate_stops_what_is_not_a_number():
+    exact = [torch.ones(3, dtype=torch.float64), torch.ones(2, dtype=torch.float64)]
+    plain = [x.float() for x in exact]
+    assert measuring.worst_ratio(plain, plain, exact) == 0
+    assert measuring.worst_ratio([plain[0], torch.tensor([1.0, torch.nan])], plain, exact) == torch.inf
+    assert measuring.worst_ratio([plain[0], torch.ones(1)], plain, exact) == torch.inf
+
+
+def test_every_case_is_compiled_anew(monkeypatch):
+    """Or sizes would become dynamic, and at last torch would give up compiling without a word."""
+    resets = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+    for _ in range(2):
+        CONTESTANTS["torch.compile"].make(TINY, window_attention.inputs(TINY, 1, torch.float32, "cpu")[1])
+    assert len(resets) == 2
 
 
 def test_a_record_has_times_of_those_that_passed_only(monkeypatch):
@@ -94,7 +112,8 @@ def test_a_whole_model_is_patched_in_all_its_blocks():
             drop_path_rate=0.0,
         )
     )
-    assert list(models) == ["timm", "timm fused", "esvit_fast"]
+    assert list(models) == ["timm", "timm fused", "timm compiled", "esvit_fast"]
+    del models["timm compiled"]
     images = torch.randn(1, 3, 64, 64)
     for results in zip(*(whole_model.results(model, images) for model in models.values()), strict=True):
         for found in results[1:]:

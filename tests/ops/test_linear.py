@@ -84,9 +84,9 @@ def test_sizes_of_zero_and_single_rows(backend, shapes):
 
 def test_inputs_of_frozen_layers_are_not_kept():
     x, weight = torch.randn(2, 20, requires_grad=True), torch.randn(7, 20)
-    for x, weight in ((x, weight), (x.detach(), weight.clone().requires_grad_())):
-        out = ops.linear(x, weight)
-        assert [y is None for y in out.grad_fn.saved_tensors] == [x.requires_grad, weight.requires_grad]
+    for given in ((x, weight), (x.detach(), weight.clone().requires_grad_())):
+        out = ops.linear(*given)
+        assert [y is None for y in out.grad_fn.saved_tensors] == [y.requires_grad for y in given]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
