@@ -173,7 +173,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   return {dqkv, dtiles, dpad_kv, dcosine_scale};
 }
 
-// The derivative of bias[index]: sums of grad [heads, pairs], in their order, at index [pairs]: [rows, heads].
+// The derivative of bias[index]: sums of grad [heads, pairs], in their order, at index [pairs], none where that is
+// `rows`: [rows, heads].
 Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
   const int64_t heads = grad.size(0), pairs = grad.size(1);
   STD_TORCH_CHECK(
@@ -182,7 +183,7 @@ Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
       "grad must be [heads, pairs] and index int32 [pairs], both contiguous");
   Tensor out = torch::stable::new_zeros(grad, {rows, heads});
   const int32_t* at = static_cast<const int32_t*>(index.data_ptr());
-  for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] < rows, "index is out of range");
+  for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] <= rows, "index is out of range");
   with_dtype(grad, [&](auto compute, auto in) {
     using T = decltype(compute);
     STD_TORCH_CHECK((std::is_same_v<T, decltype(in)>), "grad must be float64 or float32");
@@ -192,7 +193,9 @@ Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
       std::vector<T> sums(rows);
       for (int64_t head = begin; head < end; ++head) {
         std::fill(sums.begin(), sums.end(), T(0));
-        for (int64_t i = 0; i < pairs; ++i) sums[at[i]] += from[head * pairs + i];
+        for (int64_t i = 0; i < pairs; ++i) {
+          if (at[i] < rows) sums[at[i]] += from[head * pairs + i];
+        }
         for (int64_t row = 0; row < rows; ++row) to[row * heads + head] = sums[row];
       }
     });

@@ -136,63 +136,59 @@ def _class(y: Kind, x: Kind, width: int, device: torch.device) -> Class:
     return Class(tokens, padded.nonzero().flatten(), side)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pairs:
     """Pairs of a query and a key, of all classes: where their bias is, and who is masked or not there.
 
     Attributes:
-        index: int32 [classes, queries, keys], a row of the bias.
-        void: bool, where there is no such pair.
+        index: int32 [classes, queries, keys], a row of the bias; one more than it has where there is no such pair.
         apart: bool, where a seam lies between the two; None where none does.
     """
 
     index: Tensor
-    void: Tensor
     apart: Tensor | None
 
-    def scores(self, bias: Tensor, mask_value: float, nothing: float) -> Tensor:
-        """[classes, queries, keys, heads] for a bias [rows, heads]."""
-        scores = _Gather.apply(bias, self.index)
-        if self.apart is not None:
-            scores = scores + (self.apart.to(bias.dtype) * mask_value).unsqueeze(-1)
-        return scores.masked_fill(self.void.unsqueeze(-1), nothing)
 
+class _Scores(torch.autograd.Function):
+    """``bias[index] + mask`` for a bias [rows, heads]: [classes, queries, keys, heads], `nothing` for no pair.
 
-class _Gather(torch.autograd.Function):
-    """``bias[index]``, whose derivative sums in a fixed order, and fast: [rows, heads] -> [*index.shape, heads]."""
+    Its derivative sums in a fixed order.
+    """
 
     @staticmethod
-    def forward(ctx, bias, index):
-        ctx.save_for_backward(index)
-        ctx.rows = len(bias)
-        return F.embedding(index, bias)
+    def forward(ctx, bias, pairs, mask_value, nothing):
+        ctx.pairs, ctx.rows = pairs, len(bias)
+        scores = F.embedding(pairs.index, F.pad(bias, (0, 0, 0, 1), value=nothing))
+        if pairs.apart is not None:
+            scores += (pairs.apart.to(bias.dtype) * mask_value).unsqueeze(-1)
+        return scores
 
     @staticmethod
     def backward(ctx, grad):
-        (index,) = ctx.saved_tensors
+        index = ctx.pairs.index
         if grad.device.type == "cpu" and _native.CPU_MISSING is None:
             flat = grad.movedim(-1, 0).flatten(1).contiguous()
-            return torch.ops.esvit_fast_cpu.window_attention_bias_backward(flat, index.flatten(), ctx.rows), None
-        return torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows, -1, False), None
+            dbias = torch.ops.esvit_fast_cpu.window_attention_bias_backward(flat, index.flatten(), ctx.rows)
+        else:
+            dbias = torch.ops.aten.embedding_dense_backward(grad, index, ctx.rows + 1, ctx.rows, False)[:-1]
+        return dbias, None, None, None
 
 
 def _pairs(classes: tuple[Class, ...], others: str, keys: int, width: int, dense: bool) -> _Pairs:
     """Pairs of all tokens with all `others`, "tokens" or "pads", for tables of window width or dense biases."""
     device = classes[0].side.device
     shape = len(classes), max(len(c.tokens) for c in classes), keys
-    index = torch.zeros(shape, dtype=torch.int32, device=device)
-    void = torch.ones(shape, dtype=torch.bool, device=device)
-    apart = torch.zeros_like(void)
+    area = len(classes[0].side)
+    rows = 2 * (area // width) - 1
+    index = torch.full(shape, area**2 if dense else rows * (2 * width - 1), dtype=torch.int32, device=device)
+    apart = torch.zeros(shape, dtype=torch.bool, device=device)
     for number, c in enumerate(classes):
         i, j = c.tokens[:, None], getattr(c, others)
-        area = len(c.side)
-        rows = 2 * (area // width) - 1
         y, x = i // width - j // width + rows // 2, i % width - j % width + width - 1
         here = number, slice(i.shape[0]), slice(j.shape[0])
         index[here] = (i * area + j if dense else y * (2 * width - 1) + x).int()
-        void[here] = False
         apart[here] = c.side[i] != c.side[j]
-    return _Pairs(index, void, apart if apart.any() else None)
+    return _Pairs(index, apart if apart.any() else None)
 
 
 @lru_cache(maxsize=32)  # the large ones take megabytes
@@ -225,9 +221,9 @@ def tiles(
     dense = bias.ndim == 3
     tokens, pads, column = _plan_of_tiles(where.kinds, window_size[1], dense, attend_pads, where.rows.device)
     bias, mask_value = (bias.flatten(1).t() if dense else bias).to(dtype), max(mask_value, _NEVER)
-    scores = tokens.scores(bias, mask_value, float("-inf"))
+    scores = _Scores.apply(bias, tokens, mask_value, float("-inf"))
     if pads is not None:
         # no -infinity: the sum of nothing but exponentials of it has no gradient
-        virtual = pads.scores(bias, mask_value, _NEVER).clamp(min=_NEVER).logsumexp(2, keepdim=True)
+        virtual = _Scores.apply(bias, pads, mask_value, _NEVER).clamp(min=_NEVER).logsumexp(2, keepdim=True)
         scores = torch.where(column[:, None, :, None], virtual, scores)
     return scores.permute(0, 3, 1, 2).contiguous()
