@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
+from benchmarks.measuring import on_gpu
 from esvit_fast import ops, reference
 from esvit_fast.nn import WindowAttention
 
@@ -160,11 +161,16 @@ def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
 def _needs(backend: str) -> Callable[[Case, str, torch.dtype], str | None]:
     def refuse(case: Case, device: str, dtype: torch.dtype) -> str | None:
         facts = ops.Facts(
-            device,
+            torch.device(device).type,
             dtype,
-            {"qkv": (1, case.side, case.side, 3 * case.dim)},
-            {"num_heads": case.num_heads, "window_size": (case.window_size,) * 2},
-            torch.cuda.get_device_capability() if device == "cuda" else None,
+            {"qkv": (1, case.side, case.side, 3 * case.dim), "pad_kv": (2 * case.dim,)},
+            {
+                "num_heads": case.num_heads,
+                "window_size": (case.window_size,) * 2,
+                "shift_size": (case.shift_size,) * 2,
+                "pad_mode": "before_roll",
+            },
+            torch.cuda.get_device_capability(device) if on_gpu(device) else None,
             forced=backend,
         )
         try:
@@ -184,7 +190,7 @@ CONTESTANTS = {
     ),
     "torch.compile": Contestant(_compiled),
     "flex attention": Contestant(
-        _flex, refuse=lambda case, device, dtype: None if device == "cuda" else "it has no backward pass on a CPU"
+        _flex, refuse=lambda case, device, dtype: None if on_gpu(device) else "it has no backward pass on a CPU"
     ),
     "timm": Contestant(_timm(False), "after_roll"),
     "timm fused": Contestant(_timm(True), "after_roll"),

@@ -8,27 +8,23 @@ that the run took every step and that no task collapsed: teacher entropy away fr
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
+from benchmarks.measuring import RECORDS, append, provenance
 from esvit_fast.config import Config, load_config, to_tree, validate
 from esvit_fast.data import open_source
 from esvit_fast.evaluation import evaluate_run
 from esvit_fast.models import create_model
 from esvit_fast.training import build_backbone, pretrain, setup_distributed
-from esvit_fast.training.environment import environment
 from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.progress import LineReporter
-
-RECORDS = Path(__file__).parent / "records"
 
 
 def measure(config: Config, run: Path) -> dict:
@@ -46,9 +42,7 @@ def measure(config: Config, run: Path) -> dict:
     losses = [last[name] for name in ("view_loss", "region_loss") if name in last]
     healthy = all(0.02 * most < entropy < 0.98 * most for entropy in entropies) and max(losses) < most
     return {
-        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        **provenance(str(ranks.device), ranks.world_size),
         "gate": "pass" if healthy and outcome.step == outcome.total_steps and not outcome.signal else "fail",
         "train_seconds": round(outcome.seconds, 1),
         "steps": outcome.step,
@@ -62,15 +56,8 @@ def measure(config: Config, run: Path) -> dict:
         "ln_out_dim": most,
         "last_step": last,
         "curve": [(r["samples"], r["top1"]) for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "knn"],
-        "environment": environment(ranks.device, ranks.world_size),
         "config": to_tree(config),
     }
-
-
-def git(*arguments: str) -> str:
-    """What git says about this checkout."""
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def main() -> None:
@@ -95,11 +82,7 @@ def main() -> None:
         record |= {"total_seconds": round(time.monotonic() - begin, 1)}
         # the folder that the data lie in is nobody's business
         record["config"]["data"]["source"] = Path(args.data).name
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        file = args.records / device.replace(" ", "-").lower() / "learning.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "a") as records:
-            records.write(json.dumps(record) + "\n")
+        file = append(record, "learning", args.records)
         knn = {name: f"{accuracy['top1']:.2f}" for name, accuracy in record["knn"].items()}
         print(f"gate {record['gate']}: 20-NN top-1 {knn}, {record['train_seconds']:.0f} s of training -> {file}")
 

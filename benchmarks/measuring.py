@@ -44,9 +44,14 @@ def worst_ratio(
     return max(ratios)
 
 
+def on_gpu(device: str) -> bool:
+    """Whether times and memory are those of a GPU, whichever."""
+    return torch.device(device).type == "cuda"
+
+
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Milliseconds of every run: 20, 50 and 80 % of `rounds`; each round takes all of them, beginning with another."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize = torch.cuda.synchronize if on_gpu(device) else lambda: None
     names = list(runs)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-2, rounds):  # two rounds to warm up
@@ -71,7 +76,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     On a CPU, what libraries allocate for themselves while they compute is not seen; ours takes up to 2 MiB a thread.
     """
     gc.collect()
-    if device == "cuda":
+    if on_gpu(device):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -86,13 +91,13 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     return most
 
 
-def provenance(device: str) -> dict:
+def provenance(device: str, world_size: int = 1) -> dict:
     """When, at which commit and on what a record was made."""
     return {
         "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "environment": environment(device),
+        "environment": environment(device, world_size),
     }
 
 
@@ -104,7 +109,8 @@ def git(*arguments: str) -> str:
 
 def append(record: dict, name: str, records: Path = RECORDS) -> Path:
     """Add a line to records/<device>/<name>.jsonl."""
-    device = torch.cuda.get_device_name() if record["environment"]["device"] == "cuda" else "cpu"
+    device = record["environment"]["device"]
+    device = torch.cuda.get_device_name(device) if on_gpu(device) else "cpu"
     file = records / device.replace(" ", "-").lower() / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a") as lines:

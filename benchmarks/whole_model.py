@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from benchmarks.measuring import interleaved, peak_bytes, provenance, rms, worst_ratio
 from esvit_fast.nn import patch_model
 
+CONTESTANTS = ("timm", "timm fused", "timm compiled", "esvit_fast")
+
 
 def contestants(model: nn.Module) -> dict[str, nn.Module]:
     """timm's two settings, the second compiled, and ours."""
     plain, fused, patched = (copy.deepcopy(model) for _ in range(3))
-    for module in (*plain.modules(), *fused.modules()):
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
-    for module in fused.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True
+    for copied, setting in ((plain, False), (fused, True)):
+        for module in copied.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = setting
     report = patch_model(patched)
     if len(report.patched) != len(report) or not report.rows:
         raise SystemExit(str(report))
     torch._dynamo.reset()
     compiled = torch.compile(copy.deepcopy(fused), dynamic=False)
-    return {"timm": plain, "timm fused": fused, "timm compiled": compiled, "esvit_fast": patched}
+    return dict(zip(CONTESTANTS, (plain, fused, compiled, patched), strict=True))
 
 
 def results(model: nn.Module, images: Tensor) -> list[Tensor]:

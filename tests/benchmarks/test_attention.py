@@ -38,6 +38,15 @@ def test_everyone_computes_the_same(name):
     assert window_attention.gate(TINY, CONTESTANTS[name], torch.float32, "cpu") <= 1
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_who_takes_part_on_a_gpu_is_planned_without_one(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: (9, 0))
+    for case in CASES:
+        refused = {name: contestant.refuse(case, device, torch.bfloat16) for name, contestant in CONTESTANTS.items()}
+        assert refused["esvit_fast triton"] is None and refused["flex attention"] is None
+        assert "the map is on cuda" in refused["esvit_fast cpu"] and refused["eager, our linear"]
+
+
 def test_the_gate_stops_the_other_pad_order():
     wrong = Contestant(lambda case, weights: eager(case, weights, "after_roll"), pad_mode="before_roll")
     assert window_attention.gate(TINY, wrong, torch.float32, "cpu") > 100
