@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from .. import ops
+from ..ops._plan import transformed
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -20,11 +20,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 _PLAIN = {Tensor, nn.Parameter}
-
-
-def transformed() -> bool:
-    """Whether a transform of torch.func or a forward-mode derivative is under way."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Linear(nn.Linear):

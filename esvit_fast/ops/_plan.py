@@ -120,11 +120,16 @@ def backend(name: str | None) -> Iterator[None]:
         _forced.pop()
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func or a forward-mode derivative is under way, which operators have none of."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def choose(
     op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None
 ) -> str:
     """Gather the facts of a call, plan, and say once when a faster backend that exists had to be passed over."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transformed():
         raise NotImplementedError(
             f"{op} has reverse-mode derivatives only and no torch.func transforms; call esvit_fast.reference.{op} there"
         )

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
+from ._checks import check_tensors
 from ._cpu import linear as cpu
+from ._cpu.linear import rows
 from ._library import define, differentiate, implement
 from ._plan import choose, register_rule
 
@@ -34,18 +36,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         TypeError: dtype or device do not fit.
         BackendError: the backend asked for cannot run; with the reasons.
     """
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point() or tensor.dtype != x.dtype:
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    check_tensors(tensors)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype != x.dtype:
             raise TypeError(f"{name} has dtype {tensor.dtype}; all must have one floating-point dtype, x has {x.dtype}")
-        if tensor.device != x.device:
-            raise TypeError(f"{name} is on {tensor.device} but x is on {x.device}; move it there")
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; for x {tuple(x.shape)} it must be [out, {_last(x)}]")
     if bias is not None and tuple(bias.shape) != (len(weight),):
         raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be [out] = [{len(weight)}]")
-    chosen = choose("linear", {"x": x, "weight": weight, "bias": bias}, {}, backend)
+    chosen = choose("linear", tensors, {}, backend)
     return torch.ops.esvit_fast.linear(x, weight, bias, chosen)
 
 
@@ -89,9 +89,8 @@ def _second_backward(ctx, ddx, ddweight, ddbias):
     """Derivatives of a matrix product are matrix products: torch's, which may be differentiated again."""
     grad, x, weight = ctx.saved_tensors
     dgrad = dx = dweight = None
-    flat = grad.reshape(-1, grad.shape[-1])
     if ctx.mask[0]:
-        dgrad, dweight = F.linear(ddx, weight), flat.t() @ ddx.reshape(-1, ddx.shape[-1])
+        dgrad, dweight = F.linear(ddx, weight), rows(grad).t() @ rows(ddx)
     if ctx.mask[1]:
         more, dx = F.linear(x, ddweight), grad @ ddweight
         dgrad = more if dgrad is None else dgrad + more
@@ -101,11 +100,10 @@ def _second_backward(ctx, ddx, ddweight, ddbias):
 
 
 def _reference_backward(grad, x, weight, mask):
-    flat = grad.flatten(0, -2) if grad.ndim > 1 else grad[None]
     return (
         grad @ weight if mask[0] else grad.new_empty(0),
-        flat.t() @ (x.flatten(0, -2) if x.ndim > 1 else x[None]) if mask[1] else grad.new_empty(0),
-        flat.sum(0) if mask[2] else grad.new_empty(0),
+        rows(grad).t() @ rows(x) if mask[1] else grad.new_empty(0),
+        rows(grad).sum(0) if mask[2] else grad.new_empty(0),
     )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._checks import check_tensors
 from ._library import define, implement
 from ._plan import choose, register_rule
 
@@ -30,19 +31,17 @@ def region_match(
         ValueError: shapes do not fit.
         TypeError: dtype or device do not fit.
     """
-    for name, tensor in (("student", student), ("teacher", teacher)):
+    tensors = {"student": student, "teacher": teacher}
+    for name, tensor in tensors.items():
         if tensor.ndim != 3:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be [B, tokens, C]")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} has dtype {tensor.dtype}; it must be a floating-point tensor")
-    if student.device != teacher.device:
-        raise TypeError(f"teacher is on {teacher.device} but student is on {student.device}; move it there")
+    check_tensors(tensors)
     if student.shape[0] != teacher.shape[0] or student.shape[2] != teacher.shape[2] or teacher.shape[1] == 0:
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree in B and C, "
             "and teacher must have at least one token"
         )
-    chosen = choose("region_match", {"student": student, "teacher": teacher}, {"match_dtype": match_dtype}, backend)
+    chosen = choose("region_match", tensors, {"match_dtype": match_dtype}, backend)
     return torch.ops.esvit_fast.region_match(student.detach(), teacher.detach(), match_dtype, chosen)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._checks import check_tensors
 from ._cpu import window_attention as cpu
 from ._library import define, differentiate, implement, vjp
 from ._plan import choose, register_rule
@@ -65,7 +66,7 @@ def window_attention(
     """
     window_size, shift_size = _pair(window_size), _pair(shift_size)
     tensors = {"qkv": qkv, "bias": bias, "pad_kv": pad_kv, "cosine_scale": cosine_scale}
-    _check_tensors(tensors)
+    check_tensors(tensors)
     _check(tensors, num_heads, window_size, shift_size, pad_mode)
     if scale is not None and cosine_scale is not None:
         raise ValueError(f"scale={scale} has no meaning beside cosine_scale; leave one of them out")
@@ -82,21 +83,10 @@ def _pair(size: tuple[int, int] | int) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    qkv = tensors["qkv"]
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} has dtype {tensor.dtype}; it must be a floating-point tensor")
-        if tensor.device != qkv.device:
-            raise TypeError(f"{name} is on {tensor.device} but qkv is on {qkv.device}; move it there")
-    if qkv.ndim != 4 or qkv.shape[-1] % 3 or 0 in qkv.shape[1:]:
-        raise ValueError(f"qkv has shape {tuple(qkv.shape)}; it must be [B, H, W, 3 * C] with H, W, C > 0")
-
-
 def _check(tensors, num_heads, window_size, shift_size, pad_mode) -> None:
     qkv, bias, pad_kv, cosine_scale = tensors.values()
+    if qkv.ndim != 4 or qkv.shape[-1] % 3 or 0 in qkv.shape[1:]:
+        raise ValueError(f"qkv has shape {tuple(qkv.shape)}; it must be [B, H, W, 3 * C] with H, W, C > 0")
     channels = qkv.shape[-1] // 3
     if num_heads < 1 or channels % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide C={channels}, a third of qkv's channels")

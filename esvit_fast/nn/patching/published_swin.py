@@ -40,7 +40,7 @@ def candidates(block: nn.Module) -> tuple[Family, ...]:
 
 def _microsoft(block: nn.Module, x: Tensor) -> Tensor:
     size = tuple(block.input_resolution)
-    if reason := _obstacle(block, size) or _other_length(x, size):
+    if reason := _obstacle(block, x, size):
         return fall_back(block, "forward", reason, x)
     x = x + block.drop_path(_attend(block, block.norm1(x), size))
     return x + block.drop_path(block.mlp(block.norm2(x)))
@@ -48,7 +48,7 @@ def _microsoft(block: nn.Module, x: Tensor) -> Tensor:
 
 def _microsoft_v2(block: nn.Module, x: Tensor) -> Tensor:
     size = tuple(block.input_resolution)
-    if reason := _obstacle(block, size) or _other_length(x, size):
+    if reason := _obstacle(block, x, size):
         return fall_back(block, "forward", reason, x)
     x = x + block.drop_path(block.norm1(_attend(block, x, size)))
     return x + block.drop_path(block.norm2(block.mlp(x)))
@@ -56,7 +56,7 @@ def _microsoft_v2(block: nn.Module, x: Tensor) -> Tensor:
 
 def _detection(block: nn.Module, x: Tensor, mask_matrix: Tensor | None) -> Tensor:
     size = block.H, block.W
-    if reason := _obstacle(block, size) or _other_length(x, size):
+    if reason := _obstacle(block, x, size):
         return fall_back(block, "forward", reason, x, mask_matrix)
     x = x + block.drop_path(_attend(block, block.norm1(x), size))
     return x + block.drop_path(block.mlp(block.norm2(x)))
@@ -64,7 +64,7 @@ def _detection(block: nn.Module, x: Tensor, mask_matrix: Tensor | None) -> Tenso
 
 def _esvit(block: nn.Module, x: Tensor) -> tuple[Tensor, None]:
     side = math.isqrt(x.shape[1])
-    if reason := _obstacle(block, (side, side)) or _other_length(x, (side, side)):
+    if reason := _obstacle(block, x, (side, side)):
         return fall_back(block, "forward", reason, x)
     x = x + block.drop_path(_attend(block, block.norm1(x), (side, side)))
     return x + block.drop_path(block.mlp(block.norm2(x))), None
@@ -97,9 +97,14 @@ def _is_v2(attn: nn.Module) -> bool:
     return hasattr(attn, "logit_scale") and hasattr(attn, "cpb_mlp")
 
 
-def _obstacle(block: nn.Module, size: tuple[int, int]) -> str | None:
+def _obstacle(block: nn.Module, x: Tensor, size: tuple[int, int]) -> str | None:
     attn, window = block.attn, (block.window_size,) * 2
-    return hooked(attn, "attn_drop", "softmax") or dropping(attn.attn_drop) or blank_is_hidden(size, window, attn.qkv)
+    return (
+        hooked(attn, "attn_drop", "softmax")
+        or dropping(attn.attn_drop)
+        or blank_is_hidden(size, window, attn.qkv)
+        or _other_length(x, size)
+    )
 
 
 def _other_length(x: Tensor, size: tuple[int, int]) -> str | None:

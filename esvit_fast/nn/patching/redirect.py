@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..linear import has_hooks, transformed
+from ...ops._plan import transformed
+from ..linear import has_hooks
 
 
 def _nothing(module: nn.Module) -> str | None:

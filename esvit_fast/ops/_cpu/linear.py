@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output; arguments as `esvit_fast.ops.linear`."""
     if not x.numel() or not len(weight):
         return x.new_zeros(*x.shape[:-1], len(weight)) if bias is None else bias.expand(*x.shape[:-1], -1).clone()
-    out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, x.shape[-1]), weight, bias, "none", [], "")
+    out = torch.ops.mkldnn._linear_pointwise(rows(x), weight, bias, "none", [], "")
     # a view could not be changed in place under autograd
     return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], len(weight)])
 
@@ -36,11 +38,14 @@ def backward(grad: Tensor, x: Tensor | None, weight: Tensor | None, mask: list[b
     dx, dweight, dbias = (grad.new_empty(0) for _ in range(3))
     if mask[0]:
         dx = forward(grad, weight.t(), None)
-    rows = grad.reshape(grad[..., 0].numel(), -1) if grad.numel() else grad.new_empty(0, grad.shape[-1])
     if mask[1]:
-        inputs = x.reshape(len(rows), x.shape[-1]) if len(rows) else x.new_empty(0, x.shape[-1])
-        dweight, total = torch.ops.esvit_fast_cpu.linear_weight_gradient(rows.contiguous(), inputs.contiguous())
+        dweight, total = torch.ops.esvit_fast_cpu.linear_weight_gradient(rows(grad).contiguous(), rows(x).contiguous())
         dbias = total if mask[2] else dbias
     elif mask[2]:
-        dbias = rows.sum(0)
+        dbias = rows(grad).sum(0)
     return dx, dweight, dbias
+
+
+def rows(x: Tensor) -> Tensor:
+    """[..., channels] -> [rows, channels], of none as well."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
