@@ -5,7 +5,6 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>

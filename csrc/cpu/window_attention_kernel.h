@@ -23,22 +23,29 @@ struct Scratch {
   int64_t width;       // elements of a row of head_dim, filled up to whole vectors
   T* memory;
   Rows<T> qkv, dqkv, out;  // out: also its gradient
-  T *k_t, *v_t, *s, *ds, *result, *inverse_q, *inverse_k;
+  T *k_t, *result, *s, *inverse_q, *inverse_k;
+  T *v_t, *ds;  // like dqkv, of the backward pass
 
-  Scratch(const WindowAttention<T>& p, int64_t begin, int64_t end) : begin(begin), end(end) {
-    width = (p.head_dim + size - 1) / size * size;
+  static int64_t whole(int64_t count) { return (count + size - 1) / size * size; }
+
+  Scratch(const WindowAttention<T>& p, int64_t begin, int64_t end, bool backward) : begin(begin), end(end) {
+    width = whole(p.head_dim);
     // rows begin a little apart from multiples of powers of two, which share places in a cache; their last vector may
     // reach into the next row
     const int64_t channels = (end - begin) * p.head_dim, filled = (channels + 15) / 16 * 16;
     const int64_t columns = p.tile_columns, rows = p.tile_rows + 2, square = p.tile_rows * columns;
     qkv.stride = dqkv.stride = 3 * filled + 16, out.stride = filled + 16;
     qkv.channels = dqkv.channels = out.channels = channels;
-    const int64_t count = rows * (2 * qkv.stride + out.stride) + 3 * columns * width + 2 * square + 2 * columns;
-    memory = static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)));
-    std::memset(memory, 0, count * sizeof(T));
-    qkv.memory = memory, dqkv.memory = memory + rows * qkv.stride, out.memory = dqkv.memory + rows * qkv.stride;
-    k_t = out.memory + rows * out.stride, v_t = k_t + columns * width, result = v_t + columns * width;
-    s = result + columns * width, ds = s + square, inverse_q = ds + square, inverse_k = inverse_q + columns;
+    const int64_t shared = rows * (qkv.stride + out.stride) + 2 * columns * width + square + 2 * columns;
+    const int64_t more = backward ? rows * dqkv.stride + columns * width + square : 0;
+    memory = static_cast<T*>(::operator new((shared + more) * sizeof(T), std::align_val_t(64)));
+    std::memset(memory, 0, (shared + more) * sizeof(T));
+    T* at = memory;
+    const auto take = [&](int64_t count) { return std::exchange(at, at + count); };
+    qkv.memory = take(rows * qkv.stride), out.memory = take(rows * out.stride);
+    k_t = take(columns * width), result = take(columns * width), s = take(square);
+    inverse_q = take(columns), inverse_k = take(columns);
+    if (backward) dqkv.memory = take(rows * dqkv.stride), v_t = take(columns * width), ds = take(square);
   }
   ~Scratch() { ::operator delete(memory, std::align_val_t(64)); }
   Scratch(const Scratch&) = delete;
@@ -246,7 +253,7 @@ inline T score_scale(const WindowAttention<T>& p, int64_t head) {
 // s = softmax of scale * q k^T + tile over m keys; rows of whole vectors, zeros behind the keys.
 template <typename T>
 inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t head, int64_t m, Scratch<T>& w) {
-  const int64_t n = tokens.count, count = (m + w.size - 1) / w.size, columns = count * w.size;
+  const int64_t n = tokens.count, columns = w.whole(m);
   const int64_t offset = (head - w.begin) * p.head_dim, stride = w.qkv.stride;
   T *q = w.qkv.at(0, offset), *k = w.qkv.at(1, offset);
   if (p.cosine_scale) {
@@ -257,7 +264,7 @@ inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t h
   product(n, columns, p.head_dim, q, stride, int64_t(1), w.k_t, columns, w.s, columns);
   const T scale = score_scale(p, head);
   const T* tile = p.tiles + (tokens.klass * p.heads + head) * p.tile_rows * p.tile_columns;
-  switch (count) {
+  switch (columns / w.size) {
     case 1: return softmax<T, 1>(w.s, n, columns, tile, p.tile_columns, scale);
     case 2: return softmax<T, 2>(w.s, n, columns, tile, p.tile_columns, scale);
     case 3: return softmax<T, 3>(w.s, n, columns, tile, p.tile_columns, scale);
@@ -271,15 +278,15 @@ inline void weights(const WindowAttention<T>& p, const Tokens& tokens, int64_t h
 template <typename T, typename In>
 void forward(
     const WindowAttention<T>& p, const In* qkv, In* out, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  Scratch<T> w(p, begin, end);
+  Scratch<T> w(p, begin, end, false);
   for (int64_t item = first; item < last; ++item) {
     const int64_t image = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
-    const int64_t m = gather_qkv(p, tokens, qkv + 3 * image, w), columns = (m + w.size - 1) / w.size * w.size;
+    const int64_t n = tokens.count, m = gather_qkv(p, tokens, qkv + 3 * image, w), columns = w.whole(m);
     for (int64_t head = begin; head < end; ++head) {
       if (item + 1 < last) prefetch(p, qkv, 3, item + 1, w, head - begin);
       weights(p, tokens, head, m, w);
-      const int64_t n = tokens.count, offset = (head - begin) * p.head_dim;
+      const int64_t offset = (head - begin) * p.head_dim;
       product(n, w.width, m, w.s, columns, int64_t(1), w.qkv.at(2, offset), w.qkv.stride, w.result, w.width);
       place(w.out, 0, offset, w.result, n, w.width, p.head_dim, T(1));
     }
@@ -291,7 +298,7 @@ void forward(
 template <typename T>
 inline void softmax_backward(const WindowAttention<T>& p, int64_t n, int64_t m, const Scratch<T>& w, T* dtile) {
   constexpr int64_t size = Vector<T>::size;
-  const int64_t columns = (m + size - 1) / size * size;
+  const int64_t columns = w.whole(m);
   for (int64_t i = 0; i < n; ++i) {
     const T* s = w.s + i * columns;
     T *ds = w.ds + i * columns, *to = dtile + i * p.tile_columns;
@@ -314,13 +321,13 @@ template <typename T, typename In>
 void backward(
     const WindowAttention<T>& p, const In* qkv, const In* grad, In* dqkv, T* dtiles, T* dpad_kv, T* dcosine_scale,
     int64_t begin, int64_t end, int64_t first, int64_t last) {
-  Scratch<T> w(p, begin, end);
+  Scratch<T> w(p, begin, end, true);
   const int64_t square = p.tile_rows * p.tile_columns, width = w.width, stride = w.qkv.stride, d = p.head_dim;
   for (int64_t item = first; item < last; ++item) {
     const int64_t image = item / p.windows * p.height * p.width * p.channels;
     const Tokens tokens = tokens_of(p, item % p.windows);
     const int64_t n = tokens.count, m = gather_qkv(p, tokens, qkv + 3 * image, w);
-    const int64_t columns = (m + w.size - 1) / w.size * w.size;
+    const int64_t columns = w.whole(m);
     gather(p, tokens, grad + image, 1, begin, w.out);
     for (int64_t head = begin; head < end; ++head) {
       if (item + 1 < last) {
