@@ -23,8 +23,8 @@ std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor grad, Tensor x) {
           x.is_contiguous(),
       "grad and x must be contiguous float32");
   const int64_t tokens = grad.size(0), outs = grad.size(1), ins = x.size(1);
-  Tensor dweight = torch::stable::new_zeros(x, {outs, ins});
-  Tensor dbias = torch::stable::new_zeros(x, {outs});
+  if (tokens == 0) return {torch::stable::new_zeros(x, {outs, ins}), torch::stable::new_zeros(x, {outs})};
+  Tensor dweight = torch::stable::new_empty(x, {outs, ins}), dbias = torch::stable::new_empty(x, {outs});
   const float *from = static_cast<const float*>(grad.data_ptr()), *by = static_cast<const float*>(x.data_ptr());
   float *to = static_cast<float*>(dweight.data_ptr()), *sums = static_cast<float*>(dbias.data_ptr());
   constexpr int64_t strip = 24;

@@ -4,7 +4,7 @@
 // order, so that a sum does not depend on how rows are shared among threads. A bias sums numbers of one sign, often: in
 // double precision, since nothing else is cheap and exact enough.
 
-// Rows [begin, end) of dweight [outs, ins] and dbias [outs] from grad [tokens, outs] and x [tokens, ins].
+// Rows [begin, end) of dweight [outs, ins] and dbias [outs] from grad [tokens, outs] and x [tokens, ins]; some tokens.
 void linear_weight_gradient(
     const float* grad, const float* x, float* dweight, float* dbias, int64_t tokens, int64_t outs, int64_t ins,
     int64_t begin, int64_t end) {
@@ -27,12 +27,13 @@ void linear_weight_gradient(
       }
       float* to = dweight + begin * ins + j;
       if (filled == columns) {
-        product<float, true>(rows, columns, depth, left, int64_t(1), outs, packed, columns, to, ins);
+        const auto sum = t > 0 ? product<float, true> : product<float, false>;
+        sum(rows, columns, depth, left, int64_t(1), outs, packed, columns, to, ins);
         continue;
       }
       product(rows, filled, depth, left, int64_t(1), outs, packed, filled, sums, filled);
       for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t c = 0; c < columns; ++c) to[i * ins + c] += sums[i * filled + c];
+        for (int64_t c = 0; c < columns; ++c) to[i * ins + c] = sums[i * filled + c] + (t > 0 ? to[i * ins + c] : 0);
       }
     }
   }
