@@ -11,6 +11,9 @@ using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
+    Tensor, Tensor, Tensor, Optional, Optional, Optional, Optional, Optional, bool);
+Tensor prototype_weight_norm_backward(Tensor, Tensor, Tensor, Tensor);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
@@ -20,6 +23,10 @@ Tensor window_attention_bias_backward(Tensor, Tensor, int64_t);
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def("linear_weight_gradient(Tensor grad, Tensor x) -> (Tensor, Tensor)");
+  m.def(
+      "prototype_assignment(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "
+      "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("prototype_weight_norm_backward(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor");
   m.def(
       "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");
@@ -31,6 +38,8 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
+  m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));
+  m.impl("prototype_weight_norm_backward", TORCH_BOX(&esvit_fast::prototype_weight_norm_backward));
   m.impl("window_attention", TORCH_BOX(&esvit_fast::window_attention));
   m.impl("window_attention_backward", TORCH_BOX(&esvit_fast::window_attention_backward));
   m.impl("window_attention_bias_backward", TORCH_BOX(&esvit_fast::window_attention_bias_backward));

@@ -1,4 +1,5 @@
 #include "linear.h"
+#include "prototype_cross_entropy.h"
 #include "window_attention.h"
 
 #if defined(__x86_64__)
@@ -9,6 +10,7 @@
 namespace esvit_fast::avx2 {
 #include "simd.h"
 #include "linear_kernel.h"
+#include "prototype_cross_entropy_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::avx2
 #endif

@@ -1,4 +1,5 @@
 #include "linear.h"
+#include "prototype_cross_entropy.h"
 #include "window_attention.h"
 
 #define VECTOR_BYTES 16
@@ -6,5 +7,6 @@
 namespace esvit_fast::baseline {
 #include "simd.h"
 #include "linear_kernel.h"
+#include "prototype_cross_entropy_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::baseline

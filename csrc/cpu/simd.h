@@ -134,6 +134,17 @@ inline vec<double> exp_of_negative(vec<double> x) {
   return p * (vec<double>)((B)shifted << 52);
 }
 
+template <typename T>
+inline T dot(const T* a, const T* b, int64_t count) {
+  constexpr int64_t size = Vector<T>::size;
+  vec<T> products = {};
+  int64_t c = 0;
+  for (; c + size <= count; c += size) products += load(a + c) * load(b + c);
+  T sum = horizontal_sum<T>(products);
+  for (; c < count; ++c) sum += a[c] * b[c];
+  return sum;
+}
+
 // C[R, NV vectors] = (C +) sum over k of A[r, k] * B[k, :]
 template <typename T, bool add, int R, int NV>
 inline void product_block(

@@ -147,17 +147,6 @@ inline int64_t gather_qkv(const WindowAttention<T>& p, const Tokens& tokens, con
   return n + 1;
 }
 
-template <typename T>
-inline T dot(const T* a, const T* b, int64_t count) {
-  constexpr int64_t size = Vector<T>::size;
-  vec<T> products = {};
-  int64_t c = 0;
-  for (; c + size <= count; c += size) products += load(a + c) * load(b + c);
-  T sum = horizontal_sum<T>(products);
-  for (; c < count; ++c) sum += a[c] * b[c];
-  return sum;
-}
-
 // Rows to unit length, as torch.nn.functional.normalize does; keeps what they were multiplied by.
 template <typename T>
 inline void normalize_rows(T* x, int64_t stride, T* inverse, int64_t rows, int64_t count) {

@@ -38,12 +38,20 @@ class MultiCropNetwork(nn.Module):
             tokens += [region.shape[1]] * len(group)
         found = {}
         if self.head is not None:
-            found |= {"view": self.head.bottleneck(torch.cat(views)), "view_prototypes": self.head.prototypes}
+            found |= _projected("view", self.head, torch.cat(views))
         if self.head_dense is not None:
             features = torch.cat(regions)
-            region = self.head_dense.bottleneck(features)
-            found |= {"region": region, "region_prototypes": self.head_dense.prototypes, "features": features.detach()}
+            found |= _projected("region", self.head_dense, features) | {"features": features.detach()}
         return Projection(tuple(tokens), **found)
+
+
+def _projected(task: str, head: ProjectionHead, rows: Tensor) -> dict[str, Tensor]:
+    layer = head.last_layer
+    return {
+        task: head.bottleneck(rows),
+        f"{task}_prototypes": layer.weight_v,
+        f"{task}_weight_g": layer.weight_g,
+    }
 
 
 class EsViT(nn.Module):

@@ -23,16 +23,19 @@ class Projection:
         view: [V B, D] bottleneck rows of the view head, or its logits [V B, K] where prototypes is None; None without
             a view task.
         view_prototypes: [K, D] or None.
+        view_weight_g: [K, 1] or [K], lengths that the prototypes are scaled to; None: as they are.
         region: the same of the region head, [sum_v N_v B, D] or [sum_v N_v B, K]; None without a region task.
-        region_prototypes: [K, D] or None.
+        region_prototypes, region_weight_g: likewise.
         features: [sum_v N_v B, C], the backbone's regions, by which they are matched; None without a region task.
     """
 
     tokens: tuple[int, ...]
     view: Tensor | None = None
     view_prototypes: Tensor | None = None
+    view_weight_g: Tensor | None = None
     region: Tensor | None = None
     region_prototypes: Tensor | None = None
+    region_weight_g: Tensor | None = None
     features: Tensor | None = None
 
 
@@ -130,23 +133,26 @@ class EsViTLoss(nn.Module):
                 f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first"
             )
         batch = self._batch(student, teacher)
-        losses, statistics, similarity, spread = {}, {}, None, None
+        terms, losses, statistics, similarity, spread = [], {}, {}, None, None
         with torch.autocast(getattr(student, self.tasks[0]).device.type, enabled=False):
             for task in self.tasks:
                 if task == "view":
                     pairs = view_pairs(batch, views, teachers, student.view)
                 else:
                     pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
-                losses[task], statistics[task] = self._task(task, student, teacher, pairs, teacher_temp)
+                # the operators' gradients are made with the loss: weighted before, they need no pass of their own
+                weight = self.weights[task]
+                pairs = pairs._replace(weight=weight * pairs.weight)
+                loss, found = self._task(task, student, teacher, pairs, teacher_temp)
+                terms.append(loss)
+                losses[task], statistics[task] = loss.detach() / weight, found._replace(kl=found.kl / weight)
             if self.koleo_weight:
                 spread = torch.stack([koleo(rows) for rows in student.view.split(batch)[:teachers]]).mean()
-        loss = sum(self.weights[task] * losses[task] for task in self.tasks)
-        if spread is not None:
-            loss, spread = loss + self.koleo_weight * spread, spread.detach()
-        detached = {task: value.detach() for task, value in losses.items()}
-        return loss, EsViTStatistics(
-            detached.get("view"),
-            detached.get("region"),
+                terms.append(self.koleo_weight * spread)
+                spread = spread.detach()
+        return sum(terms), EsViTStatistics(
+            losses.get("view"),
+            losses.get("region"),
             statistics.get("view"),
             statistics.get("region"),
             similarity,
@@ -168,25 +174,25 @@ class EsViTLoss(nn.Module):
         return batch
 
     def _task(self, task: str, student: Projection, teacher: Projection, pairs: Pairs, teacher_temp: float):
-        rows, prototypes = getattr(student, task), getattr(student, f"{task}_prototypes")
-        rows_t, prototypes_t = getattr(teacher, task).detach(), getattr(teacher, f"{task}_prototypes")
+        rows, prototypes, weight_g = _of_task(student, task)
+        rows_t, prototypes_t, weight_g_t = (None if x is None else x.detach() for x in _of_task(teacher, task))
         temperatures = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
         if self.centering == "sinkhorn":
-            logits = rows_t if prototypes_t is None else rows_t @ prototypes_t.detach().T
+            logits = _logits(rows_t, prototypes_t, weight_g_t)
             center = -teacher_temp * sinkhorn_bias(logits / teacher_temp, self.all_reduce)
         else:
-            center = self._note_center(task, rows_t, prototypes_t)
+            center = self._note_center(task, rows_t, prototypes_t, weight_g_t)
         if prototypes is None:
             return soft_cross_entropy(rows, rows_t, center, pairs, **temperatures)
-        return prototype_cross_entropy(rows, prototypes, rows_t, prototypes_t, center, pairs, **temperatures)
+        lengths = {"student_weight_g": weight_g, "teacher_weight_g": weight_g_t}
+        return prototype_cross_entropy(rows, prototypes, rows_t, prototypes_t, center, pairs, **lengths, **temperatures)
 
     @torch.no_grad()
-    def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None) -> Tensor:
+    def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) -> Tensor:
         """Add logits to the running sum; the centre as it is, in a copy, as it may move before the backward pass."""
         center = getattr(self, f"{task}_center").clone()
         # logits are linear in the rows, so the sum of logits is the logit of the sum
-        total = rows.to(center.dtype).sum(0)
-        getattr(self, f"{task}_sum").add_(total if prototypes is None else prototypes.to(center.dtype) @ total)
+        getattr(self, f"{task}_sum").add_(_logits(rows.to(center.dtype).sum(0), prototypes, weight_g))
         getattr(self, f"{task}_rows").add_(len(rows))
         return center
 
@@ -266,6 +272,21 @@ def region_pairs(
             parts.append((rows[keep].flatten(), target.flatten(), weight))
             similarities.append(similarity.sum() * weight[0])
     return Pairs(*(torch.cat(x) for x in zip(*parts, strict=True))), sum(similarities)
+
+
+def _of_task(projection: Projection, task: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Rows, prototypes and their lengths."""
+    return tuple(getattr(projection, f"{task}{what}") for what in ("", "_prototypes", "_weight_g"))
+
+
+def _logits(rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) -> Tensor:
+    """[..., D] -> [..., K]; logits as they are without prototypes."""
+    if prototypes is None:
+        return rows
+    logits = rows @ prototypes.to(rows.dtype).T
+    if weight_g is None:
+        return logits
+    return logits * (weight_g.flatten() / torch.linalg.vector_norm(prototypes, dim=1)).to(rows.dtype)
 
 
 def _constant(length: int, value: float, like: Tensor) -> Tensor:

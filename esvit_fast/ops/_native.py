@@ -9,6 +9,10 @@ import torch
 _FOLDER = Path(__file__).resolve().parent.parent
 _CPU_SCHEMAS = {
     "linear_weight_gradient": "(Tensor grad, Tensor x) -> (Tensor, Tensor)",
+    "prototype_assignment": "(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "
+    "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "prototype_weight_norm_backward": "(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor",
     "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, "
     "Tensor columns, int column_kinds, float scale) -> Tensor",
     "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "

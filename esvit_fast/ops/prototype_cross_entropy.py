@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ._library import define, differentiate, implement, vjp
+from ._checks import check_tensors
+from ._cpu import prototype_cross_entropy as cpu
+from ._library import define, differentiate, implement, linearize
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
 
-_TENSORS = (
-    "Tensor student, Tensor student_weight, Tensor teacher, Tensor teacher_weight, Tensor center, "
-    "Tensor student_row, Tensor teacher_row, Tensor pair_weight"
+_ARGUMENTS = (
+    "Tensor student, Tensor student_weight, Tensor? student_weight_g, Tensor teacher, Tensor teacher_weight, "
+    "Tensor? teacher_weight_g, Tensor center, Tensor student_row, Tensor teacher_row, Tensor pair_weight, "
+    "float student_temp, float teacher_temp, bool[3] needs"
 )
-_OPTIONS = "float student_temp, float teacher_temp"
 
 
 def prototype_cross_entropy(
@@ -27,6 +29,8 @@ def prototype_cross_entropy(
     *,
     student_temp: float,
     teacher_temp: float,
+    student_weight_g: Tensor | None = None,
+    teacher_weight_g: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Statistics]:
     """`soft_cross_entropy` of the logits ``student @ student_weight.T`` and ``teacher @ teacher_weight.T``.
@@ -39,15 +43,18 @@ def prototype_cross_entropy(
         center: [K], subtracted from the teacher's logits.
         pairs: student rows int64 [P], teacher rows int64 [P], weights float32 [P].
         student_temp, teacher_temp: greater than 0.
+        student_weight_g, teacher_weight_g: [K] or [K, 1], lengths that the rows of a weight are scaled to (weight
+            normalisation, arXiv 1602.07868); None: the rows as they are.
         backend: one of cuda, triton, cpu, reference; None: the first that can run.
 
     Returns:
-        The loss, a scalar in float32 (float64 for float64 rows), differentiable once in student and student_weight;
-        and `Statistics`.
+        The loss, a scalar in float32 (float64 for float64 rows), differentiable once in student, student_weight and
+        student_weight_g; and `Statistics`.
 
     Numerics:
-        Since logits are linear in the bottleneck, pairs are gathered in D dimensions, not in K. A gradient that is
-        not needed is not computed.
+        Since logits are linear in the bottleneck, pairs are gathered in D dimensions, not in K. Computed in float32,
+        or in float64 for float64 rows. The gradients that are needed are computed with the loss, whose backward pass
+        only scales them: they are all that is saved.
 
     Raises:
         ValueError: shapes or temperatures do not fit, or there are no pairs.
@@ -59,6 +66,8 @@ def prototype_cross_entropy(
         "teacher": teacher,
         "teacher_weight": teacher_weight,
     }
+    lengths = {"student_weight_g": student_weight_g, "teacher_weight_g": teacher_weight_g}
+    check_tensors(matrices | lengths)
     check_matrices(matrices)
     check_temperatures(student_temp, teacher_temp)
     pairs = check_pairs(pairs, student.device)
@@ -70,72 +79,89 @@ def prototype_cross_entropy(
             f"teacher_weight {tuple(teacher_weight.shape)} and center {tuple(center.shape)} must have "
             f"K={prototypes} prototypes as student_weight has"
         )
-    chosen = choose("prototype_cross_entropy", matrices, {"pairs": len(pairs.weight)}, backend)
-    loss, statistics = torch.ops.esvit_fast.prototype_cross_entropy(
-        student,
-        student_weight,
-        teacher.detach(),
-        teacher_weight.detach(),
-        center,
+    for name, tensor in lengths.items():
+        if tensor is not None and tuple(tensor.shape) not in ((prototypes,), (prototypes, 1)):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be [K] or [K, 1], K={prototypes}")
+    trained = student, student_weight, student_weight_g
+    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in trained]
+    chosen = choose("prototype_cross_entropy", matrices | lengths, {"pairs": len(pairs.weight)}, backend)
+    loss, statistics, *_ = torch.ops.esvit_fast.prototype_cross_entropy(
+        *trained,
+        *(None if x is None else x.detach() for x in (teacher, teacher_weight, teacher_weight_g, center)),
         *pairs,
         student_temp,
         teacher_temp,
+        needs,
         chosen,
     )
     return loss, Statistics(*statistics.detach().unbind())
 
 
-def _fake(student, *_):
-    exact = torch.promote_types(student.dtype, torch.float32)
-    return student.new_empty((), dtype=exact), student.new_empty(len(Statistics._fields), dtype=exact)
+def _fake(student, weight, weight_g, *rest):
+    exact, needs = torch.promote_types(student.dtype, torch.float32), rest[-2]
+    given = zip((student, weight, weight_g), needs, strict=True)
+    grads = (student.new_empty(x.shape if need else 0, dtype=exact) for x, need in given)
+    return student.new_empty((), dtype=exact), student.new_empty(len(Statistics._fields), dtype=exact), *grads
 
 
-def _fake_backward(grad, student, student_weight, *rest):
-    needs_student, needs_weight = rest[-3:-1]
-    return (
-        torch.empty_like(student) if needs_student else student.new_empty(0),
-        torch.empty_like(student_weight) if needs_weight else student.new_empty(0),
-    )
+def _fake_backward(grad, student, weight, weight_g, *rest):
+    return tuple(map(torch.empty_like, rest[:3]))
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.student_temp, ctx.teacher_temp, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.mark_non_differentiable(output[1])
+    *_, ctx.needs, ctx.backend = inputs
+    ctx.save_for_backward(*inputs[:3], *output[2:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx, grad, _):
-    needs = ctx.needs_input_grad[:2]
-    grads = torch.ops.esvit_fast.prototype_cross_entropy_backward(
-        grad, *ctx.saved_tensors, ctx.student_temp, ctx.teacher_temp, *needs, ctx.backend
-    )
-    return *(g if need else None for g, need in zip(grads, needs, strict=True)), *(None,) * 9
+def _backward(ctx, grad, *_):
+    trained, grads = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+    # a CPU's numbers can be looked at, but for those that are only traced; a second derivative must be refused
+    if grad.device.type != "cpu" or type(grad) is not Tensor or torch.is_grad_enabled() or grad != 1:
+        grads = torch.ops.esvit_fast.prototype_cross_entropy_backward(grad, *trained, *grads, ctx.backend)
+    found = zip(grads, trained, ctx.needs, strict=True)
+    return *(g.to(x.dtype) if need else None for g, x, need in found), *(None,) * 11
 
 
 def _reference(*args):
-    return reference.prototype_cross_entropy(*args[:8], student_temp=args[8], teacher_temp=args[9])
+    """The oracle, and its gradients for a loss that counts once."""
+    trained, rest, needs = args[:3], args[3:-1], args[-1]
+    wanted = [i for i, need in enumerate(needs) if need]
+    found = []
 
-
-def _reference_backward(grad, student, student_weight, *rest):
-    *rest, needs_student, needs_weight = rest
-    given = (student, student_weight)
-    wanted = [i for i, need in enumerate((needs_student, needs_weight)) if need]
-
-    def loss(*chosen):
+    def run(*chosen):
         inputs = dict(zip(wanted, chosen, strict=True))
-        return _reference(*(inputs.get(i, x) for i, x in enumerate(given)), *rest)[0]
+        tensors = (inputs.get(i, x) for i, x in enumerate(trained))
+        loss, statistics = reference.prototype_cross_entropy(
+            *tensors, *rest[:-2], student_temp=rest[-2], teacher_temp=rest[-1]
+        )
+        found.append(statistics)
+        return loss
 
-    grads = dict(zip(wanted, vjp(loss, [given[i] for i in wanted], grad), strict=True))
-    return tuple(grads[i] if i in grads else student.new_empty(0) for i in range(2))
+    loss, back = linearize(run, [trained[i] for i in wanted])
+    grads = dict(zip(wanted, back(torch.ones_like(loss)), strict=True)) if wanted else {}
+    return loss, *found, *(grads[i].to(loss.dtype) if i in grads else loss.new_empty(0) for i in range(3))
 
 
-define("prototype_cross_entropy", f"({_TENSORS}, {_OPTIONS}, str backend) -> (Tensor, Tensor)", _fake)
+def _cpu(*args):
+    return cpu.forward(*args[:10], student_temp=args[10], teacher_temp=args[11], needs=args[12])
+
+
+def _scaled(grad, student, weight, weight_g, *grads):
+    return tuple(g * grad for g in grads)
+
+
+define("prototype_cross_entropy", f"({_ARGUMENTS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _fake)
 define(
     "prototype_cross_entropy_backward",
-    f"(Tensor grad, {_TENSORS}, {_OPTIONS}, bool needs_student, bool needs_weight, str backend) -> (Tensor, Tensor)",
+    "(Tensor grad, Tensor student, Tensor student_weight, Tensor? student_weight_g, Tensor dstudent, Tensor dweight, "
+    "Tensor dg, str backend) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
 differentiate("prototype_cross_entropy", _backward, _setup_context)
 implement("prototype_cross_entropy", "reference", _reference)
-implement("prototype_cross_entropy_backward", "reference", _reference_backward)
+implement("prototype_cross_entropy", "cpu", _cpu)
+for _name in ("reference", "cpu"):
+    implement("prototype_cross_entropy_backward", _name, _scaled)
+register_rule("prototype_cross_entropy", "cpu", cpu.refuse)
 register_rule("prototype_cross_entropy", "reference", lambda facts: None)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._checks import check_tensors
 from ._library import define, differentiate, implement, vjp
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
@@ -47,7 +48,9 @@ def soft_cross_entropy(
         ValueError: shapes or temperatures do not fit, or there are no pairs.
         TypeError: dtypes or devices do not fit.
     """
-    check_matrices({"student_logits": student_logits, "teacher_logits": teacher_logits})
+    tensors = {"student_logits": student_logits, "teacher_logits": teacher_logits}
+    check_tensors(tensors)
+    check_matrices(tensors)
     check_temperatures(student_temp, teacher_temp)
     pairs = check_pairs(pairs, student_logits.device)
     prototypes = student_logits.shape[1]
@@ -56,7 +59,6 @@ def soft_cross_entropy(
             f"teacher_logits {tuple(teacher_logits.shape)} and center {tuple(center.shape)} must have "
             f"K={prototypes} prototypes as student_logits has"
         )
-    tensors = {"student_logits": student_logits, "teacher_logits": teacher_logits}
     chosen = choose("soft_cross_entropy", tensors, {"pairs": len(pairs.weight)}, backend)
     loss, statistics = torch.ops.esvit_fast.soft_cross_entropy(
         student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp, chosen

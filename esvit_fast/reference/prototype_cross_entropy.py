@@ -11,8 +11,10 @@ from .statistics import teacher_statistics
 def prototype_cross_entropy(
     student: Tensor,
     student_weight: Tensor,
+    student_weight_g: Tensor | None,
     teacher: Tensor,
     teacher_weight: Tensor,
+    teacher_weight_g: Tensor | None,
     center: Tensor,
     student_row: Tensor,
     teacher_row: Tensor,
@@ -23,9 +25,9 @@ def prototype_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Loss and statistics; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
     exact = torch.promote_types(student.dtype, torch.float32)
-    student, student_weight, teacher, teacher_weight = (
-        x.to(exact) for x in (student, student_weight, teacher, teacher_weight)
-    )
+    student, teacher = student.to(exact), teacher.to(exact)
+    student_weight = _prototypes(student_weight, student_weight_g, exact)
+    teacher_weight = _prototypes(teacher_weight, teacher_weight_g, exact)
     log_sum = (student @ student_weight.T / student_temp).logsumexp(-1)  # [R]
     assigned = ((teacher @ teacher_weight.T - center) / teacher_temp).softmax(-1)  # [M, K]
     # the sum over k of assigned[m, k] * logit[r, k] is student[r] . target[m], as logits are linear in the bottleneck
@@ -33,3 +35,9 @@ def prototype_cross_entropy(
     agreement = (student[student_row] * target[teacher_row]).sum(-1) / student_temp  # [P]
     loss = (pair_weight * (log_sum[student_row] - agreement)).sum()
     return loss, teacher_statistics(assigned, teacher_row, pair_weight, loss)
+
+
+def _prototypes(weight: Tensor, weight_g: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[K, D]: rows of the weight, scaled to the lengths weight_g where those are given (arXiv 1602.07868)."""
+    weight = weight.to(dtype)
+    return weight if weight_g is None else torch._weight_norm(weight, weight_g.to(dtype).view(-1, 1), 0)

@@ -1,6 +1,7 @@
 """The loss against its definition, written out pair by pair."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,13 +25,11 @@ def projection(batch, tokens, prototypes=6, width=4, channels=5, seed=0, regions
     view = Projection(tuple(tokens), normal(len(tokens) * batch, width), normal(prototypes, width))
     if not regions:
         return view
-    return Projection(
-        view.tokens,
-        view.view,
-        view.view_prototypes,
-        normal(rows, width),
-        normal(prototypes, width),
-        normal(rows, channels),
+    return replace(
+        view,
+        region=normal(rows, width),
+        region_prototypes=normal(prototypes, width),
+        features=normal(rows, channels),
     )
 
 
@@ -113,7 +112,7 @@ def test_given_logits_equal_given_prototypes():
 
     def as_logits(p):
         return Projection(
-            p.tokens, p.view @ p.view_prototypes.T, None, p.region @ p.region_prototypes.T, None, p.features
+            p.tokens, view=p.view @ p.view_prototypes.T, region=p.region @ p.region_prototypes.T, features=p.features
         )
 
     fused, given = make_loss(), make_loss()
@@ -167,7 +166,7 @@ def test_centers_may_move_before_the_backward_pass():
     for update_first in (False, True):
         loss = make_loss()
         rows = student.region.clone().requires_grad_()
-        value, _ = loss(Projection(**(vars(student) | {"region": rows})), teacher, 0.4)
+        value, _ = loss(replace(student, region=rows), teacher, 0.4)
         if update_first:
             loss.update_centers()
         grads.append(torch.autograd.grad(value, rows)[0])
@@ -185,9 +184,7 @@ def test_an_image_does_not_change_the_share_of_others():
         regions = torch.cat(
             [torch.arange(s + b * n, s + (b + 1) * n) for s, n in zip(starts.tolist(), p.tokens, strict=True)]
         )
-        return Projection(
-            p.tokens, p.view[rows], p.view_prototypes, p.region[regions], p.region_prototypes, p.features[regions]
-        )
+        return replace(p, view=p.view[rows], region=p.region[regions], features=p.features[regions])
 
     whole = make_loss()(student, teacher, 0.4)[0]
     parts = [make_loss()(image(student, b, 3), image(teacher, b, 2), 0.4)[0] for b in (0, 1)]
@@ -235,9 +232,7 @@ def test_weights_of_zero():
 def test_uniform_teacher_and_student_cost_ln_k():
     student, teacher = projection(2, [3, 3]), projection(2, [3, 3])
     zero = torch.zeros_like(student.view_prototypes)
-    student, teacher = (
-        Projection(**(vars(p) | {"view_prototypes": zero, "region_prototypes": zero})) for p in (student, teacher)
-    )
+    student, teacher = (replace(p, view_prototypes=zero, region_prototypes=zero) for p in (student, teacher))
     value, statistics = EsViTLoss(6).to(F64)(student, teacher, 0.4)
     assert value.item() == pytest.approx(math.log(6), rel=1e-12)
     assert statistics.view.teacher_entropy.item() == pytest.approx(math.log(6), rel=1e-12)

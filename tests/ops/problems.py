@@ -1,8 +1,14 @@
-"""Small problems for the two cross-entropies."""
+"""Small problems for the two cross-entropies, and the five states of a run in which their numerics differ."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from esvit_fast.ops import Pairs
+from esvit_fast.ops import Pairs, _native
+
+NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+BACKENDS = ["reference", pytest.param("cpu", marks=NATIVE)]
+TEMPERATURES = {"student_temp": 0.5, "teacher_temp": 0.2}
 
 
 def problem(dtype=torch.float64, rows=6, teachers=4, prototypes=7, width=3, pairs=9, seed=0):
@@ -21,4 +27,51 @@ def problem(dtype=torch.float64, rows=6, teachers=4, prototypes=7, width=3, pair
     return *matrices, normal(prototypes), chosen
 
 
-TEMPERATURES = {"student_temp": 0.5, "teacher_temp": 0.2}
+def lengths(prototypes=7, dtype=torch.float64, seed=0):
+    """weight_g of student and teacher, of both shapes that are allowed."""
+    g = torch.Generator().manual_seed(100 + seed)
+    student, teacher = (0.5 + torch.rand(prototypes, generator=g, dtype=dtype) for _ in range(2))
+    return {"student_weight_g": student.view(-1, 1), "teacher_weight_g": teacher}
+
+
+REGIMES = ("init", "cos .5", "cos .9", "converging", "collapse")
+
+
+def regime(name, rows=48, teachers=32, prototypes=4096, width=64, seed=0):
+    """float64 matrices, lengths, centre, pairs and temperatures as at the start of a run, on its way, at its end, and
+    after a collapse to one uniform answer."""
+    g = torch.Generator().manual_seed(seed)
+
+    def unit(*shape):
+        return F.normalize(torch.randn(*shape, generator=g, dtype=torch.float64), dim=-1)
+
+    weight, length = unit(prototypes, width), torch.ones(prototypes, 1, dtype=torch.float64)
+    common = {"init": 0.0, "cos .5": 0.5, "cos .9": 0.9, "converging": 0.0, "collapse": 0.0}[name]
+    shared = unit(1, width)
+    student, teacher = (
+        F.normalize(common**0.5 * shared + (1 - common) ** 0.5 * unit(n, width), dim=-1) for n in (rows, teachers)
+    )
+    pairs = Pairs(
+        torch.arange(2 * rows) % rows,
+        torch.randint(teachers, (2 * rows,), generator=g),
+        torch.full((2 * rows,), 0.5 / rows, dtype=torch.float64),
+    )
+    if name == "converging":
+        # every row is close to one prototype, the same as its teacher's
+        length = 1.6 * length
+        teacher = F.normalize(weight[:teachers] + 0.5 * unit(teachers, width), dim=-1)
+        own = torch.arange(rows) % teachers
+        student = F.normalize(weight[own] + 0.5 * unit(rows, width), dim=-1)
+        pairs = pairs._replace(teacher_row=own[pairs.student_row])
+    if name == "collapse":
+        length = 1e-3 * length
+    center = (
+        0.01 * torch.randn(prototypes, generator=g, dtype=torch.float64) if name != "collapse" else 0 * length[:, 0]
+    )
+    teacher_weight = weight + 0.02 * unit(prototypes, width)
+    return (student, 0.03 * weight, teacher, 0.03 * teacher_weight, center, pairs), {
+        "student_weight_g": length,
+        "teacher_weight_g": length,
+        "student_temp": 0.1,
+        "teacher_temp": 0.04,
+    }

@@ -1,6 +1,11 @@
-"""The cross-entropy with the last layer inside, against the one of given logits."""
+"""The cross-entropy with the last layer inside: every backend that runs here."""
 
 import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,58 +13,339 @@ from torch.library import opcheck
 
 from esvit_fast import ops
 
-from .problems import TEMPERATURES, problem
+from .problems import BACKENDS, NATIVE, REGIMES, TEMPERATURES, lengths, problem, regime
+
+profiled = pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def test_equals_soft_cross_entropy_of_the_logits():
+def results(matrices, options, backend, dtype=None):
+    """Loss, statistics and gradients of student, student_weight and student_weight_g, where there is one."""
+    *tensors, pairs = matrices
+    student, weight, *rest = (x.to(dtype or x.dtype) for x in tensors)
+    options = {k: v.to(dtype or v.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    trained = [student.requires_grad_(), weight.requires_grad_()]
+    if "student_weight_g" in options:
+        options["student_weight_g"] = options["student_weight_g"].detach().requires_grad_()
+        trained.append(options["student_weight_g"])
+    loss, statistics = ops.prototype_cross_entropy(student, weight, *rest, pairs, **options, backend=backend)
+    return [loss.detach(), torch.stack(statistics), *torch.autograd.grad(loss, trained)]
+
+
+def fresh(matrices):
+    *tensors, pairs = matrices
+    return *(x.detach().clone() for x in tensors), pairs
+
+
+@each_backend
+@pytest.mark.parametrize("normalised", [False, True])
+def test_equals_soft_cross_entropy_of_the_logits(backend, normalised):
     student, weight, teacher, teacher_weight, center, pairs = problem()
-    student.requires_grad_(), weight.requires_grad_()
-    fused, statistics = ops.prototype_cross_entropy(
-        student, weight, teacher, teacher_weight, center, pairs, **TEMPERATURES
+    options = TEMPERATURES | (lengths() if normalised else {})
+    found = results((student, weight, teacher, teacher_weight, center, pairs), options, backend)
+
+    def prototypes(v, g):
+        return v if g is None else g.view(-1, 1) * v / v.norm(dim=1, keepdim=True)
+
+    trained = [student.requires_grad_(), weight.requires_grad_()]
+    g, g_t = (options.get(name) for name in ("student_weight_g", "teacher_weight_g"))
+    trained += [g.requires_grad_()] if normalised else []
+    plain, statistics = ops.soft_cross_entropy(
+        student @ prototypes(weight, g).T, teacher @ prototypes(teacher_weight, g_t).T, center, pairs, **TEMPERATURES
     )
-    plain, expected = ops.soft_cross_entropy(
-        student @ weight.T, teacher @ teacher_weight.T, center, pairs, **TEMPERATURES
-    )
-    torch.testing.assert_close(fused, plain, rtol=1e-13, atol=0)
-    for ours, theirs in zip(statistics, expected, strict=True):
+    expected = [plain.detach(), torch.stack(statistics), *torch.autograd.grad(plain, trained)]
+    for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-    ours = torch.autograd.grad(fused, (student, weight))
-    theirs = torch.autograd.grad(plain, (student, weight))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
-def test_gradcheck():
+def drawn(seed):
+    """A problem of any size, in float64."""
+    r = random.Random(seed)
+    sizes = {
+        "rows": r.choice([1, 3, r.randint(1, 40), r.randint(1, 600)]),
+        "teachers": r.choice([1, r.randint(1, 40), r.randint(1, 300)]),
+        "prototypes": r.choice([1, 2, 127, 129, r.randint(1, 700), r.randint(1, 5000)]),
+        "width": r.choice([1, 3, 16, 20, 48, r.randint(1, 300)]),
+        "pairs": r.randint(1, 900),
+    }
+    matrices = problem(**sizes, seed=seed)
+    options = TEMPERATURES | (lengths(sizes["prototypes"], seed=seed) if seed % 2 else {})
+    scale = sizes["width"] ** -0.5, 1.0
+    return [x * scale[i % 2] for i, x in enumerate(matrices[:4])] + list(matrices[4:]), options
+
+
+def assert_close(found, truth, tolerance, what, plain=None):
+    """Relative to the norm, and to what all pairs weigh: with one prototype everything is 0."""
+    *_, pairs = what[0]
+    for i, (ours, exact) in enumerate(zip(found, truth, strict=True)):
+        assert ours.shape == exact.shape
+        allowed = tolerance * (exact.norm() + pairs.weight.sum())
+        if plain is not None:
+            allowed = max(allowed, 2 * (plain[i] - exact).norm())
+        assert (ours - exact).norm() <= allowed, (what[1], i, ours.shape, ours.dtype, (ours - exact).norm() / allowed)
+
+
+@NATIVE
+@pytest.mark.parametrize("part", range(4))
+def test_cpu_equals_the_oracle_at_any_size(part):
+    for seed in range(10 * part, 10 * part + 10):
+        matrices, options = drawn(seed)
+        truth = results(matrices, options, "reference")
+        assert_close(results(matrices, options, "cpu"), truth, 1e-13, (matrices, seed))
+        found, plain = (results(matrices, options, name, torch.float32) for name in ("cpu", "reference"))
+        assert_close(found, truth, 1e-6, (matrices, seed), plain)
+
+
+@NATIVE
+@pytest.mark.parametrize("name", REGIMES)
+def test_errors_in_every_state_of_a_run(name):
+    matrices, options = regime(name)
+    for dtype, allowed in {
+        torch.float32: (1e-6, 5e-6, 5e-6),
+        torch.float16: (2e-5, 1e-3, 3e-3),
+        torch.bfloat16: (1e-4, 5e-3, 1e-2),
+    }.items():
+        *tensors, pairs = matrices
+        rounded = *(x.to(dtype).double() for x in tensors), pairs
+        round_options = {k: v.to(dtype).double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        exact = results(rounded, round_options, "reference")
+        found, plain = (results(matrices, options, backend, dtype) for backend in ("cpu", "reference"))
+        for i, most in zip((0, 2, 3), allowed, strict=True):
+            error, theirs = ((x[i] - exact[i]).norm() / exact[i].norm() for x in (found, plain))
+            if i == 0:  # a loss near 0 is judged by its absolute error
+                error = error * exact[0].clamp(max=1)
+            elif name in ("converging", "collapse"):  # small differences of large numbers: as plain torch
+                most = max(most, 1.5 * theirs)
+            assert error <= most, (dtype, i, error, theirs)
+
+
+@each_backend
+def test_gradcheck(backend):
+    student, weight, *rest = problem()
+    g = lengths()
+    student.requires_grad_(), weight.requires_grad_(), g["student_weight_g"].requires_grad_()
+
+    def loss(x, w, length):
+        options = g | {"student_weight_g": length} | TEMPERATURES
+        return ops.prototype_cross_entropy(x, w, *rest, **options, backend=backend)[0]
+
+    assert torch.autograd.gradcheck(loss, (student, weight, g["student_weight_g"]))
+    assert torch.autograd.gradcheck(
+        lambda x, w: ops.prototype_cross_entropy(x, w, *rest, **TEMPERATURES, backend=backend)[0], (student, weight)
+    )
+
+
+@each_backend
+@pytest.mark.parametrize("trained", [(), (0,), (1,), (2,), (0, 2), (1, 2)])
+def test_only_the_gradients_that_are_needed_are_computed(trained, backend):
+    student, weight, *rest = problem()
+    tensors = [student, weight, lengths()["student_weight_g"]]
+    needs = [i in trained for i in range(3)]
+    teacher, teacher_weight, center, pairs = rest
+    found = torch.ops.esvit_fast.prototype_cross_entropy(
+        *tensors, teacher, teacher_weight, None, center, *pairs, 0.5, 0.2, needs, backend
+    )
+    for i, grad in enumerate(found[2:]):
+        assert grad.shape == (tensors[i].shape if i in trained else (0,))
+    for i in trained:
+        tensors[i].requires_grad_()
+    loss, _ = ops.prototype_cross_entropy(
+        *tensors[:2], *rest, **TEMPERATURES, student_weight_g=tensors[2], backend=backend
+    )
+    if trained:
+        loss.backward()
+    assert [x.grad is not None for x in tensors] == needs
+
+
+@NATIVE
+@profiled
+def test_frozen_prototypes_cost_no_memory_of_their_size():
+    student, weight, *rest = problem(torch.float32, rows=64, teachers=32, prototypes=20_000, width=64)
+    student.requires_grad_()
+    assert _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward()) < 6 << 20
+    weight.requires_grad_()
+    both = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward())
+    assert both == weight.numel() * 4
+
+
+def _largest(run):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    return max(e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+
+
+@NATIVE
+@profiled
+def test_no_logits_are_held():
+    student, weight, *rest = problem(torch.float32, rows=3000, teachers=1000, prototypes=20_000, width=32, pairs=4000)
+    student.requires_grad_(), weight.requires_grad_()
+    largest = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward())
+    assert largest <= 32 << 20 < 1000 * 20_000 * 4
+
+
+@NATIVE
+def test_a_row_does_not_depend_on_others_nor_on_threads():
+    """The same bits, whatever else is in the batch, and however many threads there are."""
+    student, weight, teacher, *rest, center, pairs = problem(
+        torch.float32, rows=530, teachers=300, prototypes=3000, width=40
+    )
+    alone = ops.Pairs(torch.tensor([3, 3, 0]), torch.tensor([1, 2, 0]), torch.tensor([0.5, 0.25, 1.0]))
+
+    def run(x, z):
+        x = x.clone().requires_grad_()
+        loss, _ = ops.prototype_cross_entropy(x, weight, z, *rest, center, alone, **TEMPERATURES, backend="cpu")
+        return loss.detach(), torch.autograd.grad(loss, x)[0][:4]
+
+    few = run(student[:4], teacher[:3])
+    for found in (run(student, teacher), run(student[:77], teacher[:17])):
+        assert all(map(torch.equal, found, few))
+    threads = torch.get_num_threads()
+    matrices = (student, weight, teacher, *rest, center, pairs)
+    try:
+        bits = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            bits.append(results(fresh(matrices), TEMPERATURES | lengths(3000, torch.float32), "cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    for found in bits[1:]:
+        assert all(map(torch.equal, found, bits[0]))
+
+
+@NATIVE
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(isa):
+    code = (
+        "import torch; from tests.ops.test_prototype_cross_entropy import assert_close, drawn, results\n"
+        "for seed in range(12):\n"
+        "    matrices, options = drawn(seed)\n"
+        "    truth, found = (results(matrices, options, b) for b in ('reference', 'cpu'))\n"
+        "    assert_close(found, truth, 1e-13, (matrices, seed))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "must be baseline, avx2 or avx512, and one that this machine has" in done.stderr:
+        pytest.skip(f"this machine has no {isa}")
+    assert done.returncode == 0, done.stderr
+
+
+@each_backend
+def test_backward_may_run_twice_and_by_any_factor(backend):
     student, weight, *rest = problem()
     student.requires_grad_(), weight.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x, w: ops.prototype_cross_entropy(x, w, *rest, **TEMPERATURES)[0], (student, weight)
-    )
+    loss, _ = ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES, backend=backend)
+    first = torch.autograd.grad(loss, (student, weight), retain_graph=True)
+    loss.backward(retain_graph=True)
+    (3 * loss).backward()
+    for grad, tensor in zip(first, (student, weight), strict=True):
+        torch.testing.assert_close(tensor.grad, 4 * grad)
 
 
-@pytest.mark.parametrize("trained", ["student", "student_weight"])
-def test_only_the_gradient_that_is_needed_is_computed(trained, monkeypatch):
+@each_backend
+def test_a_second_derivative_is_refused(backend):
     student, weight, *rest = problem()
-    {"student": student, "student_weight": weight}[trained].requires_grad_()
-    needs = []
-    backward = torch.ops.esvit_fast.prototype_cross_entropy_backward
-    monkeypatch.setattr(
-        torch.ops.esvit_fast,
-        "prototype_cross_entropy_backward",
-        lambda *args: needs.append(args[-3:-1]) or backward(*args),
-    )
-    ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward()
-    assert needs == [(trained == "student", trained == "student_weight")]
-    assert (student.grad is None, weight.grad is None) == (trained != "student", trained != "student_weight")
+    student.requires_grad_()
+    loss, _ = ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES, backend=backend)
+    (grad,) = torch.autograd.grad(loss, student, create_graph=True)
+    with pytest.raises(NotImplementedError, match="prototype_cross_entropy is differentiable once"):
+        torch.autograd.grad(grad.sum(), student)
 
 
-def test_no_length_of_prototypes_means_ln_k():
-    student, weight, *rest = problem()
-    loss, _ = ops.prototype_cross_entropy(student, 0 * weight, *rest, **TEMPERATURES)
+@each_backend
+def test_a_nan_row_makes_the_loss_nan(backend):
+    for which in (0, 2):
+        *matrices, pairs = problem()
+        matrices[which][pairs[which // 2][0]] = math.nan
+        assert ops.prototype_cross_entropy(*matrices, pairs, **TEMPERATURES, backend=backend)[0].isnan()
+
+
+@each_backend
+def test_rows_of_zeros_have_no_opinion(backend):
+    student, *rest = problem()
+    student[:] = 0
+    loss, _ = ops.prototype_cross_entropy(student, *rest, **TEMPERATURES, backend=backend)
     assert loss.item() == pytest.approx(math.log(7) * rest[-1].weight.sum().item(), rel=1e-13)
 
 
-def test_equal_teachers_count_as_one_with_both_weights():
+@each_backend
+def test_no_length_of_prototypes_means_ln_k_and_still_has_gradients(backend):
+    *matrices, pairs = problem()
+    options = TEMPERATURES | lengths()
+    options["student_weight_g"] = torch.zeros(7, 1, dtype=torch.float64)
+    loss, _, student, weight, g = results((*matrices, pairs), options, backend)
+    assert loss.item() == pytest.approx(math.log(7) * pairs.weight.sum().item(), rel=1e-13)
+    assert student.abs().max() == 0 and weight.abs().max() == 0 and g.abs().max() > 1e-2
+
+
+@each_backend
+def test_a_prototype_that_the_centre_rules_out_is_never_meant(backend):
+    *matrices, center, pairs = problem()
+    center[2] = math.inf
+    found = results((*matrices, center, pairs), TEMPERATURES, backend)
+    kept = [i for i in range(7) if i != 2]
+    teacher = ((matrices[2] @ matrices[3].T - center) / 0.2)[:, kept].softmax(-1)
+    log_p = (matrices[0] @ matrices[1].T / 0.5).log_softmax(-1)[:, kept]
+    expected = -(pairs.weight * (teacher[pairs.teacher_row] * log_p[pairs.student_row]).sum(-1)).sum()
+    torch.testing.assert_close(found[0], expected)
+    assert all(x.isfinite().all() for x in found)
+
+
+@each_backend
+def test_what_changes_nothing(backend):
+    student, weight, teacher, teacher_weight, center, pairs = problem()
+
+    def run(**change):
+        given = {"student": student, "teacher": teacher, "center": center, "pairs": pairs} | change
+        return ops.prototype_cross_entropy(
+            given["student"], weight, given["teacher"], teacher_weight, given["center"], given["pairs"],
+            **TEMPERATURES, backend=backend,
+        )[0]  # fmt: skip
+
+    torch.testing.assert_close(run(center=center - 2), run())
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    moved = pairs._replace(student_row=order.argsort()[pairs.student_row])
+    torch.testing.assert_close(run(student=student[order], pairs=moved), run())
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(2))
+    moved = pairs._replace(teacher_row=order.argsort()[pairs.teacher_row])
+    torch.testing.assert_close(run(teacher=teacher[order], pairs=moved), run())
+
+
+@each_backend
+def test_directions_get_no_gradient_along_themselves(backend):
+    matrices, options = problem(), TEMPERATURES | lengths()
+    _, _, _, dweight, _ = results(matrices, options, backend)
+    along = (dweight * matrices[1]).sum(-1)
+    assert along.abs().max() < 1e-14 and dweight.abs().max() > 1e-3
+
+
+@each_backend
+def test_temperature_limits(backend):
+    student, weight, teacher, teacher_weight, center, pairs = problem()
+    log_p = (student @ weight.T / 0.5).log_softmax(-1)[pairs.student_row]
+    best = (teacher @ teacher_weight.T - center).argmax(-1)[pairs.teacher_row]
+    for temp, expected in ((1e-4, log_p.gather(1, best[:, None])[:, 0]), (1e9, log_p.mean(-1))):
+        loss, _ = ops.prototype_cross_entropy(
+            student,
+            weight,
+            teacher,
+            teacher_weight,
+            center,
+            pairs,
+            student_temp=0.5,
+            teacher_temp=temp,
+            backend=backend,
+        )
+        torch.testing.assert_close(loss, -(pairs.weight * expected).sum())
+
+
+@each_backend
+def test_equal_teachers_count_as_one_with_both_weights(backend):
     student, weight, teacher, teacher_weight, center, pairs = problem()
     teacher[1] = teacher[0]
     row = pairs.student_row
@@ -67,34 +353,56 @@ def test_equal_teachers_count_as_one_with_both_weights():
     both = ops.Pairs(torch.cat([row, row]), torch.cat([zero, one]), torch.cat([pairs.weight, pairs.weight]))
     double = ops.Pairs(row, zero, 2 * pairs.weight)
     losses = [
-        ops.prototype_cross_entropy(student, weight, teacher, teacher_weight, center, p, **TEMPERATURES)[0]
+        ops.prototype_cross_entropy(
+            student, weight, teacher, teacher_weight, center, p, **TEMPERATURES, backend=backend
+        )[0]
         for p in (both, double)
     ]
     torch.testing.assert_close(*losses)
 
 
-def test_opcheck():
-    student, weight, *matrices, pairs = problem(torch.float32)
+@each_backend
+def test_opcheck(backend):
+    student, weight, teacher, teacher_weight, center, pairs = problem(torch.float32)
+    g = lengths(dtype=torch.float32)
+    trained = student.requires_grad_(), weight.requires_grad_(), g["student_weight_g"].requires_grad_()
+    rest = (teacher, teacher_weight, g["teacher_weight_g"], center, *pairs, 0.5, 0.2)
+    for needs in ((True, True, True), (False, True, False), (True, False, False), (False, False, True)):
+        given = [x.detach().requires_grad_(need) for x, need in zip(trained, needs, strict=True)]
+        opcheck(torch.ops.esvit_fast.prototype_cross_entropy.default, (*given, *rest, list(needs), backend))
+    given, grads = ([x.detach().clone() for x in trained] for _ in range(2))
+    opcheck(torch.ops.esvit_fast.prototype_cross_entropy_backward.default, (torch.tensor(0.5), *given, *grads, backend))
+
+
+@NATIVE
+def test_it_compiles_to_one_graph():
+    student, weight, *rest = problem(torch.float32)
     student.requires_grad_(), weight.requires_grad_()
-    rest = (*matrices, *pairs, 0.5, 0.2)
-    opcheck(torch.ops.esvit_fast.prototype_cross_entropy.default, (student, weight, *rest, "reference"))
-    for needs in ((True, True), (False, True), (True, False)):
-        opcheck(
-            torch.ops.esvit_fast.prototype_cross_entropy_backward.default,
-            (torch.tensor(0.5), student.detach(), weight.detach(), *rest, *needs, "reference"),
-        )
+
+    def loss(x, w):
+        return 2 * ops.prototype_cross_entropy(x, w, *rest, **TEMPERATURES)[0]
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for ours, theirs in zip(
+        *(torch.autograd.grad(f(student, weight), (student, weight)) for f in (compiled, loss)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        ({"student": torch.zeros(6, 4)}, "must agree in D"),
-        ({"teacher_weight": torch.zeros(8, 3)}, r"teacher_weight \(8, 3\).*must have K=7"),
-        ({"student": torch.zeros(0, 3)}, "student has shape .* non-empty matrix"),
+        ({"student": torch.zeros(6, 4)}, ValueError, "must agree in D"),
+        ({"teacher_weight": torch.zeros(8, 3)}, ValueError, r"teacher_weight \(8, 3\).*must have K=7"),
+        ({"student": torch.zeros(0, 3)}, ValueError, "student has shape .* non-empty matrix"),
+        ({"student_weight": torch.zeros(7, 3, dtype=torch.int32)}, TypeError, "student_weight has dtype torch.int32"),
+        ({"student_weight_g": torch.ones(1, 7)}, ValueError, r"student_weight_g has shape \(1, 7\); it must be \[K\]"),
+        ({"teacher_weight_g": torch.ones(6)}, ValueError, r"teacher_weight_g has shape \(6,\).*K=7"),
+        ({"teacher_weight_g": torch.ones(7, device="meta")}, TypeError, "teacher_weight_g is on meta"),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_wrong_arguments_are_named(change, error, message):
     names = ("student", "student_weight", "teacher", "teacher_weight", "center", "pairs")
     arguments = dict(zip(names, problem(torch.float32), strict=True)) | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         ops.prototype_cross_entropy(**arguments, **TEMPERATURES)
