@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from esvit_fast import ops
 from esvit_fast.ops import Pairs, _native
 
 NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
@@ -75,3 +76,16 @@ def regime(name, rows=48, teachers=32, prototypes=4096, width=64, seed=0):
         "student_temp": 0.1,
         "teacher_temp": 0.04,
     }
+
+
+def results(matrices, options, backend, dtype=None):
+    """Loss, statistics and gradients of student, student_weight and student_weight_g, where there is one."""
+    *tensors, pairs = matrices
+    student, weight, *rest = (x.detach().to(dtype or x.dtype).clone() for x in tensors)
+    options = {k: v.to(dtype or v.dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    trained = [student.requires_grad_(), weight.requires_grad_()]
+    if "student_weight_g" in options:
+        options["student_weight_g"] = options["student_weight_g"].detach().requires_grad_()
+        trained.append(options["student_weight_g"])
+    loss, statistics = ops.prototype_cross_entropy(student, weight, *rest, pairs, **options, backend=backend)
+    return [loss.detach(), torch.stack(statistics), *torch.autograd.grad(loss, trained)]

@@ -1,0 +1,151 @@
+"""The cross-entropy over prototypes on the CPU: exact at any size, the same bits always, and small."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from esvit_fast import ops
+from esvit_fast.ops import _native
+
+from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
+
+pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+profiled = pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+
+
+def drawn(seed):
+    """A problem of any size, in float64."""
+    r = random.Random(seed)
+    sizes = {
+        "rows": r.choice([1, 3, r.randint(1, 40), r.randint(1, 600)]),
+        "teachers": r.choice([1, r.randint(1, 40), r.randint(1, 300)]),
+        "prototypes": r.choice([1, 2, 127, 129, r.randint(1, 700), r.randint(1, 5000)]),
+        "width": r.choice([1, 3, 16, 20, 48, r.randint(1, 300)]),
+        "pairs": r.randint(1, 900),
+    }
+    matrices = problem(**sizes, seed=seed)
+    options = TEMPERATURES | (lengths(sizes["prototypes"], seed=seed) if seed % 2 else {})
+    scale = sizes["width"] ** -0.5, 1.0
+    return [x * scale[i % 2] for i, x in enumerate(matrices[:4])] + list(matrices[4:]), options
+
+
+def assert_close(found, truth, tolerance, what, plain=None):
+    """Relative to the norm, and to what all pairs weigh: with one prototype everything is 0."""
+    *_, pairs = what[0]
+    for i, (ours, exact) in enumerate(zip(found, truth, strict=True)):
+        assert ours.shape == exact.shape
+        allowed = tolerance * (exact.norm() + pairs.weight.sum())
+        if plain is not None:
+            allowed = max(allowed, 2 * (plain[i] - exact).norm())
+        assert (ours - exact).norm() <= allowed, (what[1], i, ours.shape, ours.dtype, (ours - exact).norm() / allowed)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_cpu_equals_the_oracle_at_any_size(part):
+    for seed in range(10 * part, 10 * part + 10):
+        matrices, options = drawn(seed)
+        truth = results(matrices, options, "reference")
+        assert_close(results(matrices, options, "cpu"), truth, 1e-13, (matrices, seed))
+        found, plain = (results(matrices, options, name, torch.float32) for name in ("cpu", "reference"))
+        assert_close(found, truth, 1e-6, (matrices, seed), plain)
+
+
+@pytest.mark.parametrize("name", REGIMES)
+def test_errors_in_every_state_of_a_run(name):
+    matrices, options = regime(name)
+    for dtype, allowed in {
+        torch.float32: (1e-6, 5e-6, 5e-6),
+        torch.float16: (2e-5, 1e-3, 3e-3),
+        torch.bfloat16: (1e-4, 5e-3, 1e-2),
+    }.items():
+        *tensors, pairs = matrices
+        rounded = *(x.to(dtype).double() for x in tensors), pairs
+        round_options = {k: v.to(dtype).double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        exact = results(rounded, round_options, "reference")
+        found, plain = (results(matrices, options, backend, dtype) for backend in ("cpu", "reference"))
+        for i, most in zip((0, 2, 3), allowed, strict=True):
+            error, theirs = ((x[i] - exact[i]).norm() / exact[i].norm() for x in (found, plain))
+            if i == 0:  # a loss near 0 is judged by its absolute error
+                error = error * exact[0].clamp(max=1)
+            elif name in ("converging", "collapse"):  # small differences of large numbers: as plain torch
+                most = max(most, 1.5 * theirs)
+            assert error <= most, (dtype, i, error, theirs)
+
+
+@profiled
+def test_frozen_prototypes_cost_no_memory_of_their_size():
+    student, weight, *rest = problem(torch.float32, rows=64, teachers=32, prototypes=20_000, width=64)
+    student.requires_grad_()
+    assert _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward()) < 6 << 20
+    weight.requires_grad_()
+    both = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward())
+    assert both == weight.numel() * 4
+
+
+def _largest(run):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    return max(e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+
+
+@profiled
+def test_no_logits_are_held():
+    student, weight, *rest = problem(torch.float32, rows=3000, teachers=1000, prototypes=20_000, width=32, pairs=4000)
+    student.requires_grad_(), weight.requires_grad_()
+    largest = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward())
+    assert largest <= 32 << 20 < 1000 * 20_000 * 4
+
+
+def test_a_row_does_not_depend_on_others_nor_on_threads():
+    """The same bits, whatever else is in the batch, and however many threads there are."""
+    student, weight, teacher, *rest, center, pairs = problem(
+        torch.float32, rows=530, teachers=300, prototypes=3000, width=40
+    )
+    alone = ops.Pairs(torch.tensor([3, 3, 0]), torch.tensor([1, 2, 0]), torch.tensor([0.5, 0.25, 1.0]))
+
+    def run(x, z):
+        x = x.clone().requires_grad_()
+        loss, _ = ops.prototype_cross_entropy(x, weight, z, *rest, center, alone, **TEMPERATURES, backend="cpu")
+        return loss.detach(), torch.autograd.grad(loss, x)[0][:4]
+
+    few = run(student[:4], teacher[:3])
+    for found in (run(student, teacher), run(student[:77], teacher[:17])):
+        assert all(map(torch.equal, found, few))
+    threads = torch.get_num_threads()
+    matrices = (student, weight, teacher, *rest, center, pairs)
+    try:
+        bits = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            bits.append(results(matrices, TEMPERATURES | lengths(3000, torch.float32), "cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    for found in bits[1:]:
+        assert all(map(torch.equal, found, bits[0]))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(isa):
+    code = (
+        "import torch; from tests.ops.test_prototype_cross_entropy_backends import assert_close, drawn, results\n"
+        "for seed in range(12):\n"
+        "    matrices, options = drawn(seed)\n"
+        "    truth, found = (results(matrices, options, b) for b in ('reference', 'cpu'))\n"
+        "    assert_close(found, truth, 1e-13, (matrices, seed))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "must be baseline, avx2 or avx512, and one that this machine has" in done.stderr:
+        pytest.skip(f"this machine has no {isa}")
+    assert done.returncode == 0, done.stderr
