@@ -12,7 +12,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import whole_model, window_attention
+from benchmarks import prototype_cross_entropy, whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append
 
@@ -27,6 +27,17 @@ def attention(args: argparse.Namespace) -> None:
         print(floor + "\n" if floor else "", flush=True)
         if not args.dry:
             append(record, "window_attention", args.records)
+
+
+def loss(args: argparse.Namespace) -> None:
+    """Print and record the loss of every number of prototypes."""
+    names = [name for name in prototype_cross_entropy.CONTESTANTS if not args.contestants or name in args.contestants]
+    for prototypes in args.prototypes:
+        case = prototype_cross_entropy.Case(args.batch, prototypes, args.tokens)
+        record = prototype_cross_entropy.measure(case, names, getattr(torch, args.dtype), args.device, args.rounds)
+        print(prototype_cross_entropy.table(record), flush=True)
+        if not args.dry:
+            append(record, "prototype_cross_entropy", args.records)
 
 
 def model(args: argparse.Namespace) -> None:
@@ -60,6 +71,12 @@ def main() -> None:
     command.set_defaults(run=attention)
     command.add_argument("--case", help="a part of the names of cases; all without it")
     command.add_argument("--contestants", nargs="+", choices=[*CONTESTANTS], help="all without it")
+    _common(command)
+    command = commands.add_parser("loss", help=prototype_cross_entropy.__doc__)
+    command.set_defaults(run=loss)
+    command.add_argument("--prototypes", nargs="+", type=int, default=[65536])
+    command.add_argument("--tokens", choices=[*prototype_cross_entropy.TOKENS], default="swin")
+    command.add_argument("--contestants", nargs="+", choices=[*prototype_cross_entropy.CONTESTANTS])
     _common(command)
     command = commands.add_parser("model", help=whole_model.__doc__)
     command.set_defaults(run=model)
