@@ -12,7 +12,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import prototype_cross_entropy, whole_model, window_attention
+from benchmarks import prototype_cross_entropy, step, whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append
 
@@ -38,6 +38,16 @@ def loss(args: argparse.Namespace) -> None:
         print(prototype_cross_entropy.table(record), flush=True)
         if not args.dry:
             append(record, "prototype_cross_entropy", args.records)
+
+
+def training_step(args: argparse.Namespace) -> None:
+    """Print and record a training step."""
+    names = args.contestants or [*step.CONTESTANTS]
+    precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[args.dtype]
+    record = step.measure(args.recipe, names, args.batch, precision, args.device, args.rounds)
+    print(step.table(record), flush=True)
+    if not args.dry:
+        append(record, "step", args.records)
 
 
 def model(args: argparse.Namespace) -> None:
@@ -77,6 +87,11 @@ def main() -> None:
     command.add_argument("--prototypes", nargs="+", type=int, default=[65536])
     command.add_argument("--tokens", choices=[*prototype_cross_entropy.TOKENS], default="swin")
     command.add_argument("--contestants", nargs="+", choices=[*prototype_cross_entropy.CONTESTANTS])
+    _common(command)
+    command = commands.add_parser("step", help=step.__doc__)
+    command.set_defaults(run=training_step)
+    command.add_argument("--recipe", default="swin_tiny_w7")
+    command.add_argument("--contestants", nargs="+", choices=[*step.CONTESTANTS], help="all without it")
     _common(command)
     command = commands.add_parser("model", help=whole_model.__doc__)
     command.set_defaults(run=model)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import Linear
+from .recompute import through
 
 
 class PatchEmbed(nn.Module):
@@ -40,4 +41,4 @@ class PatchMerging(nn.Module):
         """[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 2 C]."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, -1)))
+        return through(self.norm, torch.cat(corners, -1), self.reduction)

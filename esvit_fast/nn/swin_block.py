@@ -6,6 +6,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from .linear import Linear
+from .recompute import through
 from .window_attention import WindowAttention
 
 
@@ -18,11 +19,13 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] -> [..., dim]."""
-        return self.fc2(self.act(self.fc1(x)))
+        return through(self.act, self.fc1(x), self.fc2)
 
 
 class SwinBlock(nn.Module):
     """Window attention and a two-layer perceptron, each after a LayerNorm (eps 1e-6) and with a residual connection.
+
+    What norms and GELU give is not kept for the backward pass, which computes it again.
 
     Args:
         dim: channels C.
@@ -52,5 +55,5 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H, W, C]."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(through(self.norm1, x, self.attn))
+        return x + self.drop_path(through(self.norm2, x, self.mlp))

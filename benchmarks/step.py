@@ -1,0 +1,135 @@
+"""A whole training step of a recipe, in plain torch and with what this library chooses: time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.measuring import interleaved, on_gpu, peak_bytes, provenance, resident_growth
+from esvit_fast import ops, reference
+from esvit_fast.config import Config, load_config, validate
+from esvit_fast.data import Batch
+from esvit_fast.methods import esvit_loss
+from esvit_fast.nn import patches, swin_block
+from esvit_fast.training.distributed import Ranks
+from esvit_fast.training.trainer import StepResult, Trainer
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """The oracles in place of the operators, under torch's autograd, which keeps all that they make."""
+
+    def matched(student, teacher, *, match_dtype=None):
+        return reference.region_match(student.detach(), teacher.detach(), match_dtype)
+
+    def cross_entropy(
+        student, weight, teacher, teacher_weight, center, pairs, *, student_weight_g, teacher_weight_g, **t
+    ):
+        loss, statistics = reference.prototype_cross_entropy(
+            student, weight, student_weight_g, teacher, teacher_weight, teacher_weight_g, center, *pairs, **t
+        )
+        return loss, ops.Statistics(*statistics.unbind())
+
+    def attention(qkv, bias, *, num_heads, window_size, shift_size, pad_kv):
+        window, shift = ((n, n) if isinstance(n, int) else tuple(n) for n in (window_size, shift_size))
+        fixed = {"pad_mode": "before_roll", "mask_value": -100.0, "scale": (qkv.shape[-1] // 3 // num_heads) ** -0.5}
+        return reference.window_attention(
+            qkv, bias, pad_kv, num_heads=num_heads, window_size=window, shift_size=shift, **fixed
+        )
+
+    with (
+        patch.multiple(ops, linear=reference.linear, window_attention=attention),
+        patch.multiple(esvit_loss, region_match=matched, prototype_cross_entropy=cross_entropy),
+        patch.object(swin_block, "through", lambda first, x, then: then(first(x))),
+        patch.object(patches, "through", lambda first, x, then: then(first(x))),
+    ):
+        yield
+
+
+CONTESTANTS = {
+    "plain torch": plain_torch,
+    "reference backend": lambda: ops.backend("reference"),
+    "esvit_fast": nullcontext,
+}
+"""Names, and what surrounds a step; the first is what others are compared with."""
+
+
+def configured(recipe: str, batch: int, precision: str, device: str) -> Config:
+    """The recipe for one small batch, with its last layer trained from the first step."""
+    config = load_config(recipe)
+    train = replace(
+        config.train,
+        batch_size=batch,
+        precision=precision,
+        device=device,
+        freeze_last_layer_epochs=0,
+        accumulation_steps=1,
+    )
+    return validate(replace(config, train=train))
+
+
+def make_batch(config: Config) -> Batch:
+    """Noise where images would be: no step depends on what it sees."""
+    g, crops, batch = torch.Generator().manual_seed(0), config.data.crops, config.train.batch_size
+    sizes = crops.sizes
+    shapes = [(sizes.count(size), batch, 3, size, size) for size in dict.fromkeys(sizes)]
+    return Batch(
+        [torch.randint(256, shape, generator=g, dtype=torch.uint8) for shape in shapes],
+        torch.rand(len(sizes), batch, 11, generator=g),
+        torch.arange(batch),
+        [],
+    )
+
+
+def stepper(config: Config, around: Callable[[], AbstractContextManager], batch: Batch) -> Callable[[], StepResult]:
+    """A run of its own, which each call takes one step further."""
+    trainer = Trainer(config, 1000 * config.train.batch_size, Ranks(0, 1, torch.device(config.train.device)))
+
+    def step() -> StepResult:
+        with around():
+            return trainer.train_step([batch])
+
+    return step
+
+
+def measure(recipe: str, names: Sequence[str], batch: int, precision: str, device: str, rounds: int) -> dict:
+    """A record. The gate: loss and gradient norm of the first step are those of plain torch, to 1e-4 in float32."""
+    names = ["plain torch", *(name for name in names if name != "plain torch")]
+    config = configured(recipe, batch, precision, device)
+    images = make_batch(config)
+    steps = {name: stepper(config, CONTESTANTS[name], images) for name in names}
+    rows, first = {}, {}
+    for name, step in steps.items():
+        done = step()
+        first[name] = torch.stack([done.values["loss"], done.grad_norm.float()])
+        error = ((first[name] - first["plain torch"]) / first["plain torch"]).abs().max().item()
+        ratio = error / (1e-4 if precision == "fp32" else 1e-2)
+        rows[name] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
+    passed = {name: step for name, step in steps.items() if rows[name]["gate"] == "pass"}
+    for name, times in interleaved(passed, rounds, device).items():
+        rows[name] |= {"training": times, "peak_bytes": peak_bytes(passed[name], device)}
+        if not on_gpu(device):
+            rows[name]["resident_bytes"] = resident_growth(passed[name])
+    record = {"op": "step", "case": recipe, "shape": {"batch": batch, "views": list(config.data.crops.sizes)}}
+    return record | {"dtype": precision, "rounds": rounds, "contestants": rows} | provenance(device)
+
+
+def table(record: dict) -> str:
+    """A record for people to read."""
+    rows = record["contestants"]
+    lines = [f"{record['case']}: {record['shape']['batch']} images, a training step, {record['dtype']}"]
+    for name, row in rows.items():
+        if "training" not in row:
+            lines.append(f"  {name:18} gate {row['gate']}: {row['error']} of what is allowed")
+            continue
+        times = rows["plain torch"]["training"]["p50"] / row["training"]["p50"]
+        resident = f"{row['resident_bytes'] / 2**20:6.0f} MiB resident" if "resident_bytes" in row else ""
+        lines.append(
+            f"  {name:18} {row['training']['p50']:8.1f} ms {times:6.2f}x {row['peak_bytes'] / 2**20:6.0f} MiB "
+            f"allocated {resident}  {row['error']:.2f} of what is allowed"
+        )
+    return "\n".join(lines)

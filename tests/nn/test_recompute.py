@@ -1,0 +1,87 @@
+"""What is computed again in the backward pass: the same numbers, and less that is kept."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from esvit_fast.nn import SwinBlock
+from esvit_fast.nn.recompute import through
+
+
+def layers(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.LayerNorm(6).to(dtype), nn.Linear(6, 5).to(dtype), torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
+
+
+def grads(out, first, then, x):
+    return torch.autograd.grad(out.float().square().sum(), [x, *first.parameters(), *then.parameters()])
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("first", [nn.LayerNorm(6), nn.GELU()])
+def test_the_numbers_are_those_without_it(first, autocast):
+    _, then, x = layers()
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        ours, plain = through(first, x, then), then(first(x))
+    assert torch.equal(ours, plain)
+    assert all(map(torch.equal, grads(ours, first, then, x), grads(plain, first, then, x)))
+
+
+def kept(function):
+    """Elements of what is saved, each storage once."""
+    seen = {}
+
+    def pack(tensor):
+        seen[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function()
+    return sum(seen.values())
+
+
+def test_what_is_kept():
+    """What is alive after a forward pass, as those who look from outside are left to keep what they like."""
+    first, then, x = layers()
+    calls = []
+    first.register_forward_hook(lambda *_: calls.append(1))
+    middle = []
+    out = through(first, x, lambda y: middle.append(y.data_ptr()) or then(y))
+    node = out.grad_fn
+    saved = [getattr(n, name) for n, name in saved_of(node)]
+    assert saved and all(t.data_ptr() != middle[0] for t in saved)
+    grads(out, first, then, x)
+    assert len(calls) == 1
+    plain = then(y := first(x))
+    assert any(getattr(n, name).data_ptr() == y.data_ptr() for n, name in saved_of(plain.grad_fn))
+
+
+def saved_of(node):
+    for n in [node, *(f for f, _ in node.next_functions if f is not None)]:
+        for name in dir(n):
+            if name.startswith("_saved_") and isinstance(getattr(n, name), torch.Tensor):
+                yield n, name
+
+
+def test_checkpointing_a_block_keeps_nothing_but_its_input():
+    torch.manual_seed(0)
+    block, x = SwinBlock(16, 2, 4, 2), torch.randn(2, 9, 9, 16, requires_grad=True)
+    whole = kept(lambda: block(x))
+    alone = kept(lambda: checkpoint(block, x, use_reentrant=False))
+    assert alone <= x.numel() < whole
+    first = torch.autograd.grad(block(x).square().sum(), x)
+    again = torch.autograd.grad(checkpoint(block, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(first, again)
+
+
+def test_second_derivatives():
+    first, then, x = layers(torch.float64)
+    assert torch.autograd.gradgradcheck(lambda x: through(first, x, then).square(), x)
+
+
+def test_a_block_compiles_to_one_graph():
+    torch.manual_seed(0)
+    block, x = SwinBlock(16, 2, 4, 2), torch.randn(1, 8, 8, 16, requires_grad=True)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), block(x))
