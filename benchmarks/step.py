@@ -24,7 +24,7 @@ def plain_torch() -> Iterator[None]:
     """The oracles in place of the operators, under torch's autograd, which keeps all that they make."""
 
     def matched(student, teacher, *, match_dtype=None):
-        return reference.region_match(student.detach(), teacher.detach(), match_dtype)
+        return ops.Matches(*reference.region_match(student.detach(), teacher.detach(), match_dtype))
 
     def cross_entropy(
         student, weight, teacher, teacher_weight, center, pairs, *, student_weight_g, teacher_weight_g, **t

@@ -1,6 +1,7 @@
 // Private operators that the Python implementations call; the public ones are defined in Python.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 #include <tuple>
@@ -14,6 +15,7 @@ std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     Tensor, Tensor, Tensor, Optional, Optional, Optional, Optional, Optional, bool);
 Tensor prototype_weight_norm_backward(Tensor, Tensor, Tensor, Tensor);
+std::tuple<Tensor, Tensor, Tensor> region_match(Tensor, Tensor, std::optional<torch::headeronly::ScalarType>);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
@@ -27,6 +29,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
       "prototype_assignment(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "
       "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("prototype_weight_norm_backward(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor");
+  m.def("region_match(Tensor student, Tensor teacher, ScalarType? rounding) -> (Tensor, Tensor, Tensor)");
   m.def(
       "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");
@@ -40,6 +43,7 @@ STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
   m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));
   m.impl("prototype_weight_norm_backward", TORCH_BOX(&esvit_fast::prototype_weight_norm_backward));
+  m.impl("region_match", TORCH_BOX(&esvit_fast::region_match));
   m.impl("window_attention", TORCH_BOX(&esvit_fast::window_attention));
   m.impl("window_attention_backward", TORCH_BOX(&esvit_fast::window_attention_backward));
   m.impl("window_attention_bias_backward", TORCH_BOX(&esvit_fast::window_attention_bias_backward));

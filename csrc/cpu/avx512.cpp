@@ -1,5 +1,6 @@
 #include "linear.h"
 #include "prototype_cross_entropy.h"
+#include "region_match.h"
 #include "window_attention.h"
 
 #if defined(__x86_64__)
@@ -11,6 +12,7 @@ namespace esvit_fast::avx512 {
 #include "simd.h"
 #include "linear_kernel.h"
 #include "prototype_cross_entropy_kernel.h"
+#include "region_match_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::avx512
 #endif

@@ -1,5 +1,6 @@
 #include "linear.h"
 #include "prototype_cross_entropy.h"
+#include "region_match.h"
 #include "window_attention.h"
 
 #define VECTOR_BYTES 16
@@ -8,5 +9,6 @@ namespace esvit_fast::baseline {
 #include "simd.h"
 #include "linear_kernel.h"
 #include "prototype_cross_entropy_kernel.h"
+#include "region_match_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::baseline

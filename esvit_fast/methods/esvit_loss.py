@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -39,13 +40,27 @@ class Projection:
     features: Tensor | None = None
 
 
+class MatchStatistics(NamedTuple):
+    """What the matches of regions look like; scalars.
+
+    Attributes:
+        similarity: mean cosine similarity of matched regions.
+        margin: how much less similar the second best is, on average.
+        repeated: share of regions whose match another region of the same view has, too.
+    """
+
+    similarity: Tensor
+    margin: Tensor
+    repeated: Tensor
+
+
 class EsViTStatistics(NamedTuple):
     """Losses of the two tasks (unweighted, not differentiable) and what their teachers' assignments look like.
 
     Attributes:
         view_loss, region_loss: mean cross-entropy in nats; None where a task has no weight.
         view, region: `ops.Statistics`, likewise.
-        match_similarity: mean cosine similarity of matched regions.
+        match: `MatchStatistics`; None without a region task.
         koleo_loss: mean of `koleo` over the views that the teacher sees; None where it has no weight.
     """
 
@@ -53,7 +68,7 @@ class EsViTStatistics(NamedTuple):
     region_loss: Tensor | None
     view: Statistics | None
     region: Statistics | None
-    match_similarity: Tensor | None
+    match: MatchStatistics | None
     koleo_loss: Tensor | None = None
 
 
@@ -133,13 +148,13 @@ class EsViTLoss(nn.Module):
                 f"views: the student has {views}, the teacher {teachers}; pass at least 2, of which it sees the first"
             )
         batch = self._batch(student, teacher)
-        terms, losses, statistics, similarity, spread = [], {}, {}, None, None
+        terms, losses, statistics, match, spread = [], {}, {}, None, None
         with torch.autocast(getattr(student, self.tasks[0]).device.type, enabled=False):
             for task in self.tasks:
                 if task == "view":
                     pairs = view_pairs(batch, views, teachers, student.view)
                 else:
-                    pairs, similarity = region_pairs(batch, student, teacher, self.match_dtype)
+                    pairs, match = region_pairs(batch, student, teacher, self.match_dtype)
                 # the operators' gradients are made with the loss: weighted before, they need no pass of their own
                 weight = self.weights[task]
                 pairs = pairs._replace(weight=weight * pairs.weight)
@@ -155,7 +170,7 @@ class EsViTLoss(nn.Module):
             losses.get("region"),
             statistics.get("view"),
             statistics.get("region"),
-            similarity,
+            match,
             spread,
         )
 
@@ -245,33 +260,42 @@ def view_pairs(batch: int, views: int, teachers: int, like: Tensor) -> Pairs:
 
 def region_pairs(
     batch: int, student: Projection, teacher: Projection, match_dtype: torch.dtype | None
-) -> tuple[Pairs, Tensor]:
+) -> tuple[Pairs, MatchStatistics]:
     """Pair every student region with its best match in every other teacher view; the weights sum to 1.
 
-    Each pair of views has the same weight, shared equally by the student's regions. Also returns the mean similarity.
+    Each pair of views has the same weight, shared equally by the student's regions.
     """
-    starts = _starts(batch, student.tokens), _starts(batch, teacher.tokens)
-    teacher_maps = [f.unflatten(0, (batch, -1)) for f in _split(teacher.features, batch, teacher.tokens)]
-    device, parts, similarities = student.features.device, [], []
-    pairs_of_views = sum(v != q for q in range(len(teacher_maps)) for v in range(len(student.tokens)))
-    for tokens, group in groupby(range(len(student.tokens)), key=lambda v: student.tokens[v]):
-        group = list(group)
-        first, count = starts[0][group[0]], len(group) * batch * tokens
-        maps = student.features[first : first + count].view(len(group), batch, tokens, -1)
-        rows = torch.arange(first, first + count, device=device).view(len(group), batch, tokens)
-        for q, teacher_map in enumerate(teacher_maps):
-            keep = [i for i, v in enumerate(group) if v != q]
-            if not keep:
-                continue
-            index, similarity = region_match(
-                maps[keep].transpose(0, 1).flatten(1, 2), teacher_map, match_dtype=match_dtype
-            )
-            offset = starts[1][q] + teacher_map.shape[1] * torch.arange(batch, device=device)
-            target = (index + offset[:, None]).unflatten(1, (len(keep), tokens)).transpose(0, 1)  # [views, B, tokens]
-            weight = _constant(target.numel(), 1 / (pairs_of_views * batch * tokens), student.features)
-            parts.append((rows[keep].flatten(), target.flatten(), weight))
-            similarities.append(similarity.sum() * weight[0])
-    return Pairs(*(torch.cat(x) for x in zip(*parts, strict=True))), sum(similarities)
+    device, parts, found = student.features.device, [], []
+    pairs_of_views = sum(v != q for q in range(len(teacher.tokens)) for v in range(len(student.tokens)))
+    for tokens, views, rows, maps in _groups(batch, student):
+        for _, teachers, rows_t, maps_t in _groups(batch, teacher):
+            matches = region_match(maps.transpose(0, 1).flatten(1, 2), maps_t.transpose(0, 1), match_dtype=match_dtype)
+            index, similarity, margin = (x.unflatten(2, (len(views), tokens)) for x in matches)
+            target = index + rows_t[..., 0].T[..., None, None]  # [B, teachers, views, tokens]
+            for i, q in enumerate(teachers):
+                keep = [j for j, v in enumerate(views) if v != q]
+                if not keep:
+                    continue
+                pairs = [rows[keep], target[:, i, keep].transpose(0, 1)]  # [views, B, tokens]
+                weight = _constant(pairs[0].numel(), 1 / (pairs_of_views * batch * tokens), student.features)
+                parts.append((*(x.flatten() for x in pairs), weight))
+                taken = torch.zeros(len(keep), len(teacher.features), dtype=similarity.dtype, device=device)
+                taken.scatter_(1, pairs[1].flatten(1), 1.0)
+                means = similarity[:, i, keep].sum(), margin[:, i, keep].sum(), pairs[0].numel() - taken.sum()
+                found.append(torch.stack(means) * weight[0])
+    return Pairs(*(torch.cat(x) for x in zip(*parts, strict=True))), MatchStatistics(*sum(found))
+
+
+def _groups(batch: int, projection: Projection) -> Iterator[tuple[int, list[int], Tensor, Tensor]]:
+    """Neighbouring views of one size: tokens, numbers of the views, rows [views, B, tokens] and maps [..., C]."""
+    first, device = 0, projection.features.device
+    for tokens, group in groupby(range(len(projection.tokens)), key=lambda v: projection.tokens[v]):
+        views = list(group)
+        shape = len(views), batch, tokens
+        count = math.prod(shape)
+        rows = torch.arange(first, first + count, device=device).view(shape)
+        yield tokens, views, rows, projection.features[first : first + count].view(*shape, -1)
+        first += count
 
 
 def _of_task(projection: Projection, task: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -291,11 +315,3 @@ def _logits(rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) ->
 
 def _constant(length: int, value: float, like: Tensor) -> Tensor:
     return torch.full((length,), value, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-
-
-def _starts(batch: int, tokens: Sequence[int]) -> list[int]:
-    return [batch * sum(tokens[:v]) for v in range(len(tokens))]
-
-
-def _split(rows: Tensor, batch: int, tokens: Sequence[int]) -> tuple[Tensor, ...]:
-    return rows.split([batch * n for n in tokens])

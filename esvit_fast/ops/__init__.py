@@ -4,7 +4,7 @@ from ._pairs import Pairs, Statistics
 from ._plan import ORDER, BackendError, Facts, Plan, backend, plan
 from .linear import linear
 from .prototype_cross_entropy import prototype_cross_entropy
-from .region_match import region_match
+from .region_match import Matches, region_match
 from .soft_cross_entropy import soft_cross_entropy
 from .window_attention import window_attention
 
@@ -12,6 +12,7 @@ __all__ = [
     "ORDER",
     "BackendError",
     "Facts",
+    "Matches",
     "Pairs",
     "Plan",
     "Statistics",

@@ -13,6 +13,7 @@ _CPU_SCHEMAS = {
     "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "prototype_weight_norm_backward": "(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor",
+    "region_match": "(Tensor student, Tensor teacher, ScalarType? rounding) -> (Tensor, Tensor, Tensor)",
     "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, "
     "Tensor columns, int column_kinds, float scale) -> Tensor",
     "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "

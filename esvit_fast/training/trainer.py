@@ -75,7 +75,10 @@ def _values(loss: Tensor, statistics: EsViTStatistics) -> dict[str, Tensor]:
     values = {"loss": loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
     for prefix, task in (("", statistics.view), ("region_", statistics.region)):
         values |= {f"{prefix}{name}": value for name, value in (task._asdict() if task else {}).items()}
-    values |= {"koleo_loss": statistics.koleo_loss, "match_similarity": statistics.match_similarity}
+    values |= {
+        f"match_{name}": value for name, value in (statistics.match._asdict() if statistics.match else {}).items()
+    }
+    values |= {"koleo_loss": statistics.koleo_loss}
     return {name: value.detach().float() for name, value in values.items() if value is not None}
 
 

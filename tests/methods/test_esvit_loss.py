@@ -103,7 +103,7 @@ def test_without_regions_it_is_dino():
     loss_with_two = loss(student, Projection((1, 1), teacher.view[:6], teacher.view_prototypes), 0.4)[0]
     torch.testing.assert_close(loss_with_two, sum(terms) / len(terms), rtol=1e-13, atol=0)
     assert value != loss_with_two
-    assert statistics.region is None and statistics.match_similarity is None
+    assert statistics.region is None and statistics.match is None
     assert not hasattr(loss, "region_center")
 
 
@@ -269,3 +269,25 @@ def test_sinkhorn_loss_is_that_of_balanced_targets():
     assert torch.equal(loss.view_center, center)
     with pytest.raises(ValueError, match="centering='median' must be mean or sinkhorn"):
         EsViTLoss(6, centering="median")
+
+
+def test_statistics_of_matches():
+    """Two views of one image; three regions of the student meet two of the teacher's in each of the other's views."""
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], dtype=F64)
+    g = torch.Generator().manual_seed(0)
+    rows, prototypes = torch.randn(6, 4, generator=g, dtype=F64), torch.randn(6, 4, generator=g, dtype=F64)
+    student = Projection((3, 3), region=rows, region_prototypes=prototypes, features=features.repeat(2, 1))
+    teacher = replace(student, tokens=(2, 2), region=rows[:4], features=torch.eye(2, dtype=F64).repeat(2, 1))
+    _, statistics = EsViTLoss(6, view_weight=0.0).to(F64)(student, teacher, 0.4)
+    near = 0.9 / math.hypot(0.9, 0.1)
+    assert statistics.match.similarity.item() == pytest.approx((1 + near + 1) / 3)
+    assert statistics.match.margin.item() == pytest.approx((1 + near * 8 / 9 + 1) / 3)
+    assert statistics.match.repeated.item() == pytest.approx(1 / 3)
+
+
+def test_teachers_of_two_sizes():
+    student, teacher = projection(2, [3, 2, 2], seed=1), projection(2, [3, 2], seed=2)
+    loss = make_loss()
+    value, _ = loss(student, teacher, 0.4)
+    view, region = written_out(student, teacher, loss, 0.4)
+    torch.testing.assert_close(value, 0.5 * view + 0.5 * region, rtol=1e-12, atol=0)

@@ -1,4 +1,7 @@
-"""Matching regions by cosine similarity."""
+"""Matching regions by cosine similarity: every backend that runs here."""
+
+import math
+import random
 
 import pytest
 import torch
@@ -6,56 +9,142 @@ from torch.library import opcheck
 
 from esvit_fast import ops
 
+from .problems import BACKENDS, NATIVE
 
-def test_is_the_first_maximum_of_the_cosine_similarity():
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@each_backend
+def test_is_the_first_maximum_of_the_cosine_similarity(backend):
     torch.manual_seed(0)
     student, teacher = torch.randn(3, 7, 5, dtype=torch.float64), torch.randn(3, 11, 5, dtype=torch.float64)
-    index, similarity = ops.region_match(student, teacher)
+    index, similarity, margin = ops.region_match(student, teacher, backend=backend)
     cosine = torch.nn.functional.cosine_similarity(student[:, :, None], teacher[:, None], dim=-1)
     assert index.dtype == torch.int64
     assert torch.equal(index, cosine.argmax(-1))
-    torch.testing.assert_close(similarity, cosine.max(-1).values)
+    best = cosine.topk(2).values
+    torch.testing.assert_close(similarity, best[..., 0])
+    torch.testing.assert_close(margin, best[..., 0] - best[..., 1])
 
 
-def test_ties_go_to_the_first():
+@NATIVE
+@pytest.mark.parametrize("part", range(4))
+def test_cpu_finds_what_torch_finds_at_any_size(part):
+    for seed in range(15 * part, 15 * part + 15):
+        r, g = random.Random(seed), torch.Generator().manual_seed(seed)
+        tokens, candidates = (r.choice([1, 2, 49, 63, 64, 65, r.randint(1, 300), 1024]) for _ in range(2))
+        channels, views = r.choice([1, 3, 16, 96, r.randint(1, 200)]), r.choice([None, 1, 2])
+        batch = r.randint(1, 3)
+        dtype = r.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+        shape = (batch, candidates, channels) if views is None else (batch, views, candidates, channels)
+        student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
+        teacher = torch.randn(shape, generator=g).to(dtype)
+        half = candidates // 2 if r.random() < 0.5 else 0
+        if half:  # every region twice, and one more: of two the first wins
+            teacher = torch.cat([teacher[..., :half, :]] * 2 + [teacher[..., -1:, :]], -2)
+        found, plain = (ops.region_match(student, teacher, backend=b) for b in ("cpu", "reference"))
+        exact = ops.region_match(student.double(), teacher.double(), backend="reference")
+        clear = exact.margin > 1e-5
+        assert found.index.shape == plain.index.shape == plain.similarity.shape
+        assert torch.equal(found.index[clear], exact.index[clear]), seed
+        assert not half or ((found.index < half) | (found.index == 2 * half)).all(), seed
+        assert found.similarity.dtype == plain.similarity.dtype
+        for ours, true in ((found.similarity, exact.similarity), (found.margin, exact.margin)):
+            torch.testing.assert_close(ours.double(), true, rtol=0, atol=2e-6)
+
+
+@each_backend
+def test_ties_go_to_the_first(backend):
     teacher = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]])
-    index, similarity = ops.region_match(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), teacher)
+    index, similarity, margin = ops.region_match(torch.tensor([[[5.0, 0.0], [0.0, 0.0]]]), teacher, backend=backend)
     assert index.tolist() == [[1, 0]]
     assert similarity.tolist() == [[1.0, 0.0]]
+    assert margin.tolist() == [[0.0, 0.0]]
 
 
-def test_length_of_features_does_not_matter():
+@each_backend
+def test_what_is_no_number_is_matched_first_as_in_torch_max(backend):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(1, 4, 3), torch.randn(1, 70, 3)
+    teacher[0, 66, 1] = teacher[0, 68, 0] = math.nan
+    student[0, 2] = math.nan
+    index, similarity, _ = ops.region_match(student, teacher, backend=backend)
+    assert index.tolist() == [[66, 66, 0, 66]]
+    assert similarity.isnan().all()
+
+
+@each_backend
+def test_a_single_region_has_no_rival(backend):
+    index, _, margin = ops.region_match(torch.ones(1, 2, 3), torch.ones(1, 1, 3), backend=backend)
+    assert index.tolist() == [[0, 0]] and margin.tolist() == [[math.inf, math.inf]]
+
+
+@each_backend
+def test_views_of_the_teacher_are_matched_each_on_its_own(backend):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 6), torch.randn(2, 3, 7, 6)
+    together = ops.region_match(student, teacher, backend=backend)
+    for q in range(3):
+        alone = ops.region_match(student, teacher[:, q], backend=backend)
+        for ours, theirs in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[:, q], theirs)
+
+
+@each_backend
+def test_length_of_features_does_not_matter(backend):
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 4, 8), torch.randn(2, 6, 8)
-    scaled = ops.region_match(student * 2, teacher * torch.tensor([1.0, 4.0, 0.5, 8.0, 2.0, 16.0])[:, None])
-    assert torch.equal(scaled[0], ops.region_match(student, teacher)[0])
+    lengths = torch.tensor([1.0, 4.0, 0.5, 8.0, 2.0, 16.0])[:, None]
+    scaled = ops.region_match(student * 2, teacher * lengths, backend=backend)
+    assert torch.equal(scaled.index, ops.region_match(student, teacher, backend=backend).index)
 
 
-def test_half_precision_features_are_compared_in_float32():
+@each_backend
+def test_half_precision_features_are_compared_in_float32(backend):
     torch.manual_seed(0)
     common = torch.randn(1, 1, 64)
     student, teacher = (common + 0.05 * torch.randn(1, 49, 64) for _ in range(2))
-    exact = ops.region_match(student, teacher)[0]
+    exact = ops.region_match(student, teacher, backend=backend).index
     assert torch.equal(
-        ops.region_match(student.bfloat16().float(), teacher.bfloat16().float())[0],
-        ops.region_match(student.bfloat16(), teacher.bfloat16())[0],
+        ops.region_match(student.bfloat16().float(), teacher.bfloat16().float(), backend=backend).index,
+        ops.region_match(student.bfloat16(), teacher.bfloat16(), backend=backend).index,
     )
-    rounded = ops.region_match(student, teacher, match_dtype=torch.bfloat16)[0]
+    rounded = ops.region_match(student, teacher, match_dtype=torch.bfloat16, backend=backend).index
     assert (rounded != exact).float().mean() > 0.2
     # ties of rounded similarities pull matches to the first regions
     assert rounded.float().mean() < 0.7 * exact.float().mean()
 
 
-def test_gives_no_gradient():
+@NATIVE
+@pytest.mark.parametrize("rounding", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_numbers_are_rounded_as_by_torch(rounding, dtype):
+    torch.manual_seed(0)
+    common = torch.randn(1, 1, 64, dtype=dtype)
+    student, teacher = (common + 0.2 * torch.randn(4, 49, 64, dtype=dtype) for _ in range(2))
+    ours, theirs = (ops.region_match(student, teacher, match_dtype=rounding, backend=b) for b in ("cpu", "reference"))
+    # one sum in another order may be rounded to the other side
+    assert (ours.index == theirs.index).float().mean() > 0.97
+    step = torch.finfo(rounding).eps if rounding.itemsize == 2 else 1e-6
+    torch.testing.assert_close(ours.similarity, theirs.similarity, rtol=0, atol=step)
+
+
+@each_backend
+def test_gives_no_gradient(backend):
     student = torch.randn(1, 3, 4, requires_grad=True)
-    assert not ops.region_match(student, student)[1].requires_grad
+    assert not ops.region_match(student, student, backend=backend).similarity.requires_grad
 
 
-def test_opcheck():
+@each_backend
+def test_opcheck(backend):
     student = torch.randn(2, 3, 4)
-    for teacher, dtype in ((torch.randn(2, 5, 4), None), (torch.randn(5, 2, 4).transpose(0, 1), torch.bfloat16)):
-        opcheck(torch.ops.esvit_fast.region_match.default, (student, teacher, dtype, "reference"))
-    opcheck(torch.ops.esvit_fast.region_match.default, (student[:0], torch.randn(0, 5, 4), None, "reference"))
+    for teacher, dtype in (
+        (torch.randn(2, 5, 4), None),
+        (torch.randn(5, 2, 4).transpose(0, 1), torch.bfloat16),
+        (torch.randn(2, 2, 5, 4), None),
+    ):
+        opcheck(torch.ops.esvit_fast.region_match.default, (student, teacher, dtype, backend))
+    opcheck(torch.ops.esvit_fast.region_match.default, (student[:0], torch.randn(0, 5, 4), None, backend))
 
 
 @pytest.mark.parametrize(
@@ -67,6 +156,7 @@ def test_opcheck():
             ValueError,
             r"student has shape \(2, 3\); it must be \[B, tokens, C\]",
         ),
+        (torch.zeros(1, 2, 3), torch.zeros(2, 3), ValueError, r"teacher has shape \(2, 3\).*\[B, views, tokens, C\]"),
         (torch.zeros(1, 2, 3).int(), torch.zeros(1, 2, 3), TypeError, "student has dtype torch.int32"),
         (torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), ValueError, "must agree in B and C"),
         (torch.zeros(1, 2, 3), torch.zeros(1, 0, 3), ValueError, "at least one token"),
@@ -84,4 +174,4 @@ def test_autocast_does_not_round_the_similarity():
     exact = ops.region_match(student, teacher)
     with torch.autocast("cpu", torch.bfloat16):
         cast = ops.region_match(student, teacher)
-    assert torch.equal(exact[0], cast[0]) and torch.equal(exact[1], cast[1])
+    assert all(map(torch.equal, exact, cast))
