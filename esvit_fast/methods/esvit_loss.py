@@ -128,8 +128,7 @@ class EsViTLoss(nn.Module):
         self.tasks = [task for task, weight in self.weights.items() if weight > 0]
         for task in self.tasks:
             self.register_buffer(f"{task}_center", torch.zeros(out_dim))
-            self.register_buffer(f"{task}_sum", torch.zeros(out_dim), persistent=False)
-            self.register_buffer(f"{task}_rows", torch.zeros(()), persistent=False)
+        self.forget()
 
     def forward(self, student: Projection, teacher: Projection, teacher_temp: float) -> tuple[Tensor, EsViTStatistics]:
         """Loss, a scalar differentiable in the student's rows and prototypes, and statistics.
@@ -193,8 +192,8 @@ class EsViTLoss(nn.Module):
         rows_t, prototypes_t, weight_g_t = (None if x is None else x.detach() for x in _of_task(teacher, task))
         temperatures = {"student_temp": self.student_temp, "teacher_temp": teacher_temp}
         if self.centering == "sinkhorn":
-            logits = _logits(rows_t, prototypes_t, weight_g_t)
-            center = -teacher_temp * sinkhorn_bias(logits / teacher_temp, self.all_reduce)
+            bias = sinkhorn_bias(rows_t, prototypes_t, weight_g_t, temp=teacher_temp, all_reduce=self.all_reduce)
+            center = -teacher_temp * bias
         else:
             center = self._note_center(task, rows_t, prototypes_t, weight_g_t)
         if prototypes is None:
@@ -204,46 +203,86 @@ class EsViTLoss(nn.Module):
 
     @torch.no_grad()
     def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) -> Tensor:
-        """Add logits to the running sum; the centre as it is, in a copy, as it may move before the backward pass."""
-        center = getattr(self, f"{task}_center").clone()
-        # logits are linear in the rows, so the sum of logits is the logit of the sum
-        getattr(self, f"{task}_sum").add_(_logits(rows.to(center.dtype).sum(0), prototypes, weight_g))
-        getattr(self, f"{task}_rows").add_(len(rows))
-        return center
+        """Add rows to the running sum; the centre as it is, in a copy, as it may move before the backward pass."""
+        center = getattr(self, f"{task}_center")
+        total, count = rows.to(center.dtype).sum(0), rows.new_tensor([len(rows)], dtype=center.dtype)
+        if task in self._noted:
+            total, count = total + self._noted[task].total, count + self._noted[task].count
+        self._noted[task] = _Noted(total, count, prototypes, weight_g)
+        return center.clone()
 
     @torch.no_grad()
     def update_centers(self) -> None:
-        """Move the centres towards the mean of the teacher's logits since the last call, and forget those."""
-        for task in self.tasks:
-            total, rows = getattr(self, f"{task}_sum"), getattr(self, f"{task}_rows")
-            self.all_reduce(total)
-            self.all_reduce(rows)
-            center = getattr(self, f"{task}_center")
-            center.lerp_(torch.where(rows > 0, total / rows, center), 1 - self.center_momentum)
-        self.forget()
+        """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
+
+        Logits are linear in the rows, so their mean is the logit of the mean row: what is reduced over ranks is as
+        wide as the bottleneck, at once for both tasks. All ranks must have the same teacher.
+        """
+        noted, self._noted = self._noted, {}
+        if not noted:
+            return
+        parts = [x for n in noted.values() for x in (n.total, n.count)]
+        flat = torch.cat(parts)
+        self.all_reduce(flat)
+        sums = iter(flat.split([len(x) for x in parts]))
+        for task, n in noted.items():
+            mean = next(sums) / next(sums)
+            getattr(self, f"{task}_center").lerp_(_logits(mean, n.prototypes, n.weight_g), 1 - self.center_momentum)
 
     def forget(self) -> None:
         """Drop what has been summed for the centres since their last update, as when a step is not taken."""
-        for task in self.tasks:
-            getattr(self, f"{task}_sum").zero_()
-            getattr(self, f"{task}_rows").zero_()
+        self._noted: dict[str, _Noted] = {}
+
+
+class _Noted(NamedTuple):
+    """The teacher's rows since the last update of a centre: their sum, how many, and what makes logits of them."""
+
+    total: Tensor
+    count: Tensor
+    prototypes: Tensor | None
+    weight_g: Tensor | None
 
 
 @torch.no_grad()
 def sinkhorn_bias(
-    logits: Tensor, all_reduce: Callable[[Tensor], object] = lambda tensor: tensor, iterations: int = 3
+    rows: Tensor,
+    prototypes: Tensor | None = None,
+    weight_g: Tensor | None = None,
+    *,
+    temp: float = 1.0,
+    all_reduce: Callable[[Tensor], object] = lambda tensor: tensor,
+    iterations: int = 3,
+    chunk: int = 2**23,
 ) -> Tensor:
-    """Logarithm of the factor of each prototype that balances assignments (Sinkhorn-Knopp): [M, K] -> [K].
+    """Logarithm of the factor of each prototype that balances assignments (Sinkhorn-Knopp): [K].
 
-    ``softmax(logits + bias)`` are the balanced assignments: after some iterations their mean over all rows of all
-    ranks is nearly uniform. Sums are formed from exponentials in float64, which hold logits up to 700.
+    ``softmax(logits / temp + bias)`` are the balanced assignments: after some iterations their mean over all rows of
+    all ranks is nearly uniform. Logits are made, used and forgotten for some prototypes at a time, once an iteration.
+    Sums over ranks are formed from exponentials in float64, which hold scores up to 700.
+
+    Args:
+        rows: [M, D], whose logits are those with the prototypes; or logits [M, K].
+        prototypes, weight_g: as in `Projection`; None: rows are logits.
+        temp: temperature.
+        all_reduce: sums a tensor over all ranks, in place.
+        chunk: elements of logits that are held at a time.
     """
-    bias = row = torch.zeros((), device=logits.device, dtype=logits.dtype)
+    count = rows.shape[1] if prototypes is None else len(prototypes)
+    size = max(1, chunk // len(rows))
+    row = rows.new_zeros(len(rows), 1)
     for _ in range(iterations):
-        total = (logits + row).logsumexp(0).double().exp()
-        all_reduce(total)
-        bias = -total.log().to(logits.dtype)
-        row = -(logits + bias).logsumexp(1, keepdim=True)
+        biases, reached = [], torch.full_like(row, -torch.inf)
+        for first in range(0, count, size):
+            part = slice(first, first + size)
+            if prototypes is None:
+                scores = rows[:, part] / temp
+            else:
+                scores = _logits(rows, prototypes[part], None if weight_g is None else weight_g[part]) / temp
+            total = (scores + row).logsumexp(0).double().exp()
+            all_reduce(total)
+            biases.append(-total.log().to(rows.dtype))
+            reached = torch.logaddexp(reached, (scores + biases[-1]).logsumexp(1, keepdim=True))
+        bias, row = torch.cat(biases), -reached
     return bias - bias.mean()
 
 

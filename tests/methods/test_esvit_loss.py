@@ -126,7 +126,11 @@ def test_given_logits_equal_given_prototypes():
 def test_centers_follow_the_mean_of_all_micro_batches():
     loss = make_loss(center_momentum=0.8)
     before = {task: getattr(loss, f"{task}_center").clone() for task in loss.tasks}
-    batches = [(projection(2, [3, 3], seed=s), projection(2, [3, 3], seed=s + 10)) for s in (1, 2, 3)]
+    teacher = projection(2, [3, 3], seed=10)
+    batches = [
+        (projection(2, [3, 3], seed=s), replace(teacher, view=s * teacher.view, region=teacher.region - s))
+        for s in (1, 2, 3)
+    ]
     for student, teacher in batches:
         loss(student, teacher, 0.4)
         assert torch.equal(loss.view_center, before["view"])
@@ -156,7 +160,7 @@ def test_centers_of_several_ranks():
         one(projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4)
     loss.update_centers()
     alone.update_centers()
-    assert len(reduced) == 4
+    assert [len(x) for x in reduced] == [2 * (4 + 1)]  # the width of the bottleneck, not the number of prototypes
     torch.testing.assert_close(loss.view_center, alone.view_center)
 
 
@@ -253,7 +257,7 @@ def test_sinkhorn_gives_every_prototype_the_same_share():
 def test_sinkhorn_over_ranks_is_that_of_all_rows():
     logits = torch.randn(8, 6, dtype=F64, generator=torch.Generator().manual_seed(0))
     whole = sinkhorn_bias(logits.repeat(2, 1))
-    torch.testing.assert_close(sinkhorn_bias(logits, lambda x: x.mul_(2)), whole)
+    torch.testing.assert_close(sinkhorn_bias(logits, all_reduce=lambda x: x.mul_(2)), whole)
 
 
 def test_sinkhorn_loss_is_that_of_balanced_targets():
@@ -291,3 +295,17 @@ def test_teachers_of_two_sizes():
     value, _ = loss(student, teacher, 0.4)
     view, region = written_out(student, teacher, loss, 0.4)
     torch.testing.assert_close(value, 0.5 * view + 0.5 * region, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 80, 10_000])
+def test_sinkhorn_of_few_prototypes_at_a_time(chunk):
+    g = torch.Generator().manual_seed(0)
+    rows, prototypes, weight_g = (torch.randn(*s, generator=g, dtype=F64) for s in ((20, 4), (9, 4), (9, 1)))
+    logits = rows @ (weight_g * prototypes / prototypes.norm(dim=1, keepdim=True)).T
+    expected, row = logits / 0.3, 0.0
+    for _ in range(3):
+        bias = -(expected + row).logsumexp(0)
+        row = -(expected + bias).logsumexp(1, keepdim=True)
+    found = sinkhorn_bias(rows, prototypes, weight_g, temp=0.3, chunk=chunk)
+    torch.testing.assert_close(found, bias - bias.mean(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sinkhorn_bias(logits, temp=0.3, chunk=chunk), found, rtol=1e-12, atol=1e-12)
