@@ -1,7 +1,7 @@
 """What compilers make of the Triton kernels, without a GPU: `python -m benchmarks.manifest write` or `… check`.
 
 For each architecture, benchmarks/manifest/<arch>.json holds registers, bytes of local memory (spills), bytes of shared
-memory and counts of instructions of every variant that is listed here, at the launch configuration of its table. A
+memory and counts of instructions of every one of `variants`, at the launch configuration of its table. A
 change of kernels or tables is written anew and read as the code is; `check` compiles and says what differs.
 """
 
@@ -16,22 +16,21 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # or results depend on where the sources lie
 
 import triton
-from esvit_fast.kernels import _tables, window_attention_bwd, window_attention_bwd_blocks, window_attention_fwd
+from esvit_fast.kernels import _tables
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from benchmarks.variants import Variant, variants
 
 FOLDER = Path(__file__).with_suffix("")
 KERNELS = Path(_tables.__file__).parent
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 INSTRUCTIONS = {
     "instructions": r"/\*[0-9a-f]{4,}\*/\s+\S",
     "wgmma": r"\bHGMMA\.",
@@ -39,86 +38,23 @@ INSTRUCTIONS = {
     "tcgen05_mma": r"\bUTC\w*MMA\b",
     "exp2": r"\bMUFU\.EX2\b",
 }
-ONE_BLOCK = {
-    "forward": window_attention_fwd.window_attention_fwd,
-    "backward": window_attention_bwd.window_attention_bwd,
-}
-SEVERAL_BLOCKS = {
-    "forward": window_attention_fwd.window_attention_fwd_blocks,
-    "backward queries": window_attention_bwd_blocks.window_attention_bwd_queries,
-    "backward keys": window_attention_bwd_blocks.window_attention_bwd_keys,
-    "backward tiles": window_attention_bwd_blocks.window_attention_bwd_tiles,
-}
-
-
-class Variant(NamedTuple):
-    """One compilation: a pass of windows of `side` x `side`, some padded or none, of dot products or cosines."""
-
-    step: str
-    side: int
-    head_dim: int
-    dtype: str
-    padded: bool
-    cosine: bool
-
-    @property
-    def name(self) -> str:
-        """As it is called in the manifest."""
-        ends = (" padded" if self.padded else "") + (" cosine" if self.cosine else "")
-        return f"window_attention {self.step} {self.side}x{self.side} head_dim {self.head_dim} {self.dtype}{ends}"
-
-
-def variants() -> Iterator[Variant]:
-    """All that the manifest has."""
-    for dtype in BYTES:
-        for step in ONE_BLOCK:
-            for padded, cosine in ((False, False), (True, False), (False, True), (True, True)):
-                yield Variant(step, 7, 32, dtype, padded, cosine)
-            for side, head_dim in ((7, 16), (7, 64), (3, 32), (5, 32)):
-                yield Variant(step, side, head_dim, dtype, True, False)
-        for step in SEVERAL_BLOCKS:
-            for padded, cosine in ((False, False), (True, False), (True, True)):
-                yield Variant(step, 14, 32, dtype, padded, cosine)
 
 
 def compile_variant(variant: Variant, arch: int) -> dict[str, int]:
     """Compile for sm_<arch>, and count."""
-    tokens = variant.side**2
-    config = _tables.window_attention(
-        (arch // 10, arch % 10), BYTES[variant.dtype], tokens, tokens, variant.head_dim, variant.cosine
-    )
-    blocks = config["blocks"]
-    kernel = (ONE_BLOCK if blocks == 1 else SEVERAL_BLOCKS)[variant.step]
-    constants = {
-        "HEAD_DIM": variant.head_dim,
-        "BLOCK": config["block"],
-        "BLOCK_D": config["block_d"],
-        "BLOCKS": blocks,
-        "REFINE": variant.padded and variant.dtype == "fp32",
-    }
-    if not variant.padded:
-        constants |= {"pad_kv": None, "dpad_kv": None}
-    if not variant.cosine:
-        constants |= {"cosine_scale": None, "dcosine_scale": None}
-    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = {
-        **dict.fromkeys(("qkv", "out", "grad", "dqkv", "pad_kv"), f"*{variant.dtype}"),
-        **dict.fromkeys(("tiles", "dtiles", "dpad_kv", "cosine_scale", "dcosine_scale", "statistics"), "*fp32"),
-        **dict.fromkeys(("positions", "shares"), "*i32"),
-        "scale": "fp32",
-    }
-    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
-    aligned = {n for n, of in signature.items() if of.startswith("*")} | {"channels", "tile_columns"}
+    names = variant.kernel.arg_names
+    constants = {name: value for name, value in variant.constants(arch).items() if name in names}
+    signature = {n: "constexpr" if n in constants else variant.types.get(n, "i32") for n in names}
+    aligned = {n for n, of in signature.items() if of.startswith("*")} | set(variant.aligned)
     source = ASTSource(
-        kernel,
+        variant.kernel,
         signature,
-        {(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in aligned},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
     )
-    warps = config["num_warps" if variant.step == "forward" else "num_warps_backward"]
-    options = {"num_warps": warps, "num_stages": config["num_stages"]}
+    options = dict(variant.options(arch))
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    return {"warps": warps, **read(compiled.asm["cubin"]), "shared_bytes": compiled.metadata.shared}
+    return {"warps": options["num_warps"], **read(compiled.asm["cubin"]), "shared_bytes": compiled.metadata.shared}
 
 
 def read(cubin: bytes) -> dict[str, int]:

@@ -52,3 +52,37 @@ def window_attention(
         "num_warps": warps,
         "num_warps_backward": WARPS_BACKWARD[arch][backward] if (side, blocks) == (64, 1) else warps,
     }
+
+
+REGION_MATCH = {"block_m": 32, "block_n": 16, "block_c": 32, "num_warps": 4, "num_stages": 1}
+"""Launch configuration for matching regions: blocks of both sides' regions, and channels at a time."""
+
+LARGEST_WIDTH = 512
+SPLITS = 8
+"""Into how many parts prototypes are divided, where there are 1,024 for each: a few rows then keep a GPU busy."""
+BLOCKS = {
+    "half": {256: (64, 32, 8, 64, 32, 8, 2), 512: (32, 32, 8, 32, 32, 8, 2)},
+    "float": {64: (16, 16, 8, 16, 16, 8, 1), 256: (32, 32, 16, 16, 16, 8, 1), 512: (16, 16, 8, 16, 16, 8, 1)},
+}
+"""By precision and width: rows, prototypes and warps of the forward pass, prototypes, rows and warps of the backward
+pass, and stages. Larger blocks would not fit the registers, or not the shared memory of sm_86, sm_89 and sm_120."""
+
+
+def prototype_cross_entropy(itemsize: int, width: int, prototypes: int) -> dict[str, int]:
+    """Launch configuration for rows of so many channels. Splits depend on nothing but the number of prototypes."""
+    blocks = BLOCKS["half" if itemsize == 2 else "float"]
+    m, n, warps, k, r, warps_backward, stages = next(found for most, found in blocks.items() if width <= most)
+    tiles = -(-prototypes // n)
+    tiles_of_split = -(-tiles // max(1, min(SPLITS, prototypes // 1024)))
+    return {
+        "block_m": m,
+        "block_n": n,
+        "block_k": k,
+        "block_r": r,
+        "block_d": max(16, 1 << (width - 1).bit_length()),
+        "splits": -(-tiles // tiles_of_split),
+        "tiles_of_split": tiles_of_split,
+        "num_warps": warps,
+        "num_warps_backward": warps_backward,
+        "num_stages": stages,
+    }

@@ -11,6 +11,7 @@ from ._cpu import prototype_cross_entropy as cpu
 from ._library import define, differentiate, implement, linearize
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
+from ._triton import prototype_cross_entropy as triton
 
 _ARGUMENTS = (
     "Tensor student, Tensor student_weight, Tensor? student_weight_g, Tensor teacher, Tensor teacher_weight, "
@@ -143,8 +144,8 @@ def _reference(*args):
     return loss, *found, *(grads[i].to(loss.dtype) if i in grads else loss.new_empty(0) for i in range(3))
 
 
-def _cpu(*args):
-    return cpu.forward(*args[:10], student_temp=args[10], teacher_temp=args[11], needs=args[12])
+def _named(forward):
+    return lambda *args: forward(*args[:10], student_temp=args[10], teacher_temp=args[11], needs=args[12])
 
 
 def _scaled(grad, student, weight, weight_g, *grads):
@@ -160,8 +161,10 @@ define(
 )
 differentiate("prototype_cross_entropy", _backward, _setup_context)
 implement("prototype_cross_entropy", "reference", _reference)
-implement("prototype_cross_entropy", "cpu", _cpu)
-for _name in ("reference", "cpu"):
+implement("prototype_cross_entropy", "cpu", _named(cpu.forward))
+implement("prototype_cross_entropy", "triton", _named(triton.forward))
+for _name in ("reference", "cpu", "triton"):
     implement("prototype_cross_entropy_backward", _name, _scaled)
+register_rule("prototype_cross_entropy", "triton", triton.refuse, triton.configure)
 register_rule("prototype_cross_entropy", "cpu", cpu.refuse)
 register_rule("prototype_cross_entropy", "reference", lambda facts: None)

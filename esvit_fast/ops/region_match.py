@@ -12,6 +12,7 @@ from ._checks import check_tensors
 from ._cpu import region_match as cpu
 from ._library import define, implement
 from ._plan import choose, register_rule
+from ._triton import region_match as triton
 
 
 class Matches(NamedTuple):
@@ -82,5 +83,7 @@ define(
 )
 implement("region_match", "reference", reference.region_match)
 implement("region_match", "cpu", cpu.forward)
+implement("region_match", "triton", triton.forward)
+register_rule("region_match", "triton", triton.refuse)
 register_rule("region_match", "cpu", cpu.refuse)
 register_rule("region_match", "reference", lambda facts: None)

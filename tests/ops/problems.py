@@ -60,9 +60,9 @@ def regime(name, rows=48, teachers=32, prototypes=4096, width=64, seed=0):
     if name == "converging":
         # every row is close to one prototype, the same as its teacher's
         length = 1.6 * length
-        teacher = F.normalize(weight[:teachers] + 0.5 * unit(teachers, width), dim=-1)
+        teacher = F.normalize(weight[:teachers] + 1.2 * unit(teachers, width), dim=-1)
         own = torch.arange(rows) % teachers
-        student = F.normalize(weight[own] + 0.5 * unit(rows, width), dim=-1)
+        student = F.normalize(weight[own] + 1.2 * unit(rows, width), dim=-1)
         pairs = pairs._replace(teacher_row=own[pairs.student_row])
     if name == "collapse":
         length = 1e-3 * length

@@ -231,7 +231,7 @@ def test_every_window_is_in_one_share(geometry, batch, wanted):
 
 def test_the_interpreter_is_not_chosen():
     qkv, table = torch.zeros(1, 2, 2, 12), torch.zeros(9, 1)
-    with pytest.raises(ops.BackendError, match="triton: the map is on cpu"):
+    with pytest.raises(ops.BackendError, match="triton: tensors are on cpu"):
         ops.window_attention(qkv, table, num_heads=1, window_size=2, backend="triton")
 
 

@@ -29,7 +29,7 @@ MISSING = _missing()
 def refuse_device(facts: Facts) -> str | None:
     """Why no Triton kernel can run on a device and dtype, or None."""
     if facts.device_type != "cuda" and not (INTERPRETED and facts.device_type == "cpu"):
-        return f"the map is on {facts.device_type}"
+        return f"tensors are on {facts.device_type}"
     if facts.device_type == "cpu" and facts.forced != "triton":
         return "Triton's interpreter only runs when it is asked for"
     if facts.dtype not in DTYPES:

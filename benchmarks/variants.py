@@ -1,0 +1,196 @@
+"""The variants of the Triton kernels that the manifest has: what each is compiled for, and how it is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from esvit_fast.kernels import (
+    _tables,
+    prototype_cross_entropy_bwd,
+    prototype_cross_entropy_fwd,
+    region_match,
+    window_attention_bwd,
+    window_attention_bwd_blocks,
+    window_attention_fwd,
+)
+from triton import language as tl
+
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+ONE_BLOCK = {
+    "forward": window_attention_fwd.window_attention_fwd,
+    "backward": window_attention_bwd.window_attention_bwd,
+}
+SEVERAL_BLOCKS = {
+    "forward": window_attention_fwd.window_attention_fwd_blocks,
+    "backward queries": window_attention_bwd_blocks.window_attention_bwd_queries,
+    "backward keys": window_attention_bwd_blocks.window_attention_bwd_keys,
+    "backward tiles": window_attention_bwd_blocks.window_attention_bwd_tiles,
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compilation.
+
+    Attributes:
+        name: as it is called in the manifest.
+        kernel: a function of triton.jit.
+        types: of its pointers and floating-point numbers, by name; all others are int32.
+        constants: of an architecture: by name, None for pointers that are not there; names that the kernel lacks are
+            ignored.
+        options: of an architecture: num_warps and num_stages.
+        aligned: numbers that are known to be multiples of 16, as pointers are.
+    """
+
+    name: str
+    kernel: object
+    types: Mapping[str, str]
+    constants: Callable[[int], Mapping[str, object]]
+    options: Callable[[int], Mapping[str, int]]
+    aligned: tuple[str, ...] = ()
+
+
+def variants() -> Iterator[Variant]:
+    """All that the manifest has."""
+    yield from _window_attention()
+    yield from _prototype_cross_entropy()
+    yield from _region_match()
+
+
+def _window_attention() -> Iterator[Variant]:
+    for dtype in BYTES:
+        for step in ONE_BLOCK:
+            for padded, cosine in ((False, False), (True, False), (False, True), (True, True)):
+                yield _windows(step, 7, 32, dtype, padded, cosine)
+            for side, head_dim in ((7, 16), (7, 64), (3, 32), (5, 32)):
+                yield _windows(step, side, head_dim, dtype, True, False)
+        for step in SEVERAL_BLOCKS:
+            for padded, cosine in ((False, False), (True, False), (True, True)):
+                yield _windows(step, 14, 32, dtype, padded, cosine)
+
+
+def _windows(step: str, side: int, head_dim: int, dtype: str, padded: bool, cosine: bool) -> Variant:
+    """A pass of windows of `side` x `side`, some padded or none, of dot products or cosines."""
+
+    def config(arch: int) -> dict[str, int]:
+        capability = arch // 10, arch % 10
+        return _tables.window_attention(capability, BYTES[dtype], side**2, side**2, head_dim, cosine)
+
+    def constants(arch: int) -> dict[str, object]:
+        missing = [*(() if padded else ("pad_kv", "dpad_kv")), *(() if cosine else ("cosine_scale", "dcosine_scale"))]
+        chosen = config(arch)
+        return dict.fromkeys(missing) | {
+            "HEAD_DIM": head_dim,
+            "BLOCK": chosen["block"],
+            "BLOCK_D": chosen["block_d"],
+            "BLOCKS": chosen["blocks"],
+            "REFINE": padded and dtype == "fp32",
+        }
+
+    def options(arch: int) -> dict[str, int]:
+        chosen = config(arch)
+        warps = chosen["num_warps" if step == "forward" else "num_warps_backward"]
+        return {"num_warps": warps, "num_stages": chosen["num_stages"]}
+
+    types = {
+        **dict.fromkeys(("qkv", "out", "grad", "dqkv", "pad_kv"), f"*{dtype}"),
+        **dict.fromkeys(("tiles", "dtiles", "dpad_kv", "cosine_scale", "dcosine_scale", "statistics"), "*fp32"),
+        **dict.fromkeys(("positions", "shares"), "*i32"),
+        "scale": "fp32",
+    }
+    ends = (" padded" if padded else "") + (" cosine" if cosine else "")
+    kernel = (ONE_BLOCK if config(90)["blocks"] == 1 else SEVERAL_BLOCKS)[step]
+    name = f"window_attention {step} {side}x{side} head_dim {head_dim} {dtype}{ends}"
+    return Variant(name, kernel, types, constants, options, ("channels", "tile_columns"))
+
+
+def _prototype_cross_entropy() -> Iterator[Variant]:
+    forward, backward = prototype_cross_entropy_fwd, prototype_cross_entropy_bwd
+    pointers = (
+        "bias",
+        "level",
+        "value_sum",
+        "means",
+        "sums",
+        "mean",
+        "found",
+        "factor",
+        "weight",
+        "weight_g",
+        "length",
+        "dweight",
+        "dg",
+    )
+    more = ("usage", "student_share", "teacher_share", "student_log_total", "teacher_log_total", "out", "rows")
+    floats = ("scale", "student_scale", "teacher_scale", "base")
+    common = dict.fromkeys((*pointers, *more), "*fp32") | dict.fromkeys(floats, "fp32")
+    common |= {"best": "*i32", "which": "*i64", "row": "*i64", "start": "*i64"}
+    inputs = ("keys", "values", "prototypes", "student", "student_prototypes")
+    inputs += ("teacher", "teacher_prototypes", "teacher_outer")
+    kinds = {
+        "prepare": (forward.prototype_cross_entropy_prepare, ()),
+        "student": (forward.prototype_cross_entropy_fwd, ("values", "bias")),
+        "student, loss alone": (forward.prototype_cross_entropy_fwd, ("values", "bias", "means")),
+        "teacher": (forward.prototype_cross_entropy_fwd, ()),
+        "merge": (forward.prototype_cross_entropy_merge, ()),
+        "backward": (backward.prototype_cross_entropy_bwd, ()),
+        "backward, no weight_g": (backward.prototype_cross_entropy_bwd, ("weight_g",)),
+        "usage": (
+            backward.prototype_cross_entropy_bwd,
+            ("student_share", "teacher_share", "teacher_outer", "factor", "dweight", "dg"),
+        ),
+        "pairs": (backward.prototype_cross_entropy_pairs, ()),
+    }
+    for dtype in ("fp16", "fp32"):
+        for width in (256, 64, 384):
+            for kind, (kernel, missing) in kinds.items():
+                if kind in ("prepare", "merge", "pairs") and (width != 256 or dtype == "fp32"):
+                    continue
+                types = common | dict.fromkeys(inputs, f"*{dtype}")
+                if kind in ("student", "student, loss alone", "teacher"):
+                    types |= {"rows": f"*{dtype}", "prototypes": "i32"}
+                if kind.startswith(("backward", "usage")):
+                    types |= {"prototypes": "i32"}
+                chosen = _tables.prototype_cross_entropy(BYTES[dtype], width, 65536)
+                constants = dict.fromkeys(missing) | {
+                    "WIDTH": width,
+                    "BLOCK": 16,
+                    "BLOCK_N": chosen["block_n"],
+                    "BLOCK_K": chosen["block_k"],
+                    "BLOCK_D": chosen["block_d"],
+                    "BLOCK_M": chosen["block_m"]
+                    if kernel is forward.prototype_cross_entropy_fwd
+                    else chosen["block_r"],
+                }
+                if kind == "merge":
+                    constants |= {"BLOCK_M": 16, "HALF": True}
+                    types |= {"prototypes": "i32"}
+                warps = chosen["num_warps_backward" if kind.startswith(("backward", "usage")) else "num_warps"]
+                small = {"prepare": 4, "merge": 4, "pairs": 1}
+                options = {"num_warps": small.get(kind, warps), "num_stages": chosen["num_stages"]}
+                yield Variant(
+                    f"prototype_cross_entropy {kind} D {width} {dtype}",
+                    kernel,
+                    types,
+                    lambda arch, constants=constants: constants,
+                    lambda arch, options=options: options,
+                )
+
+
+def _region_match() -> Iterator[Variant]:
+    chosen = _tables.REGION_MATCH
+    constants = {name.upper(): value for name, value in chosen.items() if name.startswith("block")}
+    options = {name: value for name, value in chosen.items() if name.startswith("num")}
+    for dtype, rounding in (("fp32", tl.float32), ("fp16", tl.float32), ("bf16", tl.float32), ("fp32", tl.bfloat16)):
+        types = dict.fromkeys(("student", "teacher"), f"*{dtype}")
+        types |= {"index": "*i64", "similarity": "*fp32", "margin": "*fp32"}
+        rounded = "" if rounding is tl.float32 else f" rounded to {rounding}"
+        yield Variant(
+            f"region_match {dtype}{rounded}",
+            region_match.region_match,
+            types,
+            lambda arch, rounding=rounding: constants | {"ROUNDING": rounding},
+            lambda arch: options,
+            ("channels",),
+        )

@@ -1,0 +1,118 @@
+"""The loss over prototypes but for its passes over them: pairs, statistics and gradients in the bottleneck.
+
+With u_m the mean of the student's prototypes by the teacher's row m, and E_r that by the student's row r, the loss is
+``sum_p w_p (log sum exp(s_r) - x_r . u_m / student_temp)``; its derivative by x_r is ``(a_r E_r - sum_p w_p u_m) /
+student_temp``, a_r the sum of the row's weights; and that by prototype k is ``sum_r P_rk a_r x_r - sum_m Q_mk y_m``,
+over student_temp, with y_m the weighted sum of the rows that are paired with m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What passes are given: tensors of one floating-point dtype, contiguous; arguments of the operator."""
+
+    student: Tensor
+    weight: Tensor
+    weight_g: Tensor | None
+    teacher: Tensor
+    teacher_weight: Tensor
+    teacher_weight_g: Tensor | None
+    center: Tensor
+    student_temp: float
+    teacher_temp: float
+    needs: list[bool]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What passes give. Of each row: log of the sum of exponentials, and the mean of the student's prototypes.
+
+    Attributes:
+        log_total, mean: of the student; the latter where its gradient is needed.
+        teacher_log_total, target: of the teacher.
+        entropy, most, best: of each of the teacher's rows, its highest score and the prototype that has it.
+        usage: [K], how much of all the teacher's rows each prototype has.
+        dweight, dg: gradients, where they are needed.
+    """
+
+    log_total: Tensor
+    mean: Tensor | None
+    teacher_log_total: Tensor
+    target: Tensor
+    entropy: Tensor
+    most: Tensor
+    best: Tensor
+    usage: Tensor
+    dweight: Tensor | None = None
+    dg: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What moves prototypes: to the student's rows by their weights, and away from what is paired with the teacher's.
+
+    Attributes:
+        share: [R], weights of the pairs of each of the student's rows.
+        teacher_share: [M], those of the teacher's rows.
+        pulled: [M, D], weighted sums of the student's rows that are paired with each of the teacher's.
+    """
+
+    share: Tensor
+    teacher_share: Tensor
+    pulled: Tensor
+
+
+Passes = Callable[[Problem, Pull | None], Found]
+"""passes(problem, pull): the latter None where no gradient of prototypes is needed."""
+
+Sums = Callable[[int, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""sums(count, index, weight, rows, row): out[i] = sum of weight * rows[row] over pairs with that index, in their order,
+[count, D]; without rows sums of weights, [count]."""
+
+
+def cross_entropy(
+    passes: Passes, sums: Sums,
+    student, weight, weight_g, teacher, teacher_weight, teacher_weight_g, center, student_row, teacher_row, pair_weight,
+    *, student_temp, teacher_temp, needs,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Loss, statistics and gradients; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
+    exact = torch.promote_types(student.dtype, torch.float32)
+    tensors = student, weight, weight_g, teacher, teacher_weight, teacher_weight_g, center, pair_weight
+    *tensors, pair_weight = (None if x is None else x.to(exact).contiguous() for x in tensors)
+    given = Problem(*tensors, student_temp, teacher_temp, needs)
+    share, pull = None, None
+    if any(needs):
+        share = sums(len(student), student_row, pair_weight, None, None)
+    if any(needs[1:]):
+        teacher_share = sums(len(teacher), teacher_row, pair_weight, None, None)
+        pull = Pull(share, teacher_share, sums(len(teacher), teacher_row, pair_weight, given.student, student_row))
+    found = passes(given, pull)
+
+    agreement = (given.student[student_row] * found.target[teacher_row]).sum(-1) / student_temp  # [P]
+    loss = (pair_weight * (found.log_total[student_row] - agreement)).sum(dtype=torch.float64).to(exact)
+    statistics = torch.stack(
+        [
+            found.entropy.mean(),
+            torch.special.entr(found.usage / len(teacher)).sum(),
+            loss - (pair_weight * found.entropy[teacher_row]).sum(),
+            (found.most - found.teacher_log_total).exp().mean(),
+            torch.zeros_like(found.usage).index_fill_(0, found.best, 1).sum(),
+        ]
+    )
+    nothing = loss.new_empty(0)
+    dstudent, dg = nothing, nothing
+    if needs[0]:
+        target = sums(len(student), student_row, pair_weight, found.target, teacher_row)
+        dstudent = (found.mean * share[:, None] - target) / student_temp
+    if needs[2]:
+        dg = found.dg.view(weight_g.shape)
+    grads = dstudent, found.dweight, dg
+    return loss, statistics, *(d if need else nothing.clone() for d, need in zip(grads, needs, strict=True))

@@ -1,0 +1,204 @@
+"""The cross-entropy over prototypes in Triton: no logits, sums in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .._plan import Facts
+from .._prototypes import Found, Problem, Pull, cross_entropy
+from ._device import refuse_device
+
+
+def refuse(facts: Facts) -> str | None:
+    """Why the kernels cannot run, or None."""
+    reason = refuse_device(facts)
+    if reason is not None or "student" not in facts.shapes:
+        return reason
+    from ...kernels._tables import LARGEST_WIDTH
+
+    width = facts.shapes["student"][1]
+    return None if width <= LARGEST_WIDTH else f"D={width} is more than {LARGEST_WIDTH}"
+
+
+def configure(facts: Facts) -> Mapping[str, int]:
+    """The launch configuration, for facts that are not refused; nothing where shapes are not known."""
+    from ...kernels import _tables
+
+    if "student" not in facts.shapes:
+        return {}
+    itemsize = _computed(facts.dtype).itemsize
+    return _tables.prototype_cross_entropy(itemsize, facts.shapes["student"][1], facts.shapes["student_weight"][0])
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    """What tensor cores are given: rows of about unit length have more use for bits of fraction than of exponent."""
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if exact else torch.float16
+
+
+def forward(student, *args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, statistics and gradients; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
+    dtype = _computed(student.dtype)
+
+    def passes(given: Problem, pull: Pull | None) -> Found:
+        return _passes(given, pull, dtype)
+
+    with torch.cuda.device_of(student):
+        # of rows that are rounded, everything is rounded alike: what cancels, does
+        return cross_entropy(passes, _sums, student.to(dtype).to(torch.float32), *args, **options)
+
+
+def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
+    from ...kernels import _tables
+    from ...kernels.prototype_cross_entropy_bwd import prototype_cross_entropy_bwd
+
+    count, width = given.weight.shape
+    config = dict(_tables.prototype_cross_entropy(dtype.itemsize, width, count))
+    prototypes, length = _prepare(given.weight, given.weight_g, dtype, config)
+    teacher_prototypes, _ = _prepare(given.teacher_weight, given.teacher_weight_g, dtype, config)
+    student, teacher = given.student.to(dtype), given.teacher.to(dtype)
+    scales = 1 / given.student_temp, 1 / given.teacher_temp
+    bias = given.center / -given.teacher_temp
+    (teacher_log_total, entropy, most), best, target = _assign(
+        teacher, teacher_prototypes, prototypes, bias, scales[1], True, config
+    )
+    (log_total, _, _), _, mean = _assign(student, prototypes, None, None, scales[0], given.needs[0], config)
+
+    usage, dweight, dg, factor, outer, shares = bias.new_empty(count), None, None, None, None, (None, None)
+    if pull is not None:
+        dweight, dg = torch.empty_like(given.weight), None if length is None else bias.new_empty(count)
+        # of what is paired with one row alone, the mean is that row: rounded alike, the two cancel where they must
+        outer = (pull.pulled / pull.teacher_share.clamp_min(1e-30)[:, None]).to(dtype)
+        largest = torch.maximum(pull.share.amax(), pull.teacher_share.amax()).clamp_min(1e-30)
+        shares = pull.share / largest, pull.teacher_share / -largest
+        # what rounding to 16 bits was spared is taken back
+        factor = (largest / given.student_temp / (1 if dtype == torch.float32 else 32768)).view(1)
+    prototype_cross_entropy_bwd[(-(-count // config["block_k"]),)](
+        student,
+        prototypes,
+        shares[0],
+        log_total,
+        teacher,
+        teacher_prototypes,
+        outer,
+        shares[1],
+        teacher_log_total,
+        bias,
+        factor,
+        given.weight,
+        None if length is None else given.weight_g.flatten(),
+        length,
+        dweight,
+        dg,
+        usage,
+        *scales,
+        1 / count,
+        len(student),
+        len(teacher),
+        count,
+        WIDTH=width,
+        BLOCK_K=config["block_k"],
+        BLOCK_M=config["block_r"],
+        BLOCK_D=config["block_d"],
+        num_warps=config["num_warps_backward"],
+        num_stages=config["num_stages"],
+    )
+    return Found(log_total, mean, teacher_log_total, target, entropy, most, best, usage, dweight, dg)
+
+
+def _prepare(weight: Tensor, weight_g: Tensor | None, dtype: torch.dtype, config) -> tuple[Tensor, Tensor | None]:
+    """Prototypes in the dtype that is computed in, and the lengths of their directions."""
+    from ...kernels.prototype_cross_entropy_fwd import prototype_cross_entropy_prepare
+
+    if weight_g is None:
+        return weight.to(dtype), None
+    count, width = weight.shape
+    prototypes, length = weight.new_empty(weight.shape, dtype=dtype), weight.new_empty(count)
+    block = 16
+    prototype_cross_entropy_prepare[(-(-count // block),)](
+        weight, weight_g.flatten(), prototypes, length, count, WIDTH=width, BLOCK=block, BLOCK_D=config["block_d"]
+    )
+    return prototypes, length
+
+
+def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log of the sum, entropy and highest score of each row; the prototype that has it; the mean of values."""
+    from ...kernels.prototype_cross_entropy_fwd import prototype_cross_entropy_fwd, prototype_cross_entropy_merge
+
+    (count, width), prototypes, splits = rows.shape, len(keys), config["splits"]
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return rows.new_empty(shape, dtype=dtype)
+
+    # scores are linear in the prototypes: their mean is the score of the mean
+    level = rows.float() @ (keys.mean(0, dtype=torch.float32) * scale)
+    if bias is not None:
+        level = level + bias.mean()
+    level = level.clamp_min(-3e38)
+    means = new(splits, count, width) if wanted else None
+    sums, best = new(splits, 5, count), new(splits, count, dtype=torch.int32)
+    blocks = -(-count // config["block_m"])
+    constants = {"WIDTH": width, "BLOCK_D": config["block_d"]}
+    prototype_cross_entropy_fwd[(blocks * splits,)](
+        rows,
+        keys,
+        values,
+        bias,
+        level,
+        means,
+        sums,
+        best,
+        scale,
+        count,
+        prototypes,
+        blocks,
+        config["tiles_of_split"],
+        BLOCK_M=config["block_m"],
+        BLOCK_N=config["block_n"],
+        **constants,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+    )
+    mean, found, which = new(count, width) if wanted else None, new(3, count), new(count, dtype=torch.int64)
+    value_sum = (keys if values is None else values).sum(0, dtype=torch.float32) if wanted else None
+    block, half = 16, rows.dtype != torch.float32
+    prototype_cross_entropy_merge[(-(-count // block),)](
+        means,
+        sums,
+        best,
+        level,
+        value_sum,
+        mean,
+        found,
+        which,
+        count,
+        prototypes,
+        splits,
+        BLOCK_M=block,
+        HALF=half,
+        **constants,
+    )
+    return found, which, mean
+
+
+def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None, row: Tensor | None) -> Tensor:
+    from ...kernels.prototype_cross_entropy_bwd import prototype_cross_entropy_pairs
+
+    ordered, order = index.sort(stable=True)
+    start = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device))
+    width = 1 if rows is None else rows.shape[1]
+    out = weight.new_empty(count, width)
+    prototype_cross_entropy_pairs[(count,)](
+        out,
+        rows,
+        None if row is None else row[order],
+        weight[order],
+        start,
+        WIDTH=width,
+        BLOCK_D=max(16, 1 << (width - 1).bit_length()),
+        num_warps=1,
+    )
+    return out.flatten() if rows is None else out

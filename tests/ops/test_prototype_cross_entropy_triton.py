@@ -1,0 +1,235 @@
+"""The Triton kernels of the loss in Triton's interpreter, against the float64 oracle; their plans and refusals.
+
+What runs in the interpreter runs in processes of its own, as functions called `check…`: it is chosen before triton is
+imported, and computes bfloat16 wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from esvit_fast import ops
+from esvit_fast.ops._plan import Facts
+from esvit_fast.ops._triton import _device
+
+from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
+
+pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
+SENTINEL = 12345.0
+SIZES = [
+    {"rows": 5, "teachers": 3, "prototypes": 7, "width": 3, "pairs": 9},
+    {"rows": 70, "teachers": 20, "prototypes": 130, "width": 16, "pairs": 90},
+    {"rows": 33, "teachers": 40, "prototypes": 300, "width": 20, "pairs": 100},
+    {"rows": 3, "teachers": 2, "prototypes": 2100, "width": 24, "pairs": 6},
+    {"rows": 1, "teachers": 1, "prototypes": 1, "width": 1, "pairs": 1},
+    {"rows": 65, "teachers": 33, "prototypes": 65, "width": 300, "pairs": 40},
+]
+
+
+def rounded(matrices, options, dtype):
+    """The same problem in a dtype, and that in float64."""
+    *tensors, pairs = matrices
+    narrow = *(x.to(dtype) for x in tensors), pairs._replace(weight=pairs.weight.float())
+    options = {k: v.to(dtype) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    return narrow, options, results((*(x.double() for x in narrow[:-1]), narrow[-1]), wide, "reference")
+
+
+def assert_close(found, truth, allowed, what):
+    for i, (ours, exact) in enumerate(zip(found, truth, strict=True)):
+        error = (ours - exact).norm() / exact.norm().clamp_min(1e-3 * truth[0].abs() + 1e-6)
+        assert ours.shape == exact.shape and error <= allowed[min(i, 2)], (what, i, error)
+
+
+ALLOWED = {torch.float32: (1e-6, 2e-6, 5e-6), torch.float16: (1e-4, 1e-3, 3e-3)}
+"""Of the loss, of statistics, of gradients; sums of few prototypes do not average what rounding to 16 bits does."""
+
+
+def drawn(seed):
+    sizes = SIZES[seed % len(SIZES)]
+    matrices = problem(**sizes, seed=seed)
+    scale = sizes["width"] ** -0.5, 1.0
+    matrices = [x * scale[i % 2] for i, x in enumerate(matrices[:4])] + list(matrices[4:])
+    return matrices, TEMPERATURES | (lengths(sizes["prototypes"], seed=seed) if seed % 2 else {})
+
+
+def check(seeds):
+    for seed in seeds:
+        for dtype in (torch.float32, torch.float16):
+            matrices, options, truth = rounded(*drawn(seed), dtype)
+            assert_close(results(matrices, options, "triton"), truth, ALLOWED[dtype], (seed, dtype))
+
+
+def autocast(matrices, options):
+    """Loss and gradients as torch computes them under autocast to float16: logits are rounded."""
+    *tensors, pairs = matrices
+    student, weight, teacher, teacher_weight, center = (x.float() for x in tensors)
+    trained = student.requires_grad_(), weight.requires_grad_(), options["student_weight_g"].float().requires_grad_()
+
+    def logits(x, v, g):
+        return torch.nn.functional.linear(x.half(), torch._weight_norm(v, g.float().view(-1, 1), 0).half())
+
+    log_p = (logits(*trained) / options["student_temp"]).float().log_softmax(-1)
+    target = logits(teacher, teacher_weight, options["teacher_weight_g"]).float() - center
+    target = (target / options["teacher_temp"]).softmax(-1)
+    loss = -(pairs.weight * (target[pairs.teacher_row] * log_p[pairs.student_row]).sum(-1)).sum()
+    return [loss.detach(), None, *torch.autograd.grad(loss, trained)]
+
+
+def check_regimes(dtype, precision="highest"):
+    """As exact as demanded, or, where small differences of large numbers count, as torch is in the same precision."""
+    for name in REGIMES:
+        (*matrices, pairs), options = regime(name, rows=20, teachers=12, prototypes=2048, width=256)
+        scale = 2**16 if name == "collapse" else 2**6  # as gradients in half precision are
+        pairs = pairs._replace(weight=scale * pairs.weight)
+        matrices, options, truth = rounded((*matrices, pairs), options, dtype)
+        torch.set_float32_matmul_precision(precision)
+        found = results(matrices, options, "triton")
+        torch.set_float32_matmul_precision("highest")
+        half = torch.float16 in (dtype, {"medium": torch.float16}.get(precision))
+        plain = autocast(matrices, options) if half else results(matrices, options, "reference")
+        for i, demanded in zip((0, 2, 3), ((2e-5, 1e-3, 3e-3) if half else (1e-6, 5e-6, 5e-6)), strict=True):
+            error, torchs = ((x[i] - truth[i]).norm() / truth[i].norm() for x in (found, plain))
+            if i == 0:  # a loss near 0 is judged by its absolute error
+                error = error * (truth[0] / scale).clamp(max=1)
+            assert error <= max(demanded, 1.5 * torchs), (name, dtype, precision, i, error, torchs)
+            if os.environ.get("SHOW"):
+                print(name, dtype, precision, i, f"{error:.1e} torch {torchs:.1e}")
+
+
+def check_needs():
+    student, weight, teacher, teacher_weight, center, pairs = problem(torch.float32)
+    g = lengths(dtype=torch.float32)
+    options = *pairs._replace(weight=pairs.weight.float()), 0.5, 0.2
+    rest = teacher, teacher_weight, g["teacher_weight_g"], center, *options
+    for needs in ([False] * 3, [True, False, False], [False, True, False], [False, False, True], [True] * 3):
+        trained = student, weight, g["student_weight_g"]
+        ours, plain = (
+            torch.ops.esvit_fast.prototype_cross_entropy(*trained, *rest, needs, b) for b in ("triton", "reference")
+        )
+        for a, b in zip(ours, plain, strict=True):
+            assert a.shape == b.shape
+            torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
+
+
+def check_bits():
+    """A row's results do not depend on others."""
+    student, weight, teacher, teacher_weight, center, _ = problem(
+        torch.float32, rows=80, teachers=70, prototypes=2100, width=8
+    )
+    alone = ops.Pairs(torch.tensor([3, 3, 0]), torch.tensor([1, 2, 0]), torch.tensor([0.5, 0.25, 1.0]))
+
+    def run(x, z):
+        x = x.clone().requires_grad_()
+        loss, _ = ops.prototype_cross_entropy(
+            x, weight, z, teacher_weight, center, alone, **TEMPERATURES, backend="triton"
+        )
+        return loss.detach(), torch.autograd.grad(loss, x)[0][:4]
+
+    assert all(map(torch.equal, run(student[:40], teacher[:40]), run(student, teacher)))
+
+
+def check_edges():
+    for which in (0, 2):
+        *matrices, pairs = problem(torch.float32)
+        pairs = pairs._replace(weight=pairs.weight.float())
+        matrices[which][pairs[which // 2][0]] = torch.nan
+        assert ops.prototype_cross_entropy(*matrices, pairs, **TEMPERATURES, backend="triton")[0].isnan()
+    *matrices, center, pairs = problem(torch.float32)
+    center[2] = torch.inf
+    options = TEMPERATURES | lengths(dtype=torch.float32)
+    options["student_weight_g"] = torch.zeros(7, 1)
+    ours, plain = (results((*matrices, center, pairs), options, b) for b in ("triton", "reference"))
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
+    with pytest.raises(ops.BackendError, match="D=600 is more than 512"):
+        ops.prototype_cross_entropy(*problem(torch.float32, width=600), **TEMPERATURES, backend="triton")
+
+
+def check_walls(seeds):
+    """Nothing beside the inputs is read, nothing beside what is allocated is written, and all of that is."""
+    walls, kept = [], (torch.Tensor.new_empty, torch.empty_like)
+
+    def walled(x):
+        wall = x.new_full((x.numel() + 128,), torch.nan if x.is_floating_point() else 10**9)
+        wall[64:-64] = x.flatten()
+        return wall[64:-64].view(x.shape)
+
+    def new_empty(self, *shape, dtype=None, device=None):
+        if device is not None:  # the interpreter's own
+            return kept[0](self, *shape, device=device)
+        shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        dtype = dtype or self.dtype
+        wall = torch.full((shape.numel() + 128,), SENTINEL if dtype.is_floating_point else 77, dtype=dtype)
+        walls.append(wall)
+        inside = wall[64:-64].view(shape)
+        return inside.fill_(torch.nan) if dtype.is_floating_point else inside
+
+    for seed in seeds:
+        (*matrices, pairs), options, _ = rounded(*drawn(seed), torch.float32)
+        plain = results((*matrices, pairs), options, "triton")
+        options = {k: walled(v) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        inside = *(walled(x) for x in matrices), ops.Pairs(*map(walled, pairs))
+        torch.Tensor.new_empty, torch.empty_like = new_empty, lambda x: new_empty(x, x.shape)
+        try:
+            found = results(inside, options, "triton")
+        finally:
+            torch.Tensor.new_empty, torch.empty_like = kept
+        assert len(walls) >= 8 and all(map(torch.equal, found, plain)), seed
+        for wall in walls:
+            mark = SENTINEL if wall.is_floating_point() else 77
+            assert (torch.cat([wall[:64], wall[-64:]]) == mark).all()
+            assert not wall.is_floating_point() or wall.isfinite().all(), seed
+        walls.clear()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check(range(8))",
+        "check_regimes(torch.float32)",
+        "check_regimes(torch.float16)",
+        "check_regimes(torch.float32, 'medium')",
+        "check_needs(); check_bits(); check_edges()",
+        "check_walls([0, 1, 2, 5])",
+    ],
+)
+def test_in_the_interpreter(call):
+    module = "tests.ops.test_prototype_cross_entropy_triton"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import tests.conftest\nfrom {module} import *\n{call}"],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_runs_triton(capability, dtype):
+    shapes = {"student": (10880, 256), "student_weight": (65536, 256)}
+    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, shapes, {}, capability))
+    assert plan.backend == "triton"
+    assert plan.config["splits"] * plan.config["tiles_of_split"] * plan.config["block_n"] == 65536
+    wide = shapes | {"student": (10880, 768)}
+    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, wide, {}, capability))
+    assert plan.backend == "reference" and plan.refused["triton"] == "D=768 is more than 512"
+
+
+def test_splits_depend_on_the_prototypes_alone():
+    from esvit_fast.kernels import _tables
+
+    for prototypes in (1, 1000, 2100, 4096, 65536, 131072):
+        config = _tables.prototype_cross_entropy(2, 256, prototypes)
+        tiles = -(-prototypes // config["block_n"])
+        assert (config["splits"] - 1) * config["tiles_of_split"] < tiles <= config["splits"] * config["tiles_of_split"]
+        assert config["splits"] <= _tables.SPLITS
