@@ -16,6 +16,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     Tensor, Tensor, Tensor, Optional, Optional, Optional, Optional, Optional, bool);
 Tensor prototype_weight_norm_backward(Tensor, Tensor, Tensor, Tensor);
 std::tuple<Tensor, Tensor, Tensor> region_match(Tensor, Tensor, std::optional<torch::headeronly::ScalarType>);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, double, double, Optional);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double, int64_t);
@@ -31,6 +33,10 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def("prototype_weight_norm_backward(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor");
   m.def("region_match(Tensor student, Tensor teacher, ScalarType? rounding) -> (Tensor, Tensor, Tensor)");
   m.def(
+      "soft_cross_entropy(Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, "
+      "float student_temp, float teacher_temp, Tensor(a!)? gradient) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");
   m.def(
@@ -44,6 +50,7 @@ STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));
   m.impl("prototype_weight_norm_backward", TORCH_BOX(&esvit_fast::prototype_weight_norm_backward));
   m.impl("region_match", TORCH_BOX(&esvit_fast::region_match));
+  m.impl("soft_cross_entropy", TORCH_BOX(&esvit_fast::soft_cross_entropy));
   m.impl("window_attention", TORCH_BOX(&esvit_fast::window_attention));
   m.impl("window_attention_backward", TORCH_BOX(&esvit_fast::window_attention_backward));
   m.impl("window_attention_bias_backward", TORCH_BOX(&esvit_fast::window_attention_bias_backward));

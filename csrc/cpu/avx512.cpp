@@ -1,6 +1,7 @@
 #include "linear.h"
 #include "prototype_cross_entropy.h"
 #include "region_match.h"
+#include "soft_cross_entropy.h"
 #include "window_attention.h"
 
 #if defined(__x86_64__)
@@ -13,6 +14,7 @@ namespace esvit_fast::avx512 {
 #include "linear_kernel.h"
 #include "prototype_cross_entropy_kernel.h"
 #include "region_match_kernel.h"
+#include "soft_cross_entropy_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::avx512
 #endif

@@ -1,6 +1,7 @@
 #include "linear.h"
 #include "prototype_cross_entropy.h"
 #include "region_match.h"
+#include "soft_cross_entropy.h"
 #include "window_attention.h"
 
 #define VECTOR_BYTES 16
@@ -10,5 +11,6 @@ namespace esvit_fast::baseline {
 #include "linear_kernel.h"
 #include "prototype_cross_entropy_kernel.h"
 #include "region_match_kernel.h"
+#include "soft_cross_entropy_kernel.h"
 #include "window_attention_kernel.h"
 }  // namespace esvit_fast::baseline

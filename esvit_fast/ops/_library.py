@@ -49,6 +49,14 @@ def differentiate(
     torch.library.register_autograd(f"esvit_fast::{name}_backward", backward, setup_context=setup_context, lib=_LIBRARY)
 
 
+def must_scale(grad: Tensor) -> bool:
+    """Whether gradients that were made for a factor of 1 must go through the operator that scales them.
+
+    A CPU's numbers can be looked at, but for those that are only traced; a second derivative has to be refused.
+    """
+    return grad.device.type != "cpu" or type(grad) is not Tensor or torch.is_grad_enabled() or bool(grad != 1)
+
+
 def linearize(function: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
     """What a function gives, and the function that turns a gradient of that into gradients of the inputs, once."""
     # operators are implemented below autograd, which does not record there unless its key is let in again

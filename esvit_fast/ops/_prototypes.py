@@ -98,14 +98,8 @@ def cross_entropy(
 
     agreement = (given.student[student_row] * found.target[teacher_row]).sum(-1) / student_temp  # [P]
     loss = (pair_weight * (found.log_total[student_row] - agreement)).sum(dtype=torch.float64).to(exact)
-    statistics = torch.stack(
-        [
-            found.entropy.mean(),
-            torch.special.entr(found.usage / len(teacher)).sum(),
-            loss - (pair_weight * found.entropy[teacher_row]).sum(),
-            (found.most - found.teacher_log_total).exp().mean(),
-            torch.zeros_like(found.usage).index_fill_(0, found.best, 1).sum(),
-        ]
+    statistics = statistics_of(
+        loss, found.entropy, found.most - found.teacher_log_total, found.best, found.usage, teacher_row, pair_weight
     )
     nothing = loss.new_empty(0)
     dstudent, dg = nothing, nothing
@@ -116,3 +110,17 @@ def cross_entropy(
         dg = found.dg.view(weight_g.shape)
     grads = dstudent, found.dweight, dg
     return loss, statistics, *(d if need else nothing.clone() for d, need in zip(grads, needs, strict=True))
+
+
+def statistics_of(loss, entropy, log_peak, best, usage, teacher_row, pair_weight) -> Tensor:
+    """`Statistics` as a vector, from the loss, and of the teacher's rows entropy, logarithm of the largest probability
+    and the prototype that has it [M], what each prototype has of all of them [K], and pairs."""
+    return torch.stack(
+        [
+            entropy.mean(),
+            torch.special.entr(usage / len(entropy)).sum(),
+            loss - (pair_weight * entropy[teacher_row]).sum(),
+            log_peak.exp().mean(),
+            torch.zeros_like(usage).index_fill_(0, best, 1).sum(),
+        ]
+    )

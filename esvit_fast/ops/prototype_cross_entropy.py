@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import reference
 from ._checks import check_tensors
 from ._cpu import prototype_cross_entropy as cpu
-from ._library import define, differentiate, implement, linearize
+from ._library import define, differentiate, implement, linearize, must_scale
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
 from ._triton import prototype_cross_entropy as triton
@@ -117,8 +117,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad, *_):
     trained, grads = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-    # a CPU's numbers can be looked at, but for those that are only traced; a second derivative must be refused
-    if grad.device.type != "cpu" or type(grad) is not Tensor or torch.is_grad_enabled() or grad != 1:
+    if must_scale(grad):
         grads = torch.ops.esvit_fast.prototype_cross_entropy_backward(grad, *trained, *grads, ctx.backend)
     found = zip(grads, trained, ctx.needs, strict=True)
     return *(g.to(x.dtype) if need else None for g, x, need in found), *(None,) * 11

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from .. import reference
 from ._checks import check_tensors
-from ._library import define, differentiate, implement, vjp
+from ._cpu import soft_cross_entropy as cpu
+from ._library import define, differentiate, implement, linearize, must_scale
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
 
 _ARGUMENTS = (
     "Tensor student_logits, Tensor teacher_logits, Tensor center, Tensor student_row, Tensor teacher_row, "
-    "Tensor pair_weight, float student_temp, float teacher_temp, str backend"
+    "Tensor pair_weight, float student_temp, float teacher_temp, bool needed, str backend"
 )
 
 
@@ -44,9 +45,14 @@ def soft_cross_entropy(
         The loss, a scalar in float32 (float64 for float64 logits), differentiable once in student_logits; and
         `Statistics`.
 
+    Numerics:
+        Computed in float32, or in float64 for float64 logits. The gradient is made with the loss, whose backward pass
+        only scales it: it, of the size and dtype of student_logits, is all that is saved.
+
     Raises:
         ValueError: shapes or temperatures do not fit, or there are no pairs.
         TypeError: dtypes or devices do not fit.
+        BackendError: the backend asked for cannot run; with the reasons.
     """
     tensors = {"student_logits": student_logits, "teacher_logits": teacher_logits}
     check_tensors(tensors)
@@ -60,45 +66,74 @@ def soft_cross_entropy(
             f"K={prototypes} prototypes as student_logits has"
         )
     chosen = choose("soft_cross_entropy", tensors, {"pairs": len(pairs.weight)}, backend)
-    loss, statistics = torch.ops.esvit_fast.soft_cross_entropy(
-        student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp, chosen
+    needed = torch.is_grad_enabled() and student_logits.requires_grad
+    factor = None
+    if student_logits.dtype.itemsize == 2:
+        # the gradient is rounded before the loss is scaled: it must be of a size that 16 bits hold
+        factor = pairs.weight.float().abs().amax().clamp_min(1e-30)
+        pairs = pairs._replace(weight=pairs.weight / factor)
+    loss, statistics, _ = torch.ops.esvit_fast.soft_cross_entropy(
+        student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp, needed, chosen
     )
-    return loss, Statistics(*statistics.detach().unbind())
+    statistics = Statistics(*statistics.detach().unbind())
+    if factor is None:
+        return loss, statistics
+    return loss * factor, statistics._replace(kl=statistics.kl * factor)
 
 
-def _fake(student_logits, *_):
+def _fake(student_logits, *rest):
     exact = torch.promote_types(student_logits.dtype, torch.float32)
-    return student_logits.new_empty((), dtype=exact), student_logits.new_empty(len(Statistics._fields), dtype=exact)
+    gradient = torch.empty_like(student_logits.contiguous()) if rest[-2] else student_logits.new_empty(0)
+    return (
+        student_logits.new_empty((), dtype=exact),
+        student_logits.new_empty(len(Statistics._fields), dtype=exact),
+        gradient,
+    )
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.student_temp, ctx.teacher_temp, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.mark_non_differentiable(output[1])
+    ctx.backend = inputs[-1]
+    ctx.save_for_backward(inputs[0], output[2])
+    ctx.mark_non_differentiable(*output[1:])
 
 
-def _backward(ctx, grad, _):
-    grad_student = torch.ops.esvit_fast.soft_cross_entropy_backward(
-        grad, *ctx.saved_tensors, ctx.student_temp, ctx.teacher_temp, ctx.backend
-    )
-    return grad_student, *(None,) * 8
+def _backward(ctx, grad, *_):
+    student_logits, gradient = ctx.saved_tensors
+    if must_scale(grad):
+        gradient = torch.ops.esvit_fast.soft_cross_entropy_backward(grad, student_logits, gradient, ctx.backend)
+    return gradient, *(None,) * 9
 
 
 def _reference(*args):
-    return reference.soft_cross_entropy(*args[:6], student_temp=args[6], teacher_temp=args[7])
+    *given, needed = args
+    found = []
+
+    def run(student_logits):
+        loss, statistics = reference.soft_cross_entropy(
+            student_logits, *given[1:6], student_temp=given[6], teacher_temp=given[7]
+        )
+        found.append(statistics)
+        return loss
+
+    loss, back = linearize(run, given[:1])
+    gradient = back(torch.ones_like(loss))[0].contiguous() if needed else given[0].new_empty(0)
+    return loss, *found, gradient
 
 
-def _reference_backward(grad, student_logits, *rest):
-    return vjp(lambda x: _reference(x, *rest)[0], (student_logits,), grad)[0]
+def _scaled(grad, student_logits, gradient):
+    return gradient * grad.to(gradient.dtype)
 
 
-define("soft_cross_entropy", f"({_ARGUMENTS}) -> (Tensor, Tensor)", _fake)
+define("soft_cross_entropy", f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake)
 define(
     "soft_cross_entropy_backward",
-    f"(Tensor grad, {_ARGUMENTS}) -> Tensor",
-    lambda grad, student_logits, *_: torch.empty_like(student_logits),
+    "(Tensor grad, Tensor student_logits, Tensor gradient, str backend) -> Tensor",
+    lambda grad, student_logits, gradient, backend: torch.empty_like(gradient),
 )
 differentiate("soft_cross_entropy", _backward, _setup_context)
 implement("soft_cross_entropy", "reference", _reference)
-implement("soft_cross_entropy_backward", "reference", _reference_backward)
+implement("soft_cross_entropy", "cpu", cpu.forward)
+for _name in ("reference", "cpu"):
+    implement("soft_cross_entropy_backward", _name, _scaled)
+register_rule("soft_cross_entropy", "cpu", cpu.refuse)
 register_rule("soft_cross_entropy", "reference", lambda facts: None)

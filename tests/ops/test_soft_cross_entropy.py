@@ -1,6 +1,7 @@
 """Cross-entropy of pairs of logits."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch.library import opcheck
 
 from esvit_fast import ops
 
-from .problems import TEMPERATURES, problem
+from .problems import BACKENDS, NATIVE, TEMPERATURES, problem
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def logits(dtype=torch.float64, **sizes):
@@ -16,9 +19,10 @@ def logits(dtype=torch.float64, **sizes):
     return student @ weight.T, teacher @ teacher_weight.T, center, pairs
 
 
-def test_is_the_sum_over_pairs():
+@each_backend
+def test_is_the_sum_over_pairs(backend):
     student, teacher, center, pairs = logits()
-    loss, _ = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES)
+    loss, _ = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)
     expected = 0.0
     for r, m, w in zip(*(x.tolist() for x in pairs), strict=True):
         t = [math.exp((x - c) / 0.2) for x, c in zip(teacher[m].tolist(), center.tolist(), strict=True)]
@@ -27,46 +31,55 @@ def test_is_the_sum_over_pairs():
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_gradcheck():
+@each_backend
+def test_gradcheck(backend):
     student, teacher, center, pairs = logits()
     student.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x: ops.soft_cross_entropy(x, teacher, center, pairs, **TEMPERATURES)[0], student
+        lambda x: ops.soft_cross_entropy(x, teacher, center, pairs, **TEMPERATURES, backend=backend)[0], student
     )
 
 
-def test_gradient_of_a_row_sums_to_zero_and_the_teacher_gets_none():
+@each_backend
+def test_gradient_of_a_row_sums_to_zero_and_the_teacher_gets_none(backend):
     student, teacher, center, pairs = logits()
     student.requires_grad_(), teacher.requires_grad_()
-    ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES)[0].backward()
+    ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)[0].backward()
     assert student.grad.sum(-1).abs().max() < 1e-14
     assert student.grad.abs().max() > 1e-3
     assert teacher.grad is None
 
 
-def test_a_constant_added_to_teacher_or_center_changes_nothing():
+@each_backend
+def test_a_constant_added_to_teacher_or_center_changes_nothing(backend):
     student, teacher, center, pairs = logits()
-    loss = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES)[0]
-    moved = ops.soft_cross_entropy(student, teacher + 3, center - 2, pairs, **TEMPERATURES)[0]
+    loss = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)[0]
+    moved = ops.soft_cross_entropy(student, teacher + 3, center - 2, pairs, **TEMPERATURES, backend=backend)[0]
     torch.testing.assert_close(loss, moved)
 
 
-def test_temperature_limits():
+@each_backend
+def test_temperature_limits(backend):
     student, teacher, center, pairs = logits()
     log_p = (student / 0.5).log_softmax(-1)
-    hard = ops.soft_cross_entropy(student, teacher, center, pairs, student_temp=0.5, teacher_temp=1e-4)[0]
+    hard = ops.soft_cross_entropy(
+        student, teacher, center, pairs, student_temp=0.5, teacher_temp=1e-4, backend=backend
+    )[0]
     best = (teacher - center).argmax(-1)[pairs.teacher_row]
     torch.testing.assert_close(hard, -(pairs.weight * log_p[pairs.student_row, best]).sum())
-    flat = ops.soft_cross_entropy(student, teacher, center, pairs, student_temp=0.5, teacher_temp=1e9)[0]
+    flat = ops.soft_cross_entropy(student, teacher, center, pairs, student_temp=0.5, teacher_temp=1e9, backend=backend)[
+        0
+    ]
     torch.testing.assert_close(flat, -(pairs.weight * log_p[pairs.student_row].mean(-1)).sum())
 
 
-def test_statistics():
+@each_backend
+def test_statistics(backend):
     teacher = torch.tensor([[100.0, 0.0, 0.0], [100.0, 0.0, 0.0], [0.0, 100.0, 0.0], [0.0, 0.0, 0.0]])
     student = torch.zeros(1, 3)
     pairs = ops.Pairs(torch.zeros(4, dtype=torch.int64), torch.arange(4), torch.full((4,), 0.25))
     loss, statistics = ops.soft_cross_entropy(
-        student, teacher, torch.zeros(3), pairs, student_temp=1.0, teacher_temp=1.0
+        student, teacher, torch.zeros(3), pairs, student_temp=1.0, teacher_temp=1.0, backend=backend
     )
     third = 1 / 3
     mean = [(2 + third) / 4, (1 + third) / 4, third / 4]
@@ -78,26 +91,120 @@ def test_statistics():
     assert statistics.prototypes_used.item() == 2
 
 
-def test_nan_row_makes_the_loss_nan():
+@each_backend
+def test_nan_row_makes_the_loss_nan(backend):
     student, teacher, center, pairs = logits()
     student[pairs.student_row[0]] = math.nan
-    assert ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES)[0].isnan()
+    assert ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)[0].isnan()
 
 
-def test_half_precision_logits_give_a_float32_loss():
+@each_backend
+def test_half_precision_logits_give_a_float32_loss(backend):
     student, teacher, center, pairs = logits(torch.float32)
-    exact = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES)[0]
-    half = ops.soft_cross_entropy(student.half(), teacher.half(), center, pairs, **TEMPERATURES)[0]
+    exact = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)[0]
+    half = ops.soft_cross_entropy(student.half(), teacher.half(), center, pairs, **TEMPERATURES, backend=backend)[0]
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=5e-3, atol=0)
 
 
-def test_opcheck():
+@each_backend
+def test_opcheck(backend):
     student, teacher, center, pairs = logits(torch.float32)
+    for needed in (True, False):
+        given = student.detach().requires_grad_(needed), teacher, center, *pairs, 0.5, 0.2, needed, backend
+        opcheck(torch.ops.esvit_fast.soft_cross_entropy.default, given)
+    given = torch.tensor(0.5), student.detach(), student.detach().clone(), backend
+    opcheck(torch.ops.esvit_fast.soft_cross_entropy_backward.default, given)
+
+
+@NATIVE
+@pytest.mark.parametrize("part", range(4))
+def test_cpu_equals_the_oracle_at_any_size(part):
+    for seed in range(12 * part, 12 * part + 12):
+        r = random.Random(seed)
+        sizes = {
+            "rows": r.choice([1, 5, r.randint(1, 60)]),
+            "teachers": r.choice([1, r.randint(1, 40)]),
+            "prototypes": r.choice([1, 2, 15, 1023, 1024, 1025, r.randint(1, 3000)]),
+            "pairs": r.randint(1, 200),
+        }
+        for dtype, tolerance in {
+            torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3
+        }.items():  # fmt: skip
+            student, teacher, center, pairs = logits(**sizes, seed=seed)
+            narrow = [x.to(dtype) for x in (student, teacher, center)]
+            (truth, exact), (found, ours) = (
+                _with_gradient(*given, pairs, backend)
+                for given, backend in (([x.double() for x in narrow], "reference"), (narrow, "cpu"))
+            )
+            total = pairs.weight.sum()
+            assert ours[1].dtype == dtype and ours[0].dtype == torch.promote_types(dtype, torch.float32)
+            for i, (a, b) in enumerate(zip(ours, exact, strict=True)):
+                allowed = tolerance if i == 1 else min(tolerance, 2e-6)
+                assert (a - b).norm() <= allowed * (b.norm() + total), (seed, dtype, i)
+            torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
+
+
+def _with_gradient(student, teacher, center, pairs, backend):
+    student = student.detach().requires_grad_()
+    loss, statistics = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)
+    return torch.stack(statistics), (loss.detach(), torch.autograd.grad(loss, student)[0])
+
+
+@each_backend
+def test_backward_may_run_twice_and_by_any_factor(backend):
+    student, *rest = logits()
     student.requires_grad_()
-    rest = (teacher, center, *pairs, 0.5, 0.2, "reference")
-    opcheck(torch.ops.esvit_fast.soft_cross_entropy.default, (student, *rest))
-    opcheck(torch.ops.esvit_fast.soft_cross_entropy_backward.default, (torch.tensor(0.5), student.detach(), *rest))
+    loss, _ = ops.soft_cross_entropy(student, *rest, **TEMPERATURES, backend=backend)
+    (first,) = torch.autograd.grad(loss, student, retain_graph=True)
+    loss.backward(retain_graph=True)
+    (3 * loss).backward(retain_graph=True)
+    torch.testing.assert_close(student.grad, 4 * first)
+    (grad,) = torch.autograd.grad(loss, student, create_graph=True)
+    with pytest.raises(NotImplementedError, match="soft_cross_entropy is differentiable once"):
+        torch.autograd.grad(grad.sum(), student)
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_weights_and_a_scaled_loss_do_not_underflow(backend, dtype):
+    student, teacher, center, pairs = logits(torch.float32)
+    small = pairs._replace(weight=1e-7 * pairs.weight)
+    grads = []
+    for given in (dtype, torch.float64):
+        x = student.to(dtype).to(given).requires_grad_()
+        teach = teacher.to(dtype).to(given)
+        loss, statistics = ops.soft_cross_entropy(x, teach, center, small, **TEMPERATURES, backend=backend)
+        grads.append((*torch.autograd.grad(2**14 * loss, x), loss, statistics.kl))
+    for ours, exact in zip(*grads, strict=True):
+        assert (ours - exact).norm() <= 2 * torch.finfo(dtype).eps * exact.norm()
+
+
+@NATIVE
+def test_the_same_bits_for_any_number_of_threads():
+    given = logits(torch.float32, rows=70, teachers=30, prototypes=5000, pairs=200)
+    threads = torch.get_num_threads()
+    try:
+        bits = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            bits.append(_with_gradient(*given, "cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    for statistics, (loss, gradient) in bits[1:]:
+        assert torch.equal(statistics, bits[0][0])
+        assert torch.equal(loss, bits[0][1][0]) and torch.equal(gradient, bits[0][1][1])
+
+
+@each_backend
+def test_a_prototype_that_the_centre_rules_out_is_never_meant(backend):
+    student, teacher, center, pairs = logits()
+    center[2] = math.inf
+    loss, _ = ops.soft_cross_entropy(student, teacher, center, pairs, **TEMPERATURES, backend=backend)
+    kept = [i for i in range(7) if i != 2]
+    target = ((teacher - center) / 0.2)[:, kept].softmax(-1)
+    log_p = (student / 0.5).log_softmax(-1)[:, kept]
+    torch.testing.assert_close(loss, -(pairs.weight * (target[pairs[1]] * log_p[pairs[0]]).sum(-1)).sum())
 
 
 GOOD = (
