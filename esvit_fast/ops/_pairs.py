@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -40,8 +41,13 @@ class Statistics(NamedTuple):
     prototypes_used: Tensor
 
 
-def check_pairs(pairs: Pairs, device: torch.device) -> Pairs:
-    """Raise unless `pairs` are three vectors of one length, of the right dtypes, on `device`."""
+def check_pairs(pairs: Pairs, student: Tensor, teacher: Tensor) -> Pairs:
+    """Raise unless `pairs` are three vectors of one length, of the right dtypes, on the device of both matrices.
+
+    That rows are in range is checked on a CPU. A GPU would have to be waited for: there it is checked if
+    ESVIT_FAST_CHECK is set.
+    """
+    device = student.device
     pairs = Pairs(*pairs)
     if pairs.weight.ndim != 1 or not pairs.student_row.shape == pairs.teacher_row.shape == pairs.weight.shape:
         raise ValueError(
@@ -55,7 +61,14 @@ def check_pairs(pairs: Pairs, device: torch.device) -> Pairs:
         if tensor.is_floating_point() != (name == "weight"):
             wanted = "floating point" if name == "weight" else "int64"
             raise TypeError(f"pairs.{name} has dtype {tensor.dtype}; it must be {wanted}")
-    return pairs
+    if not torch.compiler.is_compiling() and (device.type == "cpu" or os.environ.get("ESVIT_FAST_CHECK")):
+        for name, index, rows in (("student", pairs.student_row, student), ("teacher", pairs.teacher_row, teacher)):
+            low, high = (x.item() for x in index.aminmax())
+            if low < 0 or high >= len(rows):
+                raise ValueError(
+                    f"pairs.{name}_row has rows from {low} to {high}; the {name} has rows from 0 to {len(rows) - 1}"
+                )
+    return Pairs(pairs.student_row.long(), pairs.teacher_row.long(), pairs.weight)
 
 
 def check_temperatures(student_temp: float, teacher_temp: float) -> None:

@@ -68,10 +68,10 @@ def prototype_cross_entropy(
         "teacher_weight": teacher_weight,
     }
     lengths = {"student_weight_g": student_weight_g, "teacher_weight_g": teacher_weight_g}
-    check_tensors(matrices | lengths)
+    check_tensors(matrices | lengths | {"center": center})
     check_matrices(matrices)
     check_temperatures(student_temp, teacher_temp)
-    pairs = check_pairs(pairs, student.device)
+    pairs = check_pairs(pairs, student, teacher)
     prototypes, width = student_weight.shape
     if {x.shape[1] for x in matrices.values()} != {width}:
         raise ValueError(f"shapes {[tuple(x.shape) for x in matrices.values()]} must agree in D, the last dimension")

@@ -55,10 +55,10 @@ def soft_cross_entropy(
         BackendError: the backend asked for cannot run; with the reasons.
     """
     tensors = {"student_logits": student_logits, "teacher_logits": teacher_logits}
-    check_tensors(tensors)
+    check_tensors(tensors | {"center": center})
     check_matrices(tensors)
     check_temperatures(student_temp, teacher_temp)
-    pairs = check_pairs(pairs, student_logits.device)
+    pairs = check_pairs(pairs, student_logits, teacher_logits)
     prototypes = student_logits.shape[1]
     if teacher_logits.shape[1] != prototypes or tuple(center.shape) != (prototypes,):
         raise ValueError(

@@ -230,6 +230,16 @@ PAIRS = GOOD["pairs"]
             r"pairs\.teacher_row has dtype torch\.float32",
         ),
         ({"pairs": PAIRS._replace(weight=PAIRS.weight.to("meta"))}, TypeError, r"pairs\.weight is on meta"),
+        (
+            {"pairs": PAIRS._replace(teacher_row=PAIRS.teacher_row + 4)},
+            ValueError,
+            r"pairs\.teacher_row has rows from \d to \d; the teacher has rows from 0 to 3",
+        ),
+        (
+            {"pairs": PAIRS._replace(student_row=PAIRS.student_row - 6)},
+            ValueError,
+            r"pairs\.student_row has rows from -\d to -\d; the student has rows from 0 to 5",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(change, error, message):
