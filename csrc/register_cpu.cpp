@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     Tensor, Tensor, Tensor, Optional, Optional, Optional, Optional, Optional, bool);
 Tensor prototype_weight_norm_backward(Tensor, Tensor, Tensor, Tensor);
 std::tuple<Tensor, Tensor, Tensor> region_match(Tensor, Tensor, std::optional<torch::headeronly::ScalarType>);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, double, double, Optional);
 Tensor window_attention(Tensor, Tensor, Optional, Optional, Tensor, Tensor, int64_t, double);
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
@@ -35,7 +35,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def(
       "soft_cross_entropy(Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, "
       "float student_temp, float teacher_temp, Tensor(a!)? gradient) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "window_attention(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, Tensor columns, "
       "int column_kinds, float scale) -> Tensor");

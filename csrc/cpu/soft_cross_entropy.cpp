@@ -39,9 +39,9 @@ void each_isa(F f) {
 
 // student [R, K], teacher [M, K], center [K]; pairs sorted by the student's row: those of row r are [start[r],
 // start[r + 1]) of the teacher's rows `row` and of `weight`. Returns each student's row's loss [R]; of the teacher's
-// rows log of the sum of exponentials, entropy, highest score and first prototype that has it [M]; and how much of all
-// of them each prototype has [K]. The derivative of the sum of losses is written to `gradient`, which may be `student`.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
+// rows log of the sum of exponentials relative to the highest, entropy and first prototype that has the highest score
+// [M]; and how much of all of them each prototype has [K]. The derivative of the sum of losses is written to `gradient`, which may be `student`.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
     Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, double student_temp,
     double teacher_temp, std::optional<Tensor> gradient) {
   const ScalarType in = student.scalar_type();
@@ -57,18 +57,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
                          gradient->numel() == student.numel())),
       "student, teacher, center, pairs and gradient do not fit together");
   const int64_t rows = student.size(0), teachers = teacher.size(0), prototypes = student.size(1);
+  const int64_t *first_pair = data<int64_t>(start), *of_teacher = data<int64_t>(row), pairs = row.numel();
+  bool inside = first_pair[0] == 0 && first_pair[rows] == pairs;
+  for (int64_t r = 0; r < rows; ++r) inside = inside && first_pair[r] <= first_pair[r + 1];
+  for (int64_t i = 0; i < pairs; ++i) inside = inside && of_teacher[i] >= 0 && of_teacher[i] < teachers;
+  STD_TORCH_CHECK(inside, "pairs have rows that are out of range");
   const auto new_empty = [&](int64_t count, ScalarType dtype) {
     return torch::stable::new_empty(student, {count}, dtype);
   };
   Tensor loss = new_empty(rows, computed), log_total = new_empty(teachers, computed);
   Tensor entropy = new_empty(teachers, computed), most = new_empty(teachers, computed);
+  Tensor inverse = new_empty(teachers, computed);
   Tensor best = new_empty(teachers, ScalarType::Long), usage = new_empty(prototypes, computed);
   const auto run = [&](auto zero, auto given) {
     using T = decltype(zero);
     using In = decltype(given);
     const SoftCrossEntropy<T> p{
         prototypes, data<T>(center), T(1 / student_temp), T(1 / teacher_temp), data<T>(log_total), data<T>(entropy),
-        data<T>(most), data<int64_t>(best), data<int64_t>(start), data<int64_t>(row), data<T>(weight)};
+        data<T>(most), data<T>(inverse), data<int64_t>(best), data<int64_t>(start), data<int64_t>(row), data<T>(weight)};
     const In *s = data<In>(student), *t = data<In>(teacher);
     In* to = gradient ? data<In>(*gradient) : nullptr;
     constexpr int64_t block = 1024;
@@ -93,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
     case ScalarType::BFloat16: run(float{}, torch::headeronly::BFloat16{}); break;
     default: STD_TORCH_CHECK(false, "logits on the CPU are float64, float32, float16 or bfloat16");
   }
-  return {loss, log_total, entropy, most, best, usage};
+  return {loss, log_total, entropy, best, usage};
 }
 
 }  // namespace esvit_fast

@@ -20,7 +20,8 @@ struct SoftCrossEntropy {
   int64_t prototypes;
   const T* center;  // [K]
   T student_scale, teacher_scale;  // one over the temperatures
-  T *log_total, *entropy, *most;   // of the teacher's rows
+  // of the teacher's rows: log of the sum relative to the highest score, entropy, that score, one over the sum
+  T *log_total, *entropy, *most, *inverse;
   int64_t* best;
   // of the student's row r: pairs [start[r], start[r + 1]), their teacher's rows and weights
   const int64_t *start, *row;

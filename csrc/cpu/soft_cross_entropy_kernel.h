@@ -1,7 +1,7 @@
 // Cross-entropy of pairs of rows of logits, for one instruction set; included as simd.h is, after it.
 //
-// A row is taken in blocks that stay in the cache. Probabilities are never kept: what is kept of a row is the logarithm
-// of its sum of exponentials, and each use makes them again.
+// A row is taken in blocks that stay in the cache. Probabilities are never kept: what is kept of a row is its highest score
+// and its sum of exponentials relative to that, apart, as their sum would be rounded; each use makes them again.
 
 constexpr int64_t BLOCK = 1024;
 
@@ -12,13 +12,14 @@ inline void scaled(T* to, const In* from, const T* center, T scale, int64_t coun
   for (int64_t k = count; k < (count + 15) / 16 * 16; ++k) to[k] = -std::numeric_limits<T>::infinity();
 }
 
-// Logarithm of the sum of exponentials of a row, its entropy, highest score and the first place that has it.
+// The sum of exponentials of a row relative to its highest score, its entropy, that score and the first place that has it.
 template <typename T, typename In>
 inline void describe_row(
-    const In* row, const T* center, T scale, int64_t count, T& log_total, T& entropy, T& most, int64_t& best) {
+    const In* row, const T* center, T scale, int64_t count, double& total, T& entropy, T& most, int64_t& best) {
   constexpr int64_t size = Vector<T>::size;
   T z[BLOCK];
-  double total = 0, moment = 0;
+  double moment = 0;
+  total = 0;
   most = std::numeric_limits<T>::lowest(), best = 0;
   for (int64_t first = 0; first < count; first += BLOCK) {
     const int64_t length = std::min(BLOCK, count - first);
@@ -42,14 +43,16 @@ inline void describe_row(
     }
     total += horizontal_sum<T>(sum), moment += horizontal_sum<T>(moments);
   }
-  log_total = static_cast<T>(most + std::log(total)), entropy = static_cast<T>(std::log(total) - moment / total);
+  entropy = static_cast<T>(std::log(total) - moment / total);
 }
 
 template <typename T, typename In>
 void teach(const SoftCrossEntropy<T>& p, const In* teacher, int64_t row) {
+  double total;
   describe_row(
-      teacher + row * p.prototypes, p.center, p.teacher_scale, p.prototypes, p.log_total[row], p.entropy[row],
-      p.most[row], p.best[row]);
+      teacher + row * p.prototypes, p.center, p.teacher_scale, p.prototypes, total, p.entropy[row], p.most[row],
+      p.best[row]);
+  p.log_total[row] = static_cast<T>(std::log(total)), p.inverse[row] = static_cast<T>(1 / total);
 }
 
 // How much of all the teacher's rows prototypes [begin, end) have, no more than BLOCK of them; rows in their order.
@@ -60,7 +63,7 @@ void use(const SoftCrossEntropy<T>& p, const In* teacher, int64_t rows, T* usage
   for (int64_t row = 0; row < rows; ++row) {
     scaled(z, teacher + row * p.prototypes + begin, p.center + begin, p.teacher_scale, end - begin);
     for (int64_t k = 0; k < end - begin; k += size) {
-      store(sum + k, load(sum + k) + exp_of_negative(load(z + k) - p.log_total[row]));
+      store(sum + k, load(sum + k) + exp_of_negative(load(z + k) - p.most[row]) * p.inverse[row]);
     }
   }
   std::copy_n(sum, end - begin, usage + begin);
@@ -72,11 +75,12 @@ T learn(const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* 
   constexpr int64_t size = Vector<T>::size;
   const int64_t begin = p.start[row], end = p.start[row + 1];
   const In* from = student + row * p.prototypes;
-  T log_total, entropy, most, share = 0;
-  double agreement = 0;
+  T entropy, most, share = 0;
+  double total, agreement = 0;
   int64_t best;
-  describe_row<T>(from, nullptr, p.student_scale, p.prototypes, log_total, entropy, most, best);
+  describe_row<T>(from, nullptr, p.student_scale, p.prototypes, total, entropy, most, best);
   for (int64_t i = begin; i < end; ++i) share += p.weight[i];
+  const T own = static_cast<T>(share / total);
   T s[BLOCK], z[BLOCK], target[BLOCK];
   for (int64_t first = 0; first < p.prototypes; first += BLOCK) {
     const int64_t length = std::min(BLOCK, p.prototypes - first);
@@ -86,8 +90,8 @@ T learn(const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* 
       const int64_t m = p.row[i];
       scaled(z, teacher + m * p.prototypes + first, p.center + first, p.teacher_scale, length);
       for (int64_t k = 0; k < length; k += size) {
-        const vec<T> q = exp_of_negative(load(z + k) - p.log_total[m]);
-        store(target + k, load(target + k) + q * p.weight[i]);
+        const vec<T> q = exp_of_negative(load(z + k) - p.most[m]);
+        store(target + k, load(target + k) + q * (p.inverse[m] * p.weight[i]));
       }
     }
     // a score of -infinity that no teacher means costs nothing
@@ -99,11 +103,11 @@ T learn(const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* 
     agreement += horizontal_sum<T>(agreed);
     if (!gradient) continue;
     for (int64_t k = 0; k < length; k += size) {
-      store(s + k, (exp_of_negative(load(s + k) - log_total) * share - load(target + k)) * p.student_scale);
+      store(s + k, (exp_of_negative(load(s + k) - most) * own - load(target + k)) * p.student_scale);
     }
     for (int64_t k = 0; k < length; ++k) gradient[row * p.prototypes + first + k] = static_cast<In>(s[k]);
   }
-  return static_cast<T>(double(share) * (double(log_total) - most) - agreement);
+  return static_cast<T>(share * std::log(total) - agreement);
 }
 
 #define INSTANTIATE(T, In)                                                                                           \

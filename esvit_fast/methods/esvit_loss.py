@@ -216,7 +216,8 @@ class EsViTLoss(nn.Module):
         """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
 
         Logits are linear in the rows, so their mean is the logit of the mean row: what is reduced over ranks is as
-        wide as the bottleneck, at once for both tasks. All ranks must have the same teacher.
+        wide as the bottleneck, at once for both tasks. All ranks must call it, with the same teacher, and before that
+        is updated: logits are made now.
         """
         noted, self._noted = self._noted, {}
         if not noted:
@@ -257,7 +258,7 @@ def sinkhorn_bias(
     """Logarithm of the factor of each prototype that balances assignments (Sinkhorn-Knopp): [K].
 
     ``softmax(logits / temp + bias)`` are the balanced assignments: after some iterations their mean over all rows of
-    all ranks is nearly uniform. Logits are made, used and forgotten for some prototypes at a time, once an iteration.
+    all ranks is nearly uniform. Logits are made, used and forgotten for some prototypes at a time, twice an iteration.
     Sums over ranks are formed from exponentials in float64, which hold scores up to 700.
 
     Args:
@@ -269,20 +270,22 @@ def sinkhorn_bias(
     """
     count = rows.shape[1] if prototypes is None else len(prototypes)
     size = max(1, chunk // len(rows))
+    parts = [slice(first, first + size) for first in range(0, count, size)]
     row = rows.new_zeros(len(rows), 1)
+
+    def scores(part: slice) -> Tensor:
+        if prototypes is None:
+            return rows[:, part] / temp
+        return _logits(rows, prototypes[part], None if weight_g is None else weight_g[part]) / temp
+
     for _ in range(iterations):
-        biases, reached = [], torch.full_like(row, -torch.inf)
-        for first in range(0, count, size):
-            part = slice(first, first + size)
-            if prototypes is None:
-                scores = rows[:, part] / temp
-            else:
-                scores = _logits(rows, prototypes[part], None if weight_g is None else weight_g[part]) / temp
-            total = (scores + row).logsumexp(0).double().exp()
-            all_reduce(total)
-            biases.append(-total.log().to(rows.dtype))
-            reached = torch.logaddexp(reached, (scores + biases[-1]).logsumexp(1, keepdim=True))
-        bias, row = torch.cat(biases), -reached
+        totals = [(scores(part) + row).logsumexp(0).double().exp() for part in parts]
+        total = torch.cat(totals)
+        all_reduce(total)
+        bias, reached = -total.log().to(rows.dtype), torch.full_like(row, -torch.inf)
+        for part in parts:
+            reached = torch.logaddexp(reached, (scores(part) + bias[part]).logsumexp(1, keepdim=True))
+        row = -reached
     return bias - bias.mean()
 
 

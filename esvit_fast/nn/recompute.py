@@ -7,19 +7,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..ops._plan import transformed
+from .linear import has_hooks
+
 
 def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
     """``then(first(x))``, of which x is kept for the backward pass, but not ``first(x)``.
 
-    For a norm or an activation, whose own derivative needs x, in front of a linear layer. The numbers are those
-    without it, in any precision. Compilers and others who decide what is kept, as `torch.utils.checkpoint` does, are
-    left to it.
+    For a norm or an activation, whose own derivative needs x, in front of what begins with a linear layer. The numbers
+    are those without it, in any precision. Compilers and others who decide what is kept, as `torch.utils.checkpoint`
+    does, are left to it.
     """
     middle = first(x)
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and middle.requires_grad) or _others_keep():
+    if torch.compiler.is_compiling() or transformed() or has_hooks(first) or _others_keep():
         return then(middle)
-    place, count, device = middle.data_ptr(), middle.numel(), x.device.type
+    if not (torch.is_grad_enabled() and middle.requires_grad):
+        return then(middle)
+    device = x.device.type
     precision = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+    # the linear layer would do this, and keep what it made of it
+    dtype = precision["dtype"] if precision["enabled"] and middle.dtype == torch.float32 else middle.dtype
+    middle = middle.to(dtype)
+    place, count = middle.data_ptr(), middle.numel()
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
         same = saved.data_ptr() == place and saved.numel() == count and saved.is_contiguous()
@@ -29,7 +38,7 @@ def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Te
         if isinstance(packed, Tensor):
             return packed
         with torch.autocast(device, **precision):
-            return first.forward(x.detach()).view(packed)  # not a call, which hooks would count
+            return first(x.detach()).to(dtype).view(packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return then(middle)

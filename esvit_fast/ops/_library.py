@@ -54,7 +54,9 @@ def must_scale(grad: Tensor) -> bool:
 
     A CPU's numbers can be looked at, but for those that are only traced; a second derivative has to be refused.
     """
-    return grad.device.type != "cpu" or type(grad) is not Tensor or torch.is_grad_enabled() or bool(grad != 1)
+    if grad.device.type != "cpu" or type(grad) is not Tensor or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() or bool(grad != 1)
 
 
 def linearize(function: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:

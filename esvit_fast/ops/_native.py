@@ -15,7 +15,7 @@ _CPU_SCHEMAS = {
     "prototype_weight_norm_backward": "(Tensor(a!) dweight, Tensor weight, Tensor g, Tensor length) -> Tensor",
     "region_match": "(Tensor student, Tensor teacher, ScalarType? rounding) -> (Tensor, Tensor, Tensor)",
     "soft_cross_entropy": "(Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, "
-    "float student_temp, float teacher_temp, Tensor(a!)? gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "float student_temp, float teacher_temp, Tensor(a!)? gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, Tensor rows, "
     "Tensor columns, int column_kinds, float scale) -> Tensor",
     "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor? cosine_scale, "

@@ -61,7 +61,7 @@ class Pull:
 
     Attributes:
         share: [R], weights of the pairs of each of the student's rows.
-        teacher_share: [M], those of the teacher's rows.
+        teacher_share: [M], magnitudes of those of the teacher's rows.
         pulled: [M, D], weighted sums of the student's rows that are paired with each of the teacher's.
     """
 
@@ -92,7 +92,7 @@ def cross_entropy(
     if any(needs):
         share = sums(len(student), student_row, pair_weight, None, None)
     if any(needs[1:]):
-        teacher_share = sums(len(teacher), teacher_row, pair_weight, None, None)
+        teacher_share = sums(len(teacher), teacher_row, pair_weight.abs(), None, None)
         pull = Pull(share, teacher_share, sums(len(teacher), teacher_row, pair_weight, given.student, student_row))
     found = passes(given, pull)
 

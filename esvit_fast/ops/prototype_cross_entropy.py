@@ -54,8 +54,10 @@ def prototype_cross_entropy(
 
     Numerics:
         Since logits are linear in the bottleneck, pairs are gathered in D dimensions, not in K. Computed in float32,
-        or in float64 for float64 rows. The gradients that are needed are computed with the loss, whose backward pass
-        only scales them: they are all that is saved.
+        or in float64 for float64 rows; in Triton products are of float16 with sums in float32, unless rows are float32
+        and `torch.get_float32_matmul_precision()` is "highest": no row or prototype may have entries of 65,504 or more.
+        The gradients that are needed are computed with the loss, whose backward pass only scales them: they are saved,
+        beside the inputs that they are of.
 
     Raises:
         ValueError: shapes or temperatures do not fit, or there are no pairs.

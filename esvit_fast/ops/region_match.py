@@ -66,6 +66,8 @@ def region_match(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree in B and C, "
             "and teacher must have at least one token"
         )
+    if match_dtype is not None and not match_dtype.is_floating_point:
+        raise TypeError(f"match_dtype={match_dtype} must be a floating-point dtype")
     chosen = choose("region_match", tensors, {"match_dtype": match_dtype}, backend)
     return Matches(*torch.ops.esvit_fast.region_match(student.detach(), teacher.detach(), match_dtype, chosen))
 

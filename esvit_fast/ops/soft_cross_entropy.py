@@ -93,14 +93,20 @@ def _fake(student_logits, *rest):
 
 def _setup_context(ctx, inputs, output):
     ctx.backend = inputs[-1]
-    ctx.save_for_backward(inputs[0], output[2])
+    ctx.save_for_backward(output[2])
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, grad, *_):
-    student_logits, gradient = ctx.saved_tensors
+    (gradient,) = ctx.saved_tensors
+    if type(grad) is Tensor and torch.is_grad_enabled():
+        # logits are not kept for a second derivative to find that there is none
+        raise NotImplementedError(
+            "esvit_fast::soft_cross_entropy is differentiable once, without create_graph; for second derivatives call "
+            "esvit_fast.reference.soft_cross_entropy"
+        )
     if must_scale(grad):
-        gradient = torch.ops.esvit_fast.soft_cross_entropy_backward(grad, student_logits, gradient, ctx.backend)
+        gradient = torch.ops.esvit_fast.soft_cross_entropy_backward(grad, gradient, ctx.backend)
     return gradient, *(None,) * 9
 
 
@@ -120,15 +126,15 @@ def _reference(*args):
     return loss, *found, gradient
 
 
-def _scaled(grad, student_logits, gradient):
-    return gradient * grad.to(gradient.dtype)
+def _scaled(grad, gradient):
+    return gradient * grad
 
 
 define("soft_cross_entropy", f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake)
 define(
     "soft_cross_entropy_backward",
-    "(Tensor grad, Tensor student_logits, Tensor gradient, str backend) -> Tensor",
-    lambda grad, student_logits, gradient, backend: torch.empty_like(gradient),
+    "(Tensor grad, Tensor gradient, str backend) -> Tensor",
+    lambda grad, gradient, backend: torch.empty_like(gradient),
 )
 differentiate("soft_cross_entropy", _backward, _setup_context)
 implement("soft_cross_entropy", "reference", _reference)

@@ -25,6 +25,7 @@ def prototype_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Loss and statistics; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
     exact = torch.promote_types(student.dtype, torch.float32)
+    center, pair_weight = center.to(exact), pair_weight.to(exact)
     student, teacher = student.to(exact), teacher.to(exact)
     student_weight = _prototypes(student_weight, student_weight_g, exact)
     teacher_weight = _prototypes(teacher_weight, teacher_weight_g, exact)

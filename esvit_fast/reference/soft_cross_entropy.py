@@ -21,6 +21,7 @@ def soft_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Loss and statistics; arguments as `esvit_fast.ops.soft_cross_entropy`."""
     exact = torch.promote_types(student_logits.dtype, torch.float32)
+    center, pair_weight = center.to(exact), pair_weight.to(exact)
     log_student = (student_logits.to(exact) / student_temp).log_softmax(-1)
     teacher = ((teacher_logits.to(exact) - center) / teacher_temp).softmax(-1)
     entropy = -(teacher[teacher_row] * log_student[student_row]).sum(-1)  # [P]

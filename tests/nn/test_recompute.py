@@ -41,20 +41,41 @@ def kept(function):
     return sum(seen.values())
 
 
-def test_what_is_kept():
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("first", [nn.LayerNorm(6), nn.GELU()])
+def test_what_is_kept(first, autocast):
     """What is alive after a forward pass, as those who look from outside are left to keep what they like."""
-    first, then, x = layers()
-    calls = []
-    first.register_forward_hook(lambda *_: calls.append(1))
+    _, then, x = layers()
     middle = []
-    out = through(first, x, lambda y: middle.append(y.data_ptr()) or then(y))
-    node = out.grad_fn
-    saved = [getattr(n, name) for n, name in saved_of(node)]
-    assert saved and all(t.data_ptr() != middle[0] for t in saved)
-    grads(out, first, then, x)
-    assert len(calls) == 1
-    plain = then(y := first(x))
-    assert any(getattr(n, name).data_ptr() == y.data_ptr() for n, name in saved_of(plain.grad_fn))
+
+    def noted(y):
+        middle.append(y)
+        return then(y)
+
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        out, plain = through(first, x, noted), noted(first(x))
+    ours, theirs = ([getattr(n, name) for n, name in saved_of(y.grad_fn)] for y in (out, plain))
+    assert ours and all(t.data_ptr() != middle[0].data_ptr() for t in ours)
+    # without it, what the layer was given, or made of it, is kept
+    assert any(t.numel() == x.numel() and torch.equal(t.flatten(), middle[1].to(t.dtype).flatten()) for t in theirs)
+    computed = []
+    handle = first.register_forward_hook(lambda *_: computed.append(1))
+    out.float().sum().backward()
+    handle.remove()
+    assert computed == [1]
+
+
+def test_hooks_that_change_what_it_gives_are_respected():
+    first, then, x = layers()
+    first.register_forward_hook(lambda module, args, out: 2 * out)
+    ours, plain = (grads(y, first, then, x) for y in (through(first, x, then), then(first(x))))
+    assert all(map(torch.equal, ours, plain))
+
+
+def test_functional_derivatives():
+    first, then, x = layers(torch.float64)
+    found = torch.func.grad(lambda x: through(first, x, then).square().sum())(x.detach())
+    torch.testing.assert_close(found, torch.autograd.grad(then(first(x)).square().sum(), x)[0])
 
 
 def saved_of(node):

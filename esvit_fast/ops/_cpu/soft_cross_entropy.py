@@ -31,7 +31,7 @@ def forward(
     start = torch.searchsorted(ordered, torch.arange(len(student) + 1))
     student = student.contiguous()
     gradient = torch.empty_like(student) if needed else None
-    losses, log_total, entropy, most, best, usage = torch.ops.esvit_fast_cpu.soft_cross_entropy(
+    losses, log_total, entropy, best, usage = torch.ops.esvit_fast_cpu.soft_cross_entropy(
         student,
         teacher.to(student.dtype).contiguous(),
         center,
@@ -43,5 +43,5 @@ def forward(
         gradient,
     )
     loss = losses.sum(dtype=torch.float64).to(exact)
-    statistics = statistics_of(loss, entropy, most - log_total, best, usage, teacher_row, pair_weight)
+    statistics = statistics_of(loss, entropy, -log_total, best, usage, teacher_row, pair_weight)
     return loss, statistics, student.new_empty(0) if gradient is None else gradient

@@ -72,7 +72,7 @@ def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
         dweight, dg = torch.empty_like(given.weight), None if length is None else bias.new_empty(count)
         # of what is paired with one row alone, the mean is that row: rounded alike, the two cancel where they must
         outer = (pull.pulled / pull.teacher_share.clamp_min(1e-30)[:, None]).to(dtype)
-        largest = torch.maximum(pull.share.amax(), pull.teacher_share.amax()).clamp_min(1e-30)
+        largest = torch.maximum(pull.share.abs().amax(), pull.teacher_share.amax()).clamp_min(1e-30)
         shares = pull.share / largest, pull.teacher_share / -largest
         # what rounding to 16 bits was spared is taken back
         factor = (largest / given.student_temp / (1 if dtype == torch.float32 else 32768)).view(1)
