@@ -8,7 +8,7 @@
 
 #include <tuple>
 
-#include "isa.h"
+#include "dispatch.h"
 
 namespace esvit_fast {
 
@@ -31,15 +31,7 @@ std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor grad, Tensor x) {
   const Isa chosen = isa();
   torch::stable::parallel_for(0, (outs + strip - 1) / strip, 1, [&](int64_t first, int64_t last) {
     const int64_t begin = first * strip, end = last * strip < outs ? last * strip : outs;
-    switch (chosen) {
-#if defined(__x86_64__)
-      case Isa::avx512:
-        return avx512::linear_weight_gradient(from, by, to, sums, tokens, outs, ins, begin, end);
-      case Isa::avx2:
-        return avx2::linear_weight_gradient(from, by, to, sums, tokens, outs, ins, begin, end);
-#endif
-      default: return baseline::linear_weight_gradient(from, by, to, sums, tokens, outs, ins, begin, end);
-    }
+    BY_ISA(chosen, linear_weight_gradient(from, by, to, sums, tokens, outs, ins, begin, end));
   });
   return {dweight, dbias};
 }

@@ -10,7 +10,7 @@
 #include <optional>
 #include <tuple>
 
-#include "isa.h"
+#include "dispatch.h"
 
 namespace esvit_fast {
 namespace {
@@ -84,32 +84,12 @@ void pack(T* to, const T* from, int64_t n, int64_t width, int64_t chunk, int64_t
   });
 }
 
-template <typename T, typename F>
-void each_isa(F f) {
-  switch (isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512: return f(avx512::score<T>, avx512::gather_prototypes<T>, avx512::weight_norm_backward<T>);
-    case Isa::avx2: return f(avx2::score<T>, avx2::gather_prototypes<T>, avx2::weight_norm_backward<T>);
-#endif
-    default: return f(baseline::score<T>, baseline::gather_prototypes<T>, baseline::weight_norm_backward<T>);
-  }
-}
-
-template <typename F>
-void with_dtype(ScalarType dtype, F f) {
-  switch (dtype) {
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Float: return f(float{});
-    default: STD_TORCH_CHECK(false, "assignments on the CPU are computed in float64 or float32");
-  }
-}
-
 }  // namespace
 
-// Softmax of scores rows . (key_scale * keys) + key_bias over all prototypes, and what follows from it. Returns for each
-// row its log of the sum of exponentials, entropy, highest score and first prototype that has it, and, where there are
-// values, the mean of value_scale * values; and how much of all rows each prototype has. The product of the weights,
-// transposed, and `outer` [n, D] is added to `sum` [K, D], or, where that is fresh, written.
+// Softmax of scores rows . (key_scale * keys) + key_bias over all prototypes, and what follows from it. Returns for
+// each row its log of the sum of exponentials, entropy, highest score and first prototype that has it, and, where
+// there are values, the mean of value_scale * values; and how much of all rows each prototype has. The product of the
+// weights, transposed, and `outer` [n, D] is added to `sum` [K, D], or, where that is fresh, written.
 //
 // Splits depend on K alone: a row's results have the same bits whatever other rows there are, and how many threads.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
@@ -122,7 +102,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
   check(key_scale, "key_scale", dtype, {prototypes});
   if (key_bias) check(*key_bias, "key_bias", dtype, {prototypes});
   STD_TORCH_CHECK(values.has_value() == value_scale.has_value(), "values need value_scale");
-  if (values) check(*values, "values", dtype, {prototypes, width}), check(*value_scale, "value_scale", dtype, {prototypes});
+  if (values) {
+    check(*values, "values", dtype, {prototypes, width}), check(*value_scale, "value_scale", dtype, {prototypes});
+  }
   STD_TORCH_CHECK(outer.has_value() == sum.has_value(), "outer needs sum");
   if (outer) check(*outer, "outer", dtype, {n, width}), check(*sum, "sum", dtype, {prototypes, width});
   STD_TORCH_CHECK(n > 0 && width > 0 && prototypes > 0, "there are no rows, no columns or no prototypes");
@@ -132,14 +114,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
   Tensor best = torch::stable::new_empty(rows, {n}, ScalarType::Long);
   Tensor mean = torch::stable::new_empty(rows, {values ? n : 0, width});
   Tensor usage = torch::stable::new_zeros(rows, {prototypes});
-  with_dtype(dtype, [&](auto zero) {
+  const Isa chosen = isa();
+  with_exact_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     Assignment<T> p{};
     p.prototypes = prototypes, p.width = width, p.filled = parts(width, 16) * 16;
     const int64_t bytes_of_row = prototypes * int64_t(sizeof(T));
     const int64_t fit = std::clamp<int64_t>(bytes_of_weights / bytes_of_row / 16 * 16, 16, most_rows);
     p.chunk = parts(parts(n, parts(n, fit)), 16) * 16;
-    const int64_t group = std::clamp<int64_t>(bytes_of_weights / (bytes_of_row * p.chunk), 1, std::min<int64_t>(4, parts(n, p.chunk)));
+    const int64_t most_chunks = std::min<int64_t>(4, parts(n, p.chunk));
+    const int64_t group = std::clamp<int64_t>(bytes_of_weights / (bytes_of_row * p.chunk), 1, most_chunks);
     const int64_t tiles = parts(prototypes, p.tile);
     p.tiles_of_share = parts(tiles, most_shares), p.shares = parts(tiles, p.tiles_of_share);
     p.keys = data<T>(keys), p.key_scale = data<T>(key_scale), p.key_bias = data<T>(key_bias);
@@ -169,15 +153,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
       std::memset(p.mean, 0, values ? shared * p.filled * sizeof(T) : 0);
       const Found<T> found{
           data<T>(log_total) + first, data<T>(entropy) + first, data<T>(most) + first, data<int64_t>(best) + first};
-      each_isa<T>([&](auto score, auto gather, auto) {
-        torch::stable::parallel_for(0, p.chunks * p.shares, 1, [&](int64_t begin, int64_t end) {
-          for (int64_t task = begin; task < end; ++task) score(p, task / p.shares, task % p.shares);
-        });
-        for (int64_t row = 0; row < filled_rows; ++row) merge(p, row, highest, inverse, found);
-        if (!values && !outer) return;
-        torch::stable::parallel_for(0, p.shares, 1, [&](int64_t begin, int64_t end) {
-          for (int64_t share = begin; share < end; ++share) gather(p, share);
-        });
+      torch::stable::parallel_for(0, p.chunks * p.shares, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; ++task) BY_ISA(chosen, score(p, task / p.shares, task % p.shares));
+      });
+      for (int64_t row = 0; row < filled_rows; ++row) merge(p, row, highest, inverse, found);
+      if (!values && !outer) continue;
+      torch::stable::parallel_for(0, p.shares, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t share = begin; share < end; ++share) BY_ISA(chosen, gather_prototypes(p, share));
       });
       if (!values) continue;
       T* to = data<T>(mean) + first * width;
@@ -204,12 +186,13 @@ Tensor prototype_weight_norm_backward(Tensor dweight, Tensor weight, Tensor g, T
   check(dweight, "dweight", dtype, {prototypes, width}), check(weight, "weight", dtype, {prototypes, width});
   check(g, "g", dtype, {prototypes}), check(length, "length", dtype, {prototypes});
   Tensor dg = torch::stable::new_empty(g, {prototypes});
-  with_dtype(dtype, [&](auto zero) {
+  const Isa chosen = isa();
+  with_exact_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    each_isa<T>([&](auto, auto, auto backward) {
-      torch::stable::parallel_for(0, prototypes, 256, [&](int64_t begin, int64_t end) {
-        backward(data<T>(dweight), data<T>(dg), data<T>(weight), data<T>(g), data<T>(length), width, begin, end);
-      });
+    T *d = data<T>(dweight), *to = data<T>(dg);
+    const T *v = data<T>(weight), *scale = data<T>(g), *norm = data<T>(length);
+    torch::stable::parallel_for(0, prototypes, 256, [&](int64_t begin, int64_t end) {
+      BY_ISA(chosen, weight_norm_backward(d, to, v, scale, norm, width, begin, end));
     });
   });
   return dg;

@@ -7,7 +7,8 @@
 
 // The highest score of a tile [prototypes, rows] in each of the rows of a vector, and the first prototype that has it.
 template <typename T>
-inline void note_best(const T* scores, int64_t stride, int64_t count, vec<T> most, vec<T> top, int64_t first, int64_t* best) {
+inline void note_best(
+    const T* scores, int64_t stride, int64_t count, vec<T> most, vec<T> top, int64_t first, int64_t* best) {
   for (int64_t lane = 0; lane < Vector<T>::size; ++lane) {
     if (!(top[lane] > most[lane])) continue;
     for (int64_t k = 0; k < count; ++k) {
@@ -80,7 +81,8 @@ void gather_prototypes(const Assignment<T>& p, int64_t share) {
       T* weights = p.weights + (chunk * p.prototypes + first) * stride;
       const T *level = p.level + (chunk * tiles + t) * stride, *most = p.highest + chunk * stride;
       for (int64_t j = 0; j < stride; j += size) {
-        store(factors.data() + j, exp_of_negative(load(level + j) - load(most + j)) * load(p.inverse + chunk * stride + j));
+        const vec<T> inverse = load(p.inverse + chunk * stride + j);
+        store(factors.data() + j, exp_of_negative(load(level + j) - load(most + j)) * inverse);
       }
       for (int64_t j = std::max(p.rows - chunk * stride, int64_t(0)); j < stride; ++j) factors[j] = 0;
       for (int64_t k = 0; k < count; ++k) {
@@ -119,7 +121,7 @@ void gather_prototypes(const Assignment<T>& p, int64_t share) {
   }
 }
 
-// The derivative of g * weight / length in rows [begin, end): dweight in place, dg where it is not null.
+// The derivative of g * weight / length in rows [begin, end): dweight in place, and dg.
 template <typename T>
 void weight_norm_backward(
     T* dweight, T* dg, const T* weight, const T* g, const T* length, int64_t width, int64_t begin, int64_t end) {
@@ -128,7 +130,7 @@ void weight_norm_backward(
     const T* v = weight + k * width;
     const T along = dot(d, v, width) / length[k], scale = g[k] / length[k], back = along / length[k];
     for (int64_t c = 0; c < width; ++c) d[c] = scale * (d[c] - back * v[c]);
-    if (dg) dg[k] = along;
+    dg[k] = along;
   }
 }
 

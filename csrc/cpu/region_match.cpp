@@ -9,7 +9,7 @@
 #include <optional>
 #include <tuple>
 
-#include "isa.h"
+#include "dispatch.h"
 
 namespace esvit_fast {
 namespace {
@@ -22,14 +22,7 @@ void run(const RegionMatch<T>& p) {
   const Isa chosen = isa();
   torch::stable::parallel_for(0, p.batch * p.views, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t image = task / p.views, view = task % p.views;
-      switch (chosen) {
-#if defined(__x86_64__)
-        case Isa::avx512: avx512::match<T, R>(p, image, view); break;
-        case Isa::avx2: avx2::match<T, R>(p, image, view); break;
-#endif
-        default: baseline::match<T, R>(p, image, view);
-      }
+      BY_ISA(chosen, match<T, R>(p, task / p.views, task % p.views));
     }
   });
 }
@@ -49,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> region_match(Tensor student, Tensor teacher, 
   Tensor index = torch::stable::new_empty(student, {batch, views, tokens}, ScalarType::Long);
   Tensor similarity = torch::stable::new_empty(student, {batch, views, tokens});
   Tensor margin = torch::stable::new_empty(student, {batch, views, tokens});
-  const auto with = [&](auto zero) {
+  with_exact_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     const RegionMatch<T> p{
         batch, views, tokens, teacher.size(2), student.size(2), static_cast<const T*>(student.data_ptr()),
@@ -63,13 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> region_match(Tensor student, Tensor teacher, 
       case ScalarType::BFloat16: return run<T, torch::headeronly::BFloat16>(p);
       default: STD_TORCH_CHECK(false, "numbers can be rounded to float32, float16 and bfloat16");
     }
-  };
-  if (dtype == ScalarType::Double) {
-    with(double{});
-  } else {
-    STD_TORCH_CHECK(dtype == ScalarType::Float, "regions on the CPU are matched in float64 or float32");
-    with(float{});
-  }
+  });
   return {index, similarity, margin};
 }
 

@@ -26,8 +26,8 @@ void match(const RegionMatch<T>& p, int64_t image, int64_t view) {
       const T* row = p.teacher + (pair * p.candidates + first + k) * p.channels;
       normalize<T, R>(teacher.data() + k * p.channels, 1, row, p.channels);
     }
-    product(
-        count, filled, p.channels, teacher.data(), p.channels, int64_t(1), student.data(), filled, found.data(), filled);
+    const T *rows = teacher.data(), *turned = student.data();
+    product(count, filled, p.channels, rows, p.channels, int64_t(1), turned, filled, found.data(), filled);
     for (int64_t k = 0; k < count; ++k) {
       for (int64_t i = 0; i < p.tokens; ++i) {
         const T s = static_cast<T>(static_cast<R>(found[k * filled + i]));

@@ -5,13 +5,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <optional>
 #include <tuple>
 
-#include "isa.h"
+#include "dispatch.h"
 
 namespace esvit_fast {
 namespace {
@@ -24,23 +22,13 @@ T* data(const Tensor& x) {
   return static_cast<T*>(x.data_ptr());
 }
 
-template <typename T, typename In, typename F>
-void each_isa(F f) {
-  switch (isa()) {
-#if defined(__x86_64__)
-    case Isa::avx512: return f(avx512::teach<T, In>, avx512::use<T, In>, avx512::learn<T, In>);
-    case Isa::avx2: return f(avx2::teach<T, In>, avx2::use<T, In>, avx2::learn<T, In>);
-#endif
-    default: return f(baseline::teach<T, In>, baseline::use<T, In>, baseline::learn<T, In>);
-  }
-}
-
 }  // namespace
 
 // student [R, K], teacher [M, K], center [K]; pairs sorted by the student's row: those of row r are [start[r],
 // start[r + 1]) of the teacher's rows `row` and of `weight`. Returns each student's row's loss [R]; of the teacher's
 // rows log of the sum of exponentials relative to the highest, entropy and first prototype that has the highest score
-// [M]; and how much of all of them each prototype has [K]. The derivative of the sum of losses is written to `gradient`, which may be `student`.
+// [M]; and how much of all of them each prototype has [K]. The derivative of the sum of losses is written to
+// `gradient`, which may be `student`.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
     Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, double student_temp,
     double teacher_temp, std::optional<Tensor> gradient) {
@@ -69,36 +57,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
   Tensor entropy = new_empty(teachers, computed), most = new_empty(teachers, computed);
   Tensor inverse = new_empty(teachers, computed);
   Tensor best = new_empty(teachers, ScalarType::Long), usage = new_empty(prototypes, computed);
-  const auto run = [&](auto zero, auto given) {
-    using T = decltype(zero);
+  const Isa chosen = isa();
+  with_dtype(in, [&](auto compute, auto given) {
+    using T = decltype(compute);
     using In = decltype(given);
     const SoftCrossEntropy<T> p{
         prototypes, data<T>(center), T(1 / student_temp), T(1 / teacher_temp), data<T>(log_total), data<T>(entropy),
-        data<T>(most), data<T>(inverse), data<int64_t>(best), data<int64_t>(start), data<int64_t>(row), data<T>(weight)};
+        data<T>(most), data<T>(inverse), data<int64_t>(best), first_pair, of_teacher, data<T>(weight)};
     const In *s = data<In>(student), *t = data<In>(teacher);
     In* to = gradient ? data<In>(*gradient) : nullptr;
+    T *used = data<T>(usage), *losses = data<T>(loss);
     constexpr int64_t block = 1024;
-    each_isa<T, In>([&](auto teach, auto use, auto learn) {
-      torch::stable::parallel_for(0, teachers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t m = begin; m < end; ++m) teach(p, t, m);
-      });
-      torch::stable::parallel_for(0, (prototypes + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-          use(p, t, teachers, data<T>(usage), b * block, std::min(prototypes, (b + 1) * block));
-        }
-      });
-      torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) data<T>(loss)[r] = learn(p, s, t, to, r);
-      });
+    torch::stable::parallel_for(0, teachers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) BY_ISA(chosen, teach(p, t, m));
     });
-  };
-  switch (in) {
-    case ScalarType::Double: run(double{}, double{}); break;
-    case ScalarType::Float: run(float{}, float{}); break;
-    case ScalarType::Half: run(float{}, torch::headeronly::Half{}); break;
-    case ScalarType::BFloat16: run(float{}, torch::headeronly::BFloat16{}); break;
-    default: STD_TORCH_CHECK(false, "logits on the CPU are float64, float32, float16 or bfloat16");
-  }
+    torch::stable::parallel_for(0, (prototypes + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        BY_ISA(chosen, use(p, t, teachers, used, b * block, std::min(prototypes, (b + 1) * block)));
+      }
+    });
+    torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) BY_ISA(chosen, learn(p, s, t, to, losses, r));
+    });
+  });
   return {loss, log_total, entropy, best, usage};
 }
 

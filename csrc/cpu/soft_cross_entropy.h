@@ -35,7 +35,8 @@ struct SoftCrossEntropy {
   template <typename T, typename In>                                                                                 \
   void use(const SoftCrossEntropy<T>&, const In* teacher, int64_t rows, T* usage, int64_t begin, int64_t end);       \
   template <typename T, typename In>                                                                                 \
-  T learn(const SoftCrossEntropy<T>&, const In* student, const In* teacher, In* gradient, int64_t row);              \
+  void learn(                                                                                                        \
+      const SoftCrossEntropy<T>&, const In* student, const In* teacher, In* gradient, T* loss, int64_t row);         \
   }
 DECLARE(baseline)
 DECLARE(avx2)

@@ -1,7 +1,7 @@
 // Cross-entropy of pairs of rows of logits, for one instruction set; included as simd.h is, after it.
 //
-// A row is taken in blocks that stay in the cache. Probabilities are never kept: what is kept of a row is its highest score
-// and its sum of exponentials relative to that, apart, as their sum would be rounded; each use makes them again.
+// A row is taken in blocks that stay in the cache. Probabilities are never kept: what is kept of a row is its highest
+// score and its sum of exponentials relative to that, apart, as their sum would be rounded; each use makes them again.
 
 constexpr int64_t BLOCK = 1024;
 
@@ -12,7 +12,8 @@ inline void scaled(T* to, const In* from, const T* center, T scale, int64_t coun
   for (int64_t k = count; k < (count + 15) / 16 * 16; ++k) to[k] = -std::numeric_limits<T>::infinity();
 }
 
-// The sum of exponentials of a row relative to its highest score, its entropy, that score and the first place that has it.
+// The sum of exponentials of a row relative to its highest score, its entropy, that score and the first place that has
+// it.
 template <typename T, typename In>
 inline void describe_row(
     const In* row, const T* center, T scale, int64_t count, double& total, T& entropy, T& most, int64_t& best) {
@@ -71,7 +72,8 @@ void use(const SoftCrossEntropy<T>& p, const In* teacher, int64_t rows, T* usage
 
 // The loss of a row of the student's, and its derivative, which may lie where the row does; none where it is null.
 template <typename T, typename In>
-T learn(const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* gradient, int64_t row) {
+void learn(
+    const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* gradient, T* loss, int64_t row) {
   constexpr int64_t size = Vector<T>::size;
   const int64_t begin = p.start[row], end = p.start[row + 1];
   const In* from = student + row * p.prototypes;
@@ -107,13 +109,13 @@ T learn(const SoftCrossEntropy<T>& p, const In* student, const In* teacher, In* 
     }
     for (int64_t k = 0; k < length; ++k) gradient[row * p.prototypes + first + k] = static_cast<In>(s[k]);
   }
-  return static_cast<T>(share * std::log(total) - agreement);
+  loss[row] = static_cast<T>(share * std::log(total) - agreement);
 }
 
 #define INSTANTIATE(T, In)                                                                                           \
   template void teach<T, In>(const SoftCrossEntropy<T>&, const In*, int64_t);                                        \
   template void use<T, In>(const SoftCrossEntropy<T>&, const In*, int64_t, T*, int64_t, int64_t);                    \
-  template T learn<T, In>(const SoftCrossEntropy<T>&, const In*, const In*, In*, int64_t);
+  template void learn<T, In>(const SoftCrossEntropy<T>&, const In*, const In*, In*, T*, int64_t);
 INSTANTIATE(double, double)
 INSTANTIATE(float, float)
 INSTANTIATE(float, torch::headeronly::Half)

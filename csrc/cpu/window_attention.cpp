@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "isa.h"
+#include "dispatch.h"
 
 namespace esvit_fast {
 namespace {
@@ -85,13 +85,7 @@ void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
       const int64_t begin = group * p.heads / groups, end = (group + 1) * p.heads / groups;
       const int64_t from_window = std::max(first - group * total, int64_t(0));
       const int64_t to_window = std::min(last - group * total, total);
-      switch (chosen) {
-#if defined(__x86_64__)
-        case Isa::avx512: avx512::forward(p, from, to, begin, end, from_window, to_window); break;
-        case Isa::avx2: avx2::forward(p, from, to, begin, end, from_window, to_window); break;
-#endif
-        default: baseline::forward(p, from, to, begin, end, from_window, to_window);
-      }
+      BY_ISA(chosen, forward(p, from, to, begin, end, from_window, to_window));
     }
   });
 }
@@ -114,26 +108,9 @@ void run_backward(
       const int64_t first = share * total / shares, last = (share + 1) * total / shares;
       T *dt = dtiles + share * tiles_of_share, *dp = dpad_kv + share * 2 * p.channels;
       T* dc = dcosine_scale + share * p.heads;
-      switch (chosen) {
-#if defined(__x86_64__)
-        case Isa::avx512: avx512::backward(p, from, by, to, dt, dp, dc, begin, end, first, last); break;
-        case Isa::avx2: avx2::backward(p, from, by, to, dt, dp, dc, begin, end, first, last); break;
-#endif
-        default: baseline::backward(p, from, by, to, dt, dp, dc, begin, end, first, last);
-      }
+      BY_ISA(chosen, backward(p, from, by, to, dt, dp, dc, begin, end, first, last));
     }
   });
-}
-
-template <typename F>
-void with_dtype(const Tensor& tensor, F f) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double: return f(double{}, double{});
-    case ScalarType::Float: return f(float{}, float{});
-    case ScalarType::Half: return f(float{}, Half{});
-    case ScalarType::BFloat16: return f(float{}, BFloat16{});
-    default: STD_TORCH_CHECK(false, "window_attention on the CPU takes float64, float32, float16 and bfloat16");
-  }
 }
 
 }  // namespace
@@ -142,7 +119,7 @@ Tensor window_attention(
     Tensor qkv, Tensor tiles, Optional pad_kv, Optional cosine_scale, Tensor rows, Tensor columns,
     int64_t column_kinds, double scale) {
   Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3) / 3});
-  with_dtype(qkv, [&](auto compute, auto in) {
+  with_dtype(qkv.scalar_type(), [&](auto compute, auto in) {
     using T = decltype(compute);
     const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
     run_forward<T, decltype(in)>(p, qkv, out);
@@ -163,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
   Tensor dtiles = torch::stable::new_zeros(tiles, {shares, heads, tiles.size(0), tiles.size(2), tiles.size(3)});
   Tensor dpad_kv = torch::stable::new_zeros(tiles, {shares, qkv.size(3) / 3 * 2});
   Tensor dcosine_scale = torch::stable::new_zeros(tiles, {shares, heads});
-  with_dtype(qkv, [&](auto compute, auto in) {
+  with_dtype(qkv.scalar_type(), [&](auto compute, auto in) {
     using T = decltype(compute);
     const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
     run_backward<T, decltype(in)>(
@@ -184,9 +161,8 @@ Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
   Tensor out = torch::stable::new_zeros(grad, {rows, heads});
   const int32_t* at = static_cast<const int32_t*>(index.data_ptr());
   for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] <= rows, "index is out of range");
-  with_dtype(grad, [&](auto compute, auto in) {
-    using T = decltype(compute);
-    STD_TORCH_CHECK((std::is_same_v<T, decltype(in)>), "grad must be float64 or float32");
+  with_exact_dtype(grad.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
     const T* from = static_cast<const T*>(grad.data_ptr());
     T* to = static_cast<T*>(out.data_ptr());
     torch::stable::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
