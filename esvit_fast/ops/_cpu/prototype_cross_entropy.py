@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _native
 from .._plan import Facts
 from .._prototypes import Found, Problem, Pull, cross_entropy
+from ._device import refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    if facts.device_type != "cpu":
-        return f"student is on {facts.device_type}"
-    return _native.CPU_MISSING
+    return refuse_device(facts, "student is", dtypes=None)
 
 
 def forward(*args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

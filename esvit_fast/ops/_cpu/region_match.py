@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _native
 from .._plan import Facts
+from ._device import refuse_device
 
 _ROUNDINGS = (None, torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    if facts.device_type != "cpu":
-        return f"student is on {facts.device_type}"
+    if reason := refuse_device(facts, "student is", dtypes=None):
+        return reason
     if (rounding := facts.options.get("match_dtype")) not in _ROUNDINGS:
         return f"match_dtype {rounding} is none of {', '.join(map(str, _ROUNDINGS[1:]))}"
-    return _native.CPU_MISSING
+    return None
 
 
 def forward(student: Tensor, teacher: Tensor, match_dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _native
 from .._plan import Facts
 from .._prototypes import statistics_of
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from ._device import refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    if facts.device_type != "cpu":
-        return f"student_logits are on {facts.device_type}"
-    if facts.dtype not in DTYPES:
-        return f"dtype {facts.dtype} is none of {', '.join(map(str, DTYPES))}"
-    return _native.CPU_MISSING
+    return refuse_device(facts, "student_logits are")
 
 
 def forward(

@@ -7,21 +7,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .. import _native
 from .._library import linearize
 from .._plan import Facts
 from .._windows import Layout, layout, tiles
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from ._device import refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
     """Why the kernels cannot run, or None."""
-    if facts.device_type != "cpu":
-        return f"the map is on {facts.device_type}"
-    if facts.dtype not in DTYPES:
-        return f"dtype {facts.dtype} is none of {', '.join(str(dtype) for dtype in DTYPES)}"
-    return _native.CPU_MISSING
+    return refuse_device(facts, "the map is")
 
 
 def forward(
