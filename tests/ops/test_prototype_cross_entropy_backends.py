@@ -1,10 +1,6 @@
 """The cross-entropy over prototypes on the CPU: exact at any size, the same bits always, and small."""
 
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +8,7 @@ import torch
 from esvit_fast import ops
 from esvit_fast.ops import _native
 
+from .harness import run_with_instruction_set
 from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
@@ -141,14 +138,4 @@ def test_every_instruction_set(isa):
         "    truth, found = (results(matrices, options, b) for b in ('reference', 'cpu'))\n"
         "    assert_close(found, truth, 1e-13, (matrices, seed))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode and "must be baseline, avx2 or avx512, and one that this machine has" in done.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert done.returncode == 0, done.stderr
+    run_with_instruction_set(isa, code)

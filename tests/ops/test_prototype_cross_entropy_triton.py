@@ -7,9 +7,6 @@ imported, and computes bfloat16 wrongly.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +15,10 @@ from esvit_fast import ops
 from esvit_fast.ops._plan import Facts
 from esvit_fast.ops._triton import _device
 
+from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
 
 pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
-SENTINEL = 12345.0
 SIZES = [
     {"rows": 5, "teachers": 3, "prototypes": 7, "width": 3, "pairs": 9},
     {"rows": 70, "teachers": 20, "prototypes": 130, "width": 16, "pairs": 90},
@@ -160,39 +157,15 @@ def check_edges():
 
 def check_walls(seeds):
     """Nothing beside the inputs is read, nothing beside what is allocated is written, and all of that is."""
-    walls, kept = [], (torch.Tensor.new_empty, torch.empty_like)
-
-    def walled(x):
-        wall = x.new_full((x.numel() + 128,), torch.nan if x.is_floating_point() else 10**9)
-        wall[64:-64] = x.flatten()
-        return wall[64:-64].view(x.shape)
-
-    def new_empty(self, *shape, dtype=None, device=None):
-        if device is not None:  # the interpreter's own
-            return kept[0](self, *shape, device=device)
-        shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-        dtype = dtype or self.dtype
-        wall = torch.full((shape.numel() + 128,), SENTINEL if dtype.is_floating_point else 77, dtype=dtype)
-        walls.append(wall)
-        inside = wall[64:-64].view(shape)
-        return inside.fill_(torch.nan) if dtype.is_floating_point else inside
-
     for seed in seeds:
         (*matrices, pairs), options, _ = rounded(*drawn(seed), torch.float32)
         plain = results((*matrices, pairs), options, "triton")
         options = {k: walled(v) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
         inside = *(walled(x) for x in matrices), ops.Pairs(*map(walled, pairs))
-        torch.Tensor.new_empty, torch.empty_like = new_empty, lambda x: new_empty(x, x.shape)
-        try:
+        with walled_allocations() as walls:
             found = results(inside, options, "triton")
-        finally:
-            torch.Tensor.new_empty, torch.empty_like = kept
         assert len(walls) >= 8 and all(map(torch.equal, found, plain)), seed
-        for wall in walls:
-            mark = SENTINEL if wall.is_floating_point() else 77
-            assert (torch.cat([wall[:64], wall[-64:]]) == mark).all()
-            assert not wall.is_floating_point() or wall.isfinite().all(), seed
-        walls.clear()
+        assert_walls(walls, seed)
 
 
 @pytest.mark.parametrize(
@@ -207,16 +180,7 @@ def check_walls(seeds):
     ],
 )
 def test_in_the_interpreter(call):
-    module = "tests.ops.test_prototype_cross_entropy_triton"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import tests.conftest\nfrom {module} import *\n{call}"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_the_interpreter("tests.ops.test_prototype_cross_entropy_triton", call)
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])

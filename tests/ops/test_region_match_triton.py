@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from esvit_fast import ops
 from esvit_fast.ops._plan import Facts
 from esvit_fast.ops._triton import _device
+
+from .harness import run_in_the_interpreter, walled
 
 pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
 
@@ -57,12 +54,6 @@ def check_edges():
 
 def check_walls():
     """Nothing beside the inputs is read."""
-
-    def walled(x):
-        wall = x.new_full((x.numel() + 128,), torch.nan)
-        wall[64:-64] = x.flatten()
-        return wall[64:-64].view(x.shape)
-
     student, teacher = torch.randn(2, 5, 37), torch.randn(2, 2, 18, 37)
     inside, plain = (
         ops.region_match(*pair, backend="triton") for pair in ((walled(student), walled(teacher)), (student, teacher))
@@ -72,15 +63,7 @@ def check_walls():
 
 @pytest.mark.parametrize("call", ["check()", "check_edges(); check_walls()"])
 def test_in_the_interpreter(call):
-    done = subprocess.run(
-        [sys.executable, "-c", f"import tests.conftest\nfrom tests.ops.test_region_match_triton import *\n{call}"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_the_interpreter("tests.ops.test_region_match_triton", call)
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from esvit_fast import ops
 from esvit_fast.ops import _native
+
+from .harness import refused_instruction_set, run, run_with_instruction_set, walled
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -63,13 +61,6 @@ def results(tensors, options, backend, dtype=None):
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
 
 
-def walled(x):
-    """The same tensor between NaNs."""
-    wall = x.new_full((x.numel() + 128,), torch.nan)
-    wall[64:-64] = x.flatten()
-    return wall[64:-64].view(x.shape)
-
-
 def assert_as_exact_as_torch(tensors, options, backend):
     truth = results(tensors, options, "reference", torch.float64)
     plain, ours = (results(tensors, options, name) for name in ("reference", backend))
@@ -105,21 +96,10 @@ def test_every_instruction_set(isa):
         "for seed in range(40): t.check(seed)\n"
         "for part in range(2): l.test_cpu_is_as_exact_as_torch(part)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"ESVIT_FAST_CPU_ISA": isa},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    refused = f"ESVIT_FAST_CPU_ISA='{isa}' must be baseline, avx2 or avx512, and one that this machine has"
     if isa == "sse9":
-        assert refused in done.stderr
+        assert refused_instruction_set(isa) in run(code, ESVIT_FAST_CPU_ISA=isa).stderr
         return
-    if done.returncode and refused in done.stderr:
-        pytest.skip(f"this machine has no {isa}")
-    assert done.returncode == 0, done.stderr
+    run_with_instruction_set(isa, code)
 
 
 @pytest.mark.parametrize("seed", range(6))

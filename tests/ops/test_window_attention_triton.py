@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +17,10 @@ from esvit_fast import ops
 from esvit_fast.ops import _windows
 from esvit_fast.ops._triton import _device, _shares
 
-from .test_window_attention_backends import assert_as_exact_as_torch, draw, results, walled
+from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
+from .test_window_attention_backends import assert_as_exact_as_torch, draw, results
 
 pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
-SENTINEL = 12345.0
 
 
 def problem(seed, side=10, window=8):
@@ -90,30 +87,15 @@ def check_refinement():
 
 def check_walls(seeds, **limits):
     """Nothing beside the inputs is read, nothing beside the outputs is written, and all of them is."""
-    walls, kept = [], (torch.Tensor.new_empty, torch.empty_like)
-
-    def new_empty(self, *shape, dtype=None, device=None):
-        if device is not None:  # the interpreter's own
-            return kept[0](self, *shape, device=device)
-        shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-        wall = torch.full((shape.numel() + 128,), SENTINEL, dtype=dtype or self.dtype)
-        walls.append(wall)
-        return wall[64:-64].view(shape).fill_(torch.nan)
-
     for seed in seeds:
         tensors, options = problem(seed, **limits)
         plain = results(tensors, options, "triton")
-        torch.Tensor.new_empty, torch.empty_like = new_empty, lambda x: new_empty(x, x.shape)
-        try:
+        with walled_allocations() as walls:
             inside = results({n: None if x is None else walled(x) for n, x in tensors.items()}, options, "triton")
-        finally:
-            torch.Tensor.new_empty, torch.empty_like = kept
         assert len(walls) >= 3
         for name, value in plain.items():
             assert value.isfinite().all() and torch.equal(value, inside[name]), (seed, name)
-        for wall in walls:
-            assert (torch.cat([wall[:64], wall[-64:]]) == SENTINEL).all() and wall.isfinite().all(), seed
-        walls.clear()
+        assert_walls(walls, seed)
 
 
 def check_edges():
@@ -176,15 +158,7 @@ def check_zeros():
     ],
 )
 def test_in_the_interpreter(call):
-    done = subprocess.run(
-        [sys.executable, "-c", f"import tests.conftest\nfrom tests.ops.test_window_attention_triton import *\n{call}"],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_the_interpreter("tests.ops.test_window_attention_triton", call)
 
 
 GEOMETRIES = [

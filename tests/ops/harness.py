@@ -1,0 +1,82 @@
+"""How kernels are run where a process has to be told before it starts, and what shows that they stray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+SENTINEL = 12345
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python code in a process of its own, from the repository's root."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run_with_instruction_set(isa: str, code: str) -> None:
+    """Run code with the CPU's kernels for `isa`; skip where the machine lacks it."""
+    done = run(code, ESVIT_FAST_CPU_ISA=isa)
+    if done.returncode and refused_instruction_set(isa) in done.stderr:
+        pytest.skip(f"this machine has no {isa}")
+    assert done.returncode == 0, done.stderr
+
+
+def refused_instruction_set(isa: str) -> str:
+    """What a process says that cannot have it."""
+    return f"ESVIT_FAST_CPU_ISA='{isa}' must be baseline, avx2 or avx512, and one that this machine has"
+
+
+def run_in_the_interpreter(module: str, call: str) -> None:
+    """Call a function of a test module in Triton's interpreter, which is chosen before triton is imported."""
+    done = run(f"import tests.conftest\nfrom {module} import *\n{call}", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+
+
+def walled(x: torch.Tensor) -> torch.Tensor:
+    """The same tensor between NaNs, or, of integers, between rows that are nowhere."""
+    wall = x.new_full((x.numel() + 128,), torch.nan if x.is_floating_point() else 10**9)
+    wall[64:-64] = x.flatten()
+    return wall[64:-64].view(x.shape)
+
+
+@contextmanager
+def walled_allocations() -> Iterator[list[torch.Tensor]]:
+    """Let `new_empty` and `empty_like` give what is between sentinels, and NaN inside; `assert_walls` looks at them."""
+    walls, kept = [], torch.Tensor.new_empty
+
+    def new_empty(self, *shape, dtype=None, device=None):
+        if device is not None:  # the interpreter's own
+            return kept(self, *shape, device=device)
+        shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        wall = torch.full((shape.numel() + 128,), SENTINEL, dtype=dtype or self.dtype)
+        walls.append(wall)
+        inside = wall[64:-64].view(shape)
+        return inside.fill_(torch.nan) if inside.is_floating_point() else inside
+
+    with (
+        patch.object(torch.Tensor, "new_empty", new_empty),
+        patch.object(torch, "empty_like", lambda x: new_empty(x, x.shape)),
+    ):
+        yield walls
+
+
+def assert_walls(walls: list[torch.Tensor], what: object) -> None:
+    """No sentinel is overwritten, and no number that was allocated is left unwritten."""
+    for wall in walls:
+        assert (torch.cat([wall[:64], wall[-64:]]) == torch.full((), SENTINEL, dtype=wall.dtype)).all(), what
+        assert not wall.is_floating_point() or wall.isfinite().all(), what
