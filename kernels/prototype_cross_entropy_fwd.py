@@ -10,20 +10,19 @@ from ._prototype_cross_entropy import GAIN, load_rows, store_rows
 def prototype_cross_entropy_prepare(
     weight, weight_g, prototypes, length, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """Rows of `weight` [count, WIDTH], scaled to the lengths `weight_g` [count] or as they are, in another dtype.
+    """Rows of `weight` [count, WIDTH], scaled to the lengths `weight_g` [count], in another dtype.
 
     Args:
         prototypes: [count, WIDTH], what is computed in.
-        length: float32 [count], of the rows of `weight`; written where there is weight_g.
+        length: float32 [count], of the rows of `weight`.
 
     The grid is blocks of rows.
     """
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = load_rows(weight, k, count, WIDTH, BLOCK_D).to(tl.float32)
-    if weight_g is not None:
-        norm = tl.sqrt_rn(tl.sum(row * row, 1))
-        tl.store(length + k, norm, k < count)
-        row *= (tl.load(weight_g + k, k < count, 0.0).to(tl.float32) / norm)[:, None]
+    norm = tl.sqrt_rn(tl.sum(row * row, 1))
+    tl.store(length + k, norm, k < count)
+    row *= (tl.load(weight_g + k, k < count, 0.0).to(tl.float32) / norm)[:, None]
     store_rows(prototypes, row, k, count, WIDTH, BLOCK_D)
 
 
