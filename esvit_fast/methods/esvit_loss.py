@@ -203,13 +203,13 @@ class EsViTLoss(nn.Module):
 
     @torch.no_grad()
     def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) -> Tensor:
-        """Add rows to the running sum; the centre as it is, in a copy, as it may move before the backward pass."""
+        """Add rows to the running sum; the centre as it is."""
         center = getattr(self, f"{task}_center")
         total, count = rows.to(center.dtype).sum(0), rows.new_tensor([len(rows)], dtype=center.dtype)
         if task in self._noted:
             total, count = total + self._noted[task].total, count + self._noted[task].count
         self._noted[task] = _Noted(total, count, prototypes, weight_g)
-        return center.clone()
+        return center
 
     @torch.no_grad()
     def update_centers(self) -> None:
