@@ -1,4 +1,4 @@
-"""The gradient of very many prototypes, each of which sums over all rows; and sums over pairs in their order."""
+"""The gradient of very many prototypes, each of which sums over all rows."""
 
 import triton
 import triton.language as tl
@@ -106,23 +106,3 @@ def prototype_cross_entropy_bwd(
             g = tl.load(weight_g + k, k < prototypes, 0.0).to(tl.float32)
             acc = (g / norm)[:, None] * (acc - (along / norm)[:, None] * v)
         store_rows(dweight, acc, k, prototypes, WIDTH, BLOCK_D)
-
-
-@triton.jit
-def prototype_cross_entropy_pairs(out, rows, row, weight, start, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Weighted sums of rows, in order: out[i] is that of weight[p] * rows[row[p]] over start[i] <= p < start[i + 1].
-
-    Args:
-        out: float32 [sums, WIDTH]; rows: float32 [..., WIDTH], None: ones; row: int64 [pairs]; weight: float32 [pairs];
-        start: int64 [sums + 1].
-
-    The grid is sums.
-    """
-    i, d = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_D)
-    total = tl.zeros([BLOCK_D], tl.float32)
-    for p in tl.range(tl.load(start + i), tl.load(start + i + 1)):
-        each = tl.load(weight + p)
-        if rows is not None:
-            each *= tl.load(rows + tl.load(row + p) * WIDTH + d, d < WIDTH, 0.0)
-        total += each
-    tl.store(out + i * WIDTH + d, total, d < WIDTH)

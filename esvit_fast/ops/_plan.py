@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.autograd import forward_ad
 
-ORDER = ("cuda", "triton", "cpu", "reference")
+ORDER = ("cuda", "triton", "cpu", "chunked", "reference")
 
 
 _RUNS_ON = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
@@ -77,7 +77,7 @@ def register_rule(op: str, backend: str, rule: Rule, configure: Configure | None
 
 
 def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) -> Plan:
-    """Choose the first backend, in the order cuda, triton, cpu, reference, that can run.
+    """Choose the first backend, in the order of `ORDER`, that can run.
 
     Raises:
         BackendError: no backend can run, or the forced one cannot; with every reason.
@@ -88,7 +88,7 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
     if not any(name == op for name, _ in rules):
         raise ValueError(f"op={op!r} is not an operator; known: {', '.join(sorted({name for name, _ in rules}))}")
     refused: dict[str, str] = {}
-    for backend in ORDER if facts.forced is None else (facts.forced,):
+    for backend in [b for b in ORDER if (op, b) in rules] if facts.forced is None else (facts.forced,):
         rule = rules.get((op, backend))
         reason = f"this version has no {backend} implementation of {op}" if rule is None else rule(facts)
         if reason is None:
@@ -146,9 +146,7 @@ def choose(
     )
     chosen = plan(op, facts)
     passed_over = {
-        b: reason
-        for b, reason in chosen.refused.items()
-        if (op, b) in _RULES and _RUNS_ON.get(b, facts.device_type) == facts.device_type
+        b: reason for b, reason in chosen.refused.items() if _RUNS_ON.get(b, facts.device_type) == facts.device_type
     }
     if passed_over:
         _warn_once(op, chosen.backend, tuple(passed_over.items()))

@@ -1,4 +1,4 @@
-"""The loss over prototypes but for its passes over them: pairs, statistics and gradients in the bottleneck.
+"""The losses over prototypes but for their passes over them: pairs, statistics and gradients in the bottleneck.
 
 With u_m the mean of the student's prototypes by the teacher's row m, and E_r that by the student's row r, the loss is
 ``sum_p w_p (log sum exp(s_r) - x_r . u_m / student_temp)``; its derivative by x_r is ``(a_r E_r - sum_p w_p u_m) /
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -73,13 +74,9 @@ class Pull:
 Passes = Callable[[Problem, Pull | None], Found]
 """passes(problem, pull): the latter None where no gradient of prototypes is needed."""
 
-Sums = Callable[[int, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-"""sums(count, index, weight, rows, row): out[i] = sum of weight * rows[row] over pairs with that index, in their order,
-[count, D]; without rows sums of weights, [count]."""
-
 
 def cross_entropy(
-    passes: Passes, sums: Sums,
+    passes: Passes,
     student, weight, weight_g, teacher, teacher_weight, teacher_weight_g, center, student_row, teacher_row, pair_weight,
     *, student_temp, teacher_temp, needs,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -90,10 +87,10 @@ def cross_entropy(
     given = Problem(*tensors, student_temp, teacher_temp, needs)
     share, pull = None, None
     if any(needs):
-        share = sums(len(student), student_row, pair_weight, None, None)
+        share = _sums(len(student), student_row, pair_weight)
     if any(needs[1:]):
-        teacher_share = sums(len(teacher), teacher_row, pair_weight.abs(), None, None)
-        pull = Pull(share, teacher_share, sums(len(teacher), teacher_row, pair_weight, given.student, student_row))
+        teacher_share = _sums(len(teacher), teacher_row, pair_weight.abs())
+        pull = Pull(share, teacher_share, _sums(len(teacher), teacher_row, pair_weight, given.student, student_row))
     found = passes(given, pull)
 
     agreement = (given.student[student_row] * found.target[teacher_row]).sum(-1) / student_temp  # [P]
@@ -104,12 +101,58 @@ def cross_entropy(
     nothing = loss.new_empty(0)
     dstudent, dg = nothing, nothing
     if needs[0]:
-        target = sums(len(student), student_row, pair_weight, found.target, teacher_row)
+        target = _sums(len(student), student_row, pair_weight, found.target, teacher_row)
         dstudent = (found.mean * share[:, None] - target) / student_temp
     if needs[2]:
         dg = found.dg.view(weight_g.shape)
     grads = dstudent, found.dweight, dg
     return loss, statistics, *(d if need else nothing.clone() for d, need in zip(grads, needs, strict=True))
+
+
+Rows = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+"""rows(student, teacher, center, start, teacher_row, weight, student_temp, teacher_temp, gradient): all contiguous, the
+pairs of row r from start[r] to start[r + 1]. The derivative is written to `gradient`, if there is one. Returns of the
+student's rows the loss; of the teacher's the logarithm of the sum of exponentials relative to the highest score, the
+entropy, and the prototype that has that score; and usage."""
+
+
+def soft_cross_entropy(
+    rows: Rows, student, teacher, center, student_row, teacher_row, pair_weight, student_temp, teacher_temp, gradient
+) -> tuple[Tensor, Tensor]:
+    """Loss and statistics of given logits; arguments as `esvit_fast.ops.soft_cross_entropy`."""
+    exact = torch.promote_types(student.dtype, torch.float32)
+    start, order = by_row(len(student), student_row)
+    pair_weight = pair_weight.to(exact)
+    losses, log_total, entropy, best, usage = rows(
+        student.contiguous(),
+        teacher.to(student.dtype).contiguous(),
+        center.to(exact).contiguous(),
+        start,
+        teacher_row[order],
+        pair_weight[order],
+        student_temp,
+        teacher_temp,
+        gradient,
+    )
+    loss = losses.sum(dtype=torch.float64).to(exact)
+    return loss, statistics_of(loss, entropy, -log_total, best, usage, teacher_row, pair_weight)
+
+
+def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None = None, row: Tensor | None = None) -> Tensor:
+    """out[i] = sum of weight * rows[row] over the pairs with that index, in their order, [count, D]; without rows, of
+    weights, [count]."""
+    start, order = by_row(count, index)
+    if rows is None:
+        return F.embedding_bag(order, weight[:, None], start, mode="sum", include_last_offset=True).flatten()
+    return F.embedding_bag(
+        row[order], rows, start, mode="sum", per_sample_weights=weight[order], include_last_offset=True
+    )
+
+
+def by_row(count: int, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each of `count` rows begins among pairs that are ordered by it, [count + 1], and that order, [P]."""
+    ordered, order = row.sort(stable=True)
+    return torch.searchsorted(ordered, torch.arange(count + 1, device=row.device)), order
 
 
 def statistics_of(loss, entropy, log_peak, best, usage, teacher_row, pair_weight) -> Tensor:

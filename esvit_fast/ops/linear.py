@@ -21,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         x: [..., in] floating point.
         weight: [out, in] in the dtype of x.
         bias: [out] in the dtype of x, or None.
-        backend: one of cuda, triton, cpu, reference; None: the first that can run.
+        backend: one of cuda, triton, cpu, chunked, reference; None: the first that can run.
 
     Returns:
         [..., out] in the dtype of x. Differentiable in x, weight and bias, any number of times.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import reference
 from ._checks import check_tensors
+from ._chunked import prototype_cross_entropy as chunked
 from ._cpu import prototype_cross_entropy as cpu
 from ._library import define, differentiate, implement, linearize, must_scale
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
@@ -46,7 +47,7 @@ def prototype_cross_entropy(
         student_temp, teacher_temp: greater than 0.
         student_weight_g, teacher_weight_g: [K] or [K, 1], lengths that the rows of a weight are scaled to (weight
             normalisation, arXiv 1602.07868); None: the rows as they are.
-        backend: one of cuda, triton, cpu, reference; None: the first that can run.
+        backend: one of cuda, triton, cpu, chunked, reference; None: the first that can run.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 rows), differentiable once in student, student_weight and
@@ -163,9 +164,11 @@ define(
 differentiate("prototype_cross_entropy", _backward, _setup_context)
 implement("prototype_cross_entropy", "reference", _reference)
 implement("prototype_cross_entropy", "cpu", _named(cpu.forward))
+implement("prototype_cross_entropy", "chunked", _named(chunked.forward))
 implement("prototype_cross_entropy", "triton", _named(triton.forward))
-for _name in ("reference", "cpu", "triton"):
+for _name in ("reference", "chunked", "cpu", "triton"):
     implement("prototype_cross_entropy_backward", _name, _scaled)
 register_rule("prototype_cross_entropy", "triton", triton.refuse, triton.configure)
 register_rule("prototype_cross_entropy", "cpu", cpu.refuse)
+register_rule("prototype_cross_entropy", "chunked", lambda facts: None)
 register_rule("prototype_cross_entropy", "reference", lambda facts: None)

@@ -39,7 +39,7 @@ def region_match(
         teacher: [B, Tt, C] floating point, Tt > 0, or [B, Q, Tt, C]: Q views at once.
         match_dtype: round normalised features and similarities to this dtype, as the published code does under
             autocast, where ties pull matches to the first regions; None: float32, or float64 for float64 inputs.
-        backend: one of cuda, triton, cpu, reference; None: the first that can run.
+        backend: one of cuda, triton, cpu, chunked, reference; None: the first that can run.
 
     Returns:
         `Matches`; not differentiable.

@@ -50,7 +50,7 @@ def window_attention(
         pad_mode: "before_roll" pads, then shifts, as EsViT, torchvision and Hugging Face do; "after_roll" as timm.
         mask_value: added to the scores of masked pairs.
         scale: of dot products; None: head_dim ** -0.5.
-        backend: one of cuda, triton, cpu, reference; None: the first that can run.
+        backend: one of cuda, triton, cpu, chunked, reference; None: the first that can run.
 
     Returns:
         [B, H, W, C] in the dtype of qkv. Differentiable once in qkv, bias, pad_kv and cosine_scale.

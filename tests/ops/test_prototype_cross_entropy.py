@@ -10,7 +10,7 @@ from esvit_fast import ops
 
 from .problems import BACKENDS, NATIVE, TEMPERATURES, lengths, problem, results
 
-each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_backend = pytest.mark.parametrize("backend", [*BACKENDS, "chunked"])
 
 
 @each_backend

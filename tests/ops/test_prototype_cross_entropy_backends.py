@@ -1,4 +1,4 @@
-"""The cross-entropy over prototypes on the CPU: exact at any size, the same bits always, and small."""
+"""The cross-entropy over prototypes on the CPU, and in chunks: exact at any size, and small."""
 
 import random
 
@@ -7,11 +7,13 @@ import torch
 
 from esvit_fast import ops
 from esvit_fast.ops import _native
+from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
 
 from .harness import run_with_instruction_set
 from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+each_backend = pytest.mark.parametrize("backend", ["cpu", "chunked"])
 profiled = pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 
 
@@ -42,18 +44,21 @@ def assert_close(found, truth, tolerance, what, plain=None):
         assert (ours - exact).norm() <= allowed, (what[1], i, ours.shape, ours.dtype, (ours - exact).norm() / allowed)
 
 
+@each_backend
 @pytest.mark.parametrize("part", range(4))
-def test_cpu_equals_the_oracle_at_any_size(part):
+def test_equals_the_oracle_at_any_size(part, backend, monkeypatch):
+    monkeypatch.setattr(chunked, "SCORES", 50_000)
     for seed in range(10 * part, 10 * part + 10):
         matrices, options = drawn(seed)
         truth = results(matrices, options, "reference")
-        assert_close(results(matrices, options, "cpu"), truth, 1e-13, (matrices, seed))
-        found, plain = (results(matrices, options, name, torch.float32) for name in ("cpu", "reference"))
+        assert_close(results(matrices, options, backend), truth, 1e-13, (matrices, seed))
+        found, plain = (results(matrices, options, name, torch.float32) for name in (backend, "reference"))
         assert_close(found, truth, 1e-6, (matrices, seed), plain)
 
 
+@each_backend
 @pytest.mark.parametrize("name", REGIMES)
-def test_errors_in_every_state_of_a_run(name):
+def test_errors_in_every_state_of_a_run(name, backend):
     matrices, options = regime(name)
     for dtype, allowed in {
         torch.float32: (1e-6, 5e-6, 5e-6),
@@ -64,7 +69,7 @@ def test_errors_in_every_state_of_a_run(name):
         rounded = *(x.to(dtype).double() for x in tensors), pairs
         round_options = {k: v.to(dtype).double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
         exact = results(rounded, round_options, "reference")
-        found, plain = (results(matrices, options, backend, dtype) for backend in ("cpu", "reference"))
+        found, plain = (results(matrices, options, each, dtype) for each in (backend, "reference"))
         for i, most in zip((0, 2, 3), allowed, strict=True):
             error, theirs = ((x[i] - exact[i]).norm() / exact[i].norm() for x in (found, plain))
             if i == 0:  # a loss near 0 is judged by its absolute error
@@ -93,11 +98,14 @@ def _largest(run):
     return max(e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
 
 
+@each_backend
 @profiled
-def test_no_logits_are_held():
+def test_no_logits_are_held(backend, monkeypatch):
+    monkeypatch.setattr(chunked, "SCORES", 32 << 20)
     student, weight, *rest = problem(torch.float32, rows=3000, teachers=1000, prototypes=20_000, width=32, pairs=4000)
     student.requires_grad_(), weight.requires_grad_()
-    largest = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **TEMPERATURES)[0].backward())
+    options = {**TEMPERATURES, "backend": backend}
+    largest = _largest(lambda: ops.prototype_cross_entropy(student, weight, *rest, **options)[0].backward())
     assert largest <= 32 << 20 < 1000 * 20_000 * 4
 
 

@@ -245,7 +245,7 @@ QKV, TABLE = torch.zeros(1, 4, 4, 12), torch.zeros(9, 2)
         ),
         ({"cosine_scale": torch.zeros(2), "scale": 1.0}, ValueError, "scale=1.0 has no meaning beside cosine_scale"),
         ({"bias": torch.zeros(9, 2, device="meta")}, TypeError, "bias is on meta but qkv is on cpu"),
-        ({"backend": "metal"}, ValueError, "backend='metal' must be one of cuda, triton, cpu, reference"),
+        ({"backend": "metal"}, ValueError, "backend='metal' must be one of cuda, triton, cpu, chunked, reference"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, message):

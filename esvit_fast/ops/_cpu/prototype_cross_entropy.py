@@ -17,7 +17,7 @@ def refuse(facts: Facts) -> str | None:
 
 def forward(*args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, statistics and gradients; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
-    return cross_entropy(_passes, _sums, *args, **options)
+    return cross_entropy(_passes, *args, **options)
 
 
 def _passes(given: Problem, pull: Pull | None) -> Found:
@@ -49,11 +49,6 @@ def _passes(given: Problem, pull: Pull | None) -> Found:
             dweight, given.weight, given.weight_g.flatten(), length
         )
     return Found(log_total, mean, teacher_log_total, target, entropy, most, best, usage, dweight, dg)
-
-
-def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None, row: Tensor | None) -> Tensor:
-    added = weight if rows is None else rows[row] * weight[:, None]
-    return added.new_zeros(count, *added.shape[1:]).index_add_(0, index, added)
 
 
 def _scale(weight: Tensor, weight_g: Tensor | None) -> tuple[Tensor | None, Tensor]:

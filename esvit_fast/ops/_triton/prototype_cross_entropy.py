@@ -48,7 +48,7 @@ def forward(student, *args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
     with torch.cuda.device_of(student):
         # of rows that are rounded, everything is rounded alike: what cancels, does
-        return cross_entropy(passes, _sums, student.to(dtype).to(torch.float32), *args, **options)
+        return cross_entropy(passes, student.to(dtype).to(torch.float32), *args, **options)
 
 
 def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
@@ -182,23 +182,3 @@ def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Te
         **constants,
     )
     return found, which, mean
-
-
-def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None, row: Tensor | None) -> Tensor:
-    from ...kernels.prototype_cross_entropy_bwd import prototype_cross_entropy_pairs
-
-    ordered, order = index.sort(stable=True)
-    start = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device))
-    width = 1 if rows is None else rows.shape[1]
-    out = weight.new_empty(count, width)
-    prototype_cross_entropy_pairs[(count,)](
-        out,
-        rows,
-        None if row is None else row[order],
-        weight[order],
-        start,
-        WIDTH=width,
-        BLOCK_D=max(16, 1 << (width - 1).bit_length()),
-        num_warps=1,
-    )
-    return out.flatten() if rows is None else out
