@@ -10,6 +10,7 @@ from esvit_fast.kernels import (
     prototype_cross_entropy_bwd,
     prototype_cross_entropy_fwd,
     region_match,
+    soft_cross_entropy,
     window_attention_bwd,
     window_attention_bwd_blocks,
     window_attention_fwd,
@@ -56,6 +57,7 @@ def variants() -> Iterator[Variant]:
     yield from _window_attention()
     yield from _prototype_cross_entropy()
     yield from _region_match()
+    yield from _soft_cross_entropy()
 
 
 def _window_attention() -> Iterator[Variant]:
@@ -122,10 +124,10 @@ def _prototype_cross_entropy() -> Iterator[Variant]:
         "dweight",
         "dg",
     )
-    more = ("usage", "student_share", "teacher_share", "student_log_total", "teacher_log_total", "out", "rows")
+    more = ("usage", "student_share", "teacher_share", "student_log_total", "teacher_log_total", "rows")
     floats = ("scale", "student_scale", "teacher_scale", "base")
     common = dict.fromkeys((*pointers, *more), "*fp32") | dict.fromkeys(floats, "fp32")
-    common |= {"best": "*i32", "which": "*i64", "row": "*i64", "start": "*i64"}
+    common |= {"best": "*i32", "which": "*i64"}
     inputs = ("keys", "values", "prototypes", "student", "student_prototypes")
     inputs += ("teacher", "teacher_prototypes", "teacher_outer")
     kinds = {
@@ -140,12 +142,11 @@ def _prototype_cross_entropy() -> Iterator[Variant]:
             backward.prototype_cross_entropy_bwd,
             ("student_share", "teacher_share", "teacher_outer", "factor", "dweight", "dg"),
         ),
-        "pairs": (backward.prototype_cross_entropy_pairs, ()),
     }
     for dtype in ("fp16", "fp32"):
         for width in (256, 64, 384):
             for kind, (kernel, missing) in kinds.items():
-                if kind in ("prepare", "merge", "pairs") and (width != 256 or dtype == "fp32"):
+                if kind in ("prepare", "merge") and (width != 256 or dtype == "fp32"):
                     continue
                 types = common | dict.fromkeys(inputs, f"*{dtype}")
                 if kind in ("student", "student, loss alone", "teacher"):
@@ -167,7 +168,7 @@ def _prototype_cross_entropy() -> Iterator[Variant]:
                     constants |= {"BLOCK_M": 16, "HALF": True}
                     types |= {"prototypes": "i32"}
                 warps = chosen["num_warps_backward" if kind.startswith(("backward", "usage")) else "num_warps"]
-                small = {"prepare": 4, "merge": 4, "pairs": 1}
+                small = {"prepare": 4, "merge": 4}
                 options = {"num_warps": small.get(kind, warps), "num_stages": chosen["num_stages"]}
                 yield Variant(
                     f"prototype_cross_entropy {kind} D {width} {dtype}",
@@ -194,3 +195,28 @@ def _region_match() -> Iterator[Variant]:
             lambda arch: options,
             ("channels",),
         )
+
+
+def _soft_cross_entropy() -> Iterator[Variant]:
+    of_row, of_column = _tables.SOFT_CROSS_ENTROPY, _tables.SOFT_CROSS_ENTROPY_USAGE
+    kinds = {
+        "rows": (soft_cross_entropy.soft_cross_entropy_rows, (), of_row),
+        "usage": (soft_cross_entropy.soft_cross_entropy_usage, (), of_column),
+        "with gradient": (soft_cross_entropy.soft_cross_entropy, (), of_row),
+        "loss alone": (soft_cross_entropy.soft_cross_entropy, ("gradient",), of_row),
+    }
+    common = dict.fromkeys(("center", "found", "usage", "weight", "loss"), "*fp32")
+    common |= dict.fromkeys(("best", "start", "teacher_row"), "*i64")
+    common |= dict.fromkeys(("scale", "student_scale", "teacher_scale"), "fp32")
+    for dtype in BYTES:
+        types = common | dict.fromkeys(("logits", "student", "teacher", "gradient"), f"*{dtype}")
+        for kind, (kernel, missing, chosen) in kinds.items():
+            constants = dict.fromkeys(missing) | {"BLOCK": chosen["block_k"]}
+            yield Variant(
+                f"soft_cross_entropy {kind} {dtype}",
+                kernel,
+                types,
+                lambda arch, constants=constants: constants,
+                lambda arch, chosen=chosen: {"num_warps": chosen["num_warps"], "num_stages": 1},
+                ("count",),
+            )

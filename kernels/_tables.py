@@ -54,8 +54,12 @@ def window_attention(
     }
 
 
-REGION_MATCH = {"block_m": 32, "block_n": 16, "block_c": 32, "num_warps": 4, "num_stages": 1}
+REGION_MATCH = {"block_m": 64, "block_n": 32, "block_c": 32, "num_warps": 16, "num_stages": 1}
 """Launch configuration for matching regions: blocks of both sides' regions, and channels at a time."""
+
+SOFT_CROSS_ENTROPY = {"block_k": 4096, "num_warps": 16}
+"""Launch configuration for given logits: a few rows at a time, so that those a GPU reads twice stay in its L2 cache."""
+SOFT_CROSS_ENTROPY_USAGE = {"block_k": 128, "num_warps": 4}
 
 LARGEST_WIDTH = 512
 SPLITS = 8

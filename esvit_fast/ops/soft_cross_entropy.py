@@ -11,10 +11,11 @@ from ._cpu import soft_cross_entropy as cpu
 from ._library import define, differentiate, implement, linearize, must_scale
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
+from ._triton import soft_cross_entropy as triton
 
 _ARGUMENTS = (
-    "Tensor student_logits, Tensor teacher_logits, Tensor center, Tensor student_row, Tensor teacher_row, "
-    "Tensor pair_weight, float student_temp, float teacher_temp, bool needed, str backend"
+    "Tensor teacher_logits, Tensor center, Tensor student_row, Tensor teacher_row, "
+    "Tensor pair_weight, float student_temp, float teacher_temp"
 )
 
 
@@ -26,6 +27,7 @@ def soft_cross_entropy(
     *,
     student_temp: float,
     teacher_temp: float,
+    gradient_in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Statistics]:
     """Weighted cross-entropy between teacher and student rows, as in DINO (arXiv 2104.14294, section 3.1).
@@ -39,7 +41,10 @@ def soft_cross_entropy(
         center: [K], subtracted from the teacher's logits.
         pairs: student rows int64 [P], teacher rows int64 [P], weights float32 [P].
         student_temp, teacher_temp: greater than 0.
-        backend: one of cuda, triton, cpu, reference; None: the first that can run.
+        gradient_in_place: write the gradient over student_logits, if they need one: no memory of their size is taken.
+            They must be contiguous and made by an operator that does not need them any more, as a linear layer is;
+            the backward pass runs once.
+        backend: one of cuda, triton, cpu, chunked, reference; None: the first that can run.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 logits), differentiable once in student_logits; and
@@ -50,7 +55,7 @@ def soft_cross_entropy(
         only scales it: it, of the size and dtype of student_logits, is all that is saved.
 
     Raises:
-        ValueError: shapes or temperatures do not fit, or there are no pairs.
+        ValueError: shapes or temperatures do not fit, there are no pairs, or the gradient cannot be in place.
         TypeError: dtypes or devices do not fit.
         BackendError: the backend asked for cannot run; with the reasons.
     """
@@ -72,9 +77,12 @@ def soft_cross_entropy(
         # the gradient is rounded before the loss is scaled: it must be of a size that 16 bits hold
         factor = pairs.weight.float().abs().amax().clamp_min(1e-30)
         pairs = pairs._replace(weight=pairs.weight / factor)
-    loss, statistics, _ = torch.ops.esvit_fast.soft_cross_entropy(
-        student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp, needed, chosen
-    )
+    given = student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp
+    if needed and gradient_in_place:
+        _check_place(student_logits)
+        loss, statistics = _InPlace.apply(*given, chosen)
+    else:
+        loss, statistics, _ = torch.ops.esvit_fast.soft_cross_entropy(*given, needed, chosen)
     statistics = Statistics(*statistics.detach().unbind())
     if factor is None:
         return loss, statistics
@@ -110,36 +118,94 @@ def _backward(ctx, grad, *_):
     return gradient, *(None,) * 9
 
 
-def _reference(*args):
-    *given, needed = args
+def _check_place(student_logits: Tensor) -> None:
+    if student_logits.is_leaf or not student_logits.is_contiguous():
+        raise ValueError(
+            "gradient_in_place=True needs student_logits that are contiguous and the output of an operator; they are "
+            + ("a leaf" if student_logits.is_leaf else f"of strides {student_logits.stride()}")
+        )
+    if torch.compiler.is_compiling():
+        raise ValueError("gradient_in_place=True is not for torch.compile, which plans memory itself; leave it out")
+
+
+class _InPlace(torch.autograd.Function):
+    """The operator that overwrites the student's logits, and what takes their gradient from there."""
+
+    @staticmethod
+    def forward(ctx, student_logits, *rest):
+        ctx.gradient = student_logits.detach()
+        loss, statistics = torch.ops.esvit_fast.soft_cross_entropy_in_place(ctx.gradient, *rest)
+        # who kept the logits for a backward pass will be told
+        torch.autograd.graph.increment_version(student_logits)
+        ctx.mark_non_differentiable(statistics)
+        return loss, statistics
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, _):
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("the gradient in place was scaled already; for several backward passes leave it out")
+        return gradient.mul_(grad) if must_scale(grad) else gradient, *(None,) * 8
+
+
+def _reference(student_logits, *rest):
+    *rest, gradient = rest
     found = []
 
     def run(student_logits):
         loss, statistics = reference.soft_cross_entropy(
-            student_logits, *given[1:6], student_temp=given[6], teacher_temp=given[7]
+            student_logits, *rest[:5], student_temp=rest[5], teacher_temp=rest[6]
         )
         found.append(statistics)
         return loss
 
-    loss, back = linearize(run, given[:1])
-    gradient = back(torch.ones_like(loss))[0].contiguous() if needed else given[0].new_empty(0)
-    return loss, *found, gradient
+    loss, back = linearize(run, (student_logits,))
+    if gradient is not None:
+        gradient.copy_(back(torch.ones_like(loss))[0])
+    return loss, *found
+
+
+def _apart(run):
+    """A backend's implementation of the operator that makes the gradient a tensor of its own."""
+
+    def implementation(student_logits, *rest):
+        *rest, needed = rest
+        gradient = torch.empty_like(student_logits.contiguous()) if needed else None
+        found = run(student_logits, *rest, gradient)
+        return *found, student_logits.new_empty(0) if gradient is None else gradient
+
+    return implementation
+
+
+def _in_place(run):
+    return lambda student_logits, *rest: run(student_logits, *rest, student_logits)
 
 
 def _scaled(grad, gradient):
     return gradient * grad
 
 
-define("soft_cross_entropy", f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake)
+define(
+    "soft_cross_entropy",
+    f"(Tensor student_logits, {_ARGUMENTS}, bool needed, str backend) -> (Tensor, Tensor, Tensor)",
+    _fake,
+)
+define(
+    "soft_cross_entropy_in_place",
+    f"(Tensor(a!) student_logits, {_ARGUMENTS}, str backend) -> (Tensor, Tensor)",
+    lambda *args: _fake(*args[:-1], False, args[-1])[:2],
+)
 define(
     "soft_cross_entropy_backward",
     "(Tensor grad, Tensor gradient, str backend) -> Tensor",
     lambda grad, gradient, backend: torch.empty_like(gradient),
 )
 differentiate("soft_cross_entropy", _backward, _setup_context)
-implement("soft_cross_entropy", "reference", _reference)
-implement("soft_cross_entropy", "cpu", cpu.forward)
-for _name in ("reference", "cpu"):
+for _name, _run in (("reference", _reference), ("cpu", cpu.forward), ("triton", triton.forward)):
+    implement("soft_cross_entropy", _name, _apart(_run))
+    implement("soft_cross_entropy_in_place", _name, _in_place(_run))
     implement("soft_cross_entropy_backward", _name, _scaled)
+register_rule("soft_cross_entropy", "triton", triton.refuse)
 register_rule("soft_cross_entropy", "cpu", cpu.refuse)
 register_rule("soft_cross_entropy", "reference", lambda facts: None)

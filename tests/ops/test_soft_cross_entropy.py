@@ -113,6 +113,8 @@ def test_opcheck(backend):
     for needed in (True, False):
         given = student.detach().requires_grad_(needed), teacher, center, *pairs, 0.5, 0.2, needed, backend
         opcheck(torch.ops.esvit_fast.soft_cross_entropy.default, given)
+    given = student.detach().clone(), teacher, center, *pairs, 0.5, 0.2, backend
+    opcheck(torch.ops.esvit_fast.soft_cross_entropy_in_place.default, given)
     given = torch.tensor(0.5), student.detach(), backend
     opcheck(torch.ops.esvit_fast.soft_cross_entropy_backward.default, given)
 
@@ -187,6 +189,49 @@ def test_nothing_but_the_gradient_is_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         ops.soft_cross_entropy(student, *rest, **TEMPERATURES, backend="cpu")
     assert kept == [student.numel()]
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_a_gradient_in_place_is_the_same_and_takes_no_memory(backend, dtype):
+    student, *rest = logits(torch.float32)
+    teacher, center, pairs = rest[0].to(dtype), *rest[1:]
+    found = []
+    for in_place in (False, True):
+        x = student.to(dtype).requires_grad_()
+        made = x * 2
+        place = made.data_ptr()
+        loss, statistics = ops.soft_cross_entropy(
+            made, teacher, center, pairs, **TEMPERATURES, gradient_in_place=in_place, backend=backend
+        )
+        given = []
+        made.register_hook(given.append)
+        (3 * loss).backward()
+        assert (given[0].data_ptr() == place) == in_place
+        found.append((loss.detach(), torch.stack(statistics), x.grad))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_gradient_in_place_is_refused_where_it_would_be_wrong():
+    student, *rest = logits()
+    student.requires_grad_()
+    options = {**TEMPERATURES, "gradient_in_place": True}
+    with pytest.raises(ValueError, match="gradient_in_place=True needs .*; they are a leaf"):
+        ops.soft_cross_entropy(student, *rest, **options)
+    with pytest.raises(ValueError, match=r"gradient_in_place=True needs .*; they are of strides \(1, 6\)"):
+        ops.soft_cross_entropy((student * 1).T.contiguous().T, *rest, **options)
+    needs_its_output = student.exp()
+    loss, _ = ops.soft_cross_entropy(needs_its_output, *rest, **options)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loss, _ = ops.soft_cross_entropy(student * 1, *rest, **options)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="scaled already; for several backward passes leave it out"):
+        loss.backward()
+    # nothing is overwritten that needs no gradient
+    kept = student.detach() + 0
+    ops.soft_cross_entropy(kept, *rest, **options)
+    assert torch.equal(kept, student)
 
 
 @NATIVE
