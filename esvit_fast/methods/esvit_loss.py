@@ -97,7 +97,8 @@ class EsViTLoss(nn.Module):
         match_dtype: as in `ops.region_match`.
         centering: "mean" or "sinkhorn".
         koleo_weight: of `methods.koleo`; it needs the view task.
-        all_reduce: sums a tensor over all ranks, in place; None for a single process.
+        all_reduce: sums a tensor over all ranks, in place; what it returns is waited for, if it has a `wait`. None: a
+            single process.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class EsViTLoss(nn.Module):
         self.weights = {"view": view_weight, "region": region_weight}
         self.student_temp, self.center_momentum, self.match_dtype = student_temp, center_momentum, match_dtype
         self.koleo_weight = koleo_weight
-        self.centering, self.all_reduce = centering, all_reduce or (lambda tensor: tensor)
+        self.centering, self.all_reduce = centering, all_reduce or (lambda tensor: None)
         self.tasks = [task for task, weight in self.weights.items() if weight > 0]
         for task in self.tasks:
             self.register_buffer(f"{task}_center", torch.zeros(out_dim))
+        self._reduced = None
         self.forget()
 
     def forward(self, student: Projection, teacher: Projection, teacher_temp: float) -> tuple[Tensor, EsViTStatistics]:
@@ -204,6 +206,8 @@ class EsViTLoss(nn.Module):
     @torch.no_grad()
     def _note_center(self, task: str, rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) -> Tensor:
         """Add rows to the running sum; the centre as it is."""
+        if self._reduced is not None:
+            raise RuntimeError("reduce_centers was called; call update_centers or forget before the next forward pass")
         center = getattr(self, f"{task}_center")
         total, count = rows.to(center.dtype).sum(0), rows.new_tensor([len(rows)], dtype=center.dtype)
         if task in self._noted:
@@ -212,27 +216,45 @@ class EsViTLoss(nn.Module):
         return center
 
     @torch.no_grad()
+    def reduce_centers(self) -> None:
+        """Begin to sum over ranks what `update_centers` needs; after the last forward pass of a step, it runs beside
+        the backward pass. Without it, that begins and waits.
+
+        Logits are linear in the rows, so their mean is the logit of the mean row: what is reduced is as wide as the
+        bottleneck, at once for both tasks.
+        """
+        if self._reduced is None and self._noted:
+            flat = torch.cat([x for n in self._noted.values() for x in (n.total, n.count)])
+            self._reduced = flat, self.all_reduce(flat)
+
+    @torch.no_grad()
     def update_centers(self) -> None:
         """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
 
-        Logits are linear in the rows, so their mean is the logit of the mean row: what is reduced over ranks is as
-        wide as the bottleneck, at once for both tasks. All ranks must call it, with the same teacher, and before that
-        is updated: logits are made now.
+        All ranks must call it, with the same teacher, and before that is updated: logits are made now.
         """
-        noted, self._noted = self._noted, {}
-        if not noted:
+        self.reduce_centers()
+        noted, reduced = self._noted, self._reduced
+        self.forget()
+        if reduced is None:
             return
-        parts = [x for n in noted.values() for x in (n.total, n.count)]
-        flat = torch.cat(parts)
-        self.all_reduce(flat)
-        sums = iter(flat.split([len(x) for x in parts]))
+        sums = iter(reduced[0].split([len(x) for n in noted.values() for x in (n.total, n.count)]))
         for task, n in noted.items():
             mean = next(sums) / next(sums)
             getattr(self, f"{task}_center").lerp_(_logits(mean, n.prototypes, n.weight_g), 1 - self.center_momentum)
 
     def forget(self) -> None:
         """Drop what has been summed for the centres since their last update, as when a step is not taken."""
+        if self._reduced is not None:
+            _wait(self._reduced[1])
         self._noted: dict[str, _Noted] = {}
+        self._reduced: tuple[Tensor, object] | None = None
+
+
+def _wait(work: object) -> None:
+    """Wait for what a reduction has begun, if it says how."""
+    if hasattr(work, "wait"):
+        work.wait()
 
 
 class _Noted(NamedTuple):
@@ -251,7 +273,7 @@ def sinkhorn_bias(
     weight_g: Tensor | None = None,
     *,
     temp: float = 1.0,
-    all_reduce: Callable[[Tensor], object] = lambda tensor: tensor,
+    all_reduce: Callable[[Tensor], object] = lambda tensor: None,
     iterations: int = 3,
     chunk: int = 2**23,
 ) -> Tensor:
@@ -265,7 +287,7 @@ def sinkhorn_bias(
         rows: [M, D], whose logits are those with the prototypes; or logits [M, K].
         prototypes, weight_g: as in `Projection`; None: rows are logits.
         temp: temperature.
-        all_reduce: sums a tensor over all ranks, in place.
+        all_reduce: as in `EsViTLoss`.
         chunk: elements of logits that are held at a time.
     """
     count = rows.shape[1] if prototypes is None else len(prototypes)
@@ -281,7 +303,7 @@ def sinkhorn_bias(
     for _ in range(iterations):
         totals = [(scores(part) + row).logsumexp(0).double().exp() for part in parts]
         total = torch.cat(totals)
-        all_reduce(total)
+        _wait(all_reduce(total))
         bias, reached = -total.log().to(rows.dtype), torch.full_like(row, -torch.inf)
         for part in parts:
             reached = torch.logaddexp(reached, (scores(part) + bias[part]).logsumexp(1, keepdim=True))

@@ -85,6 +85,11 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def begin_all_reduce_sum(tensor: Tensor) -> dist.Work | None:
+    """Begin to sum a tensor over all ranks, in place; what is returned is to be waited for, None with one process."""
+    return dist.all_reduce(tensor, async_op=True) if dist.is_initialized() else None
+
+
 def gather(items: list[Any], device: torch.device) -> list[Any]:
     """The items of all ranks, in the order of ranks; cheap while no rank has any."""
     if not dist.is_initialized() or not all_reduce_sum(torch.tensor(len(items), device=device)):

@@ -17,7 +17,7 @@ from ..methods import EsViT, EsViTStatistics
 from ..models import create_model
 from ..models.checkpoint import difference_of
 from .checkpoint import Checkpoint, CheckpointError
-from .distributed import Ranks, all_reduce_sum
+from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .schedules import SchedulePoint, schedule, total_steps
 
@@ -67,7 +67,7 @@ def build_method(config: Config) -> EsViT:
         match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
         centering=method.centering,
         koleo_weight=method.koleo_weight,
-        all_reduce=all_reduce_sum,
+        all_reduce=begin_all_reduce_sum,
     )
 
 
@@ -143,6 +143,8 @@ class Trainer:
             with nullcontext() if last or self._model is self.method else self._model.no_sync():
                 with self._autocast():
                     loss, statistics = self._model(crops, point.teacher_temp)
+                if last:
+                    self.method.loss.reduce_centers()
                 self.scaler.scale(loss / len(batches)).backward()
             values.append(_values(loss, statistics))
         self.scaler.unscale_(self.optimizer)

@@ -153,6 +153,41 @@ def test_forgotten_batches_do_not_move_the_centers():
     assert torch.equal(loss.view_center, before)
 
 
+class Work:
+    """What an asynchronous reduction returns: the sum is there once it was waited for."""
+
+    def __init__(self, tensor):
+        self.tensor, self.waited = tensor, 0
+
+    def wait(self):
+        self.waited += 1
+        self.tensor.mul_(4)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_centers_are_reduced_beside_the_backward_pass(begun):
+    works = []
+    loss, alone = make_loss(all_reduce=lambda x: works.append(Work(x)) or works[-1]), make_loss()
+    given = projection(2, [3, 3]), projection(2, [3, 3], seed=9), 0.4
+    loss(*given), alone(*given)
+    if begun:
+        loss.reduce_centers()
+        assert len(works) == 1
+        assert works[0].waited == 0
+        with pytest.raises(RuntimeError, match="call update_centers or forget before the next forward pass"):
+            loss(*given)
+    loss.update_centers(), alone.update_centers()
+    assert [work.waited for work in works] == [1]
+    torch.testing.assert_close(loss.region_center, alone.region_center, rtol=1e-12, atol=1e-14)
+    loss(*given)
+    loss.reduce_centers()
+    before = loss.region_center.clone()
+    loss.forget()
+    assert works[1].waited == 1
+    loss.update_centers()
+    assert torch.equal(loss.region_center, before)
+
+
 def test_centers_of_several_ranks():
     reduced = []
     loss, alone = make_loss(all_reduce=lambda x: reduced.append(x.mul_(4))), make_loss()
