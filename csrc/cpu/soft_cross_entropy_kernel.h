@@ -77,6 +77,11 @@ void learn(
   constexpr int64_t size = Vector<T>::size;
   const int64_t begin = p.start[row], end = p.start[row + 1];
   const In* from = student + row * p.prototypes;
+  if (begin == end) {  // nothing is asked of it: it costs nothing, even if it is no number
+    loss[row] = 0;
+    if (gradient) std::fill_n(gradient + row * p.prototypes, p.prototypes, static_cast<In>(T(0)));
+    return;
+  }
   T entropy, most, share = 0;
   double total, agreement = 0;
   int64_t best;
