@@ -74,8 +74,10 @@ def soft_cross_entropy(
     needed = torch.is_grad_enabled() and student_logits.requires_grad
     factor = None
     if student_logits.dtype.itemsize == 2:
-        # the gradient is rounded before the loss is scaled: it must be of a size that 16 bits hold
-        factor = pairs.weight.float().abs().amax().clamp_min(1e-30)
+        # the gradient is rounded before the loss is scaled: it must be of a size that 16 bits hold. A power of 2 rounds
+        # nothing, or a row's bits would depend on the weights of others
+        largest = pairs.weight.float().abs().amax().clamp_min(1e-30)
+        factor = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent)
         pairs = pairs._replace(weight=pairs.weight / factor)
     given = student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp
     if needed and gradient_in_place:
