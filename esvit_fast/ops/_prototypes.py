@@ -122,18 +122,24 @@ def soft_cross_entropy(
     """Loss and statistics of given logits; arguments as `esvit_fast.ops.soft_cross_entropy`."""
     exact = torch.promote_types(student.dtype, torch.float32)
     start, order = by_row(len(student), student_row)
-    pair_weight = pair_weight.to(exact)
+    pair_weight, made = pair_weight.to(exact), gradient
+    if teacher.dtype != student.dtype:
+        # rounded no more than the oracle does
+        student, teacher = student.to(exact), teacher.to(exact)
+        made = None if gradient is None else torch.empty_like(student)
     losses, log_total, entropy, best, usage = rows(
         student.contiguous(),
-        teacher.to(student.dtype).contiguous(),
+        teacher.contiguous(),
         center.to(exact).contiguous(),
         start,
         teacher_row[order],
         pair_weight[order],
         student_temp,
         teacher_temp,
-        gradient,
+        made,
     )
+    if made is not gradient:
+        gradient.copy_(made)
     loss = losses.sum(dtype=torch.float64).to(exact)
     return loss, statistics_of(loss, entropy, -log_total, best, usage, teacher_row, pair_weight)
 
