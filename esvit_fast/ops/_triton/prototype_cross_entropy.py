@@ -133,8 +133,9 @@ def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Te
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return rows.new_empty(shape, dtype=dtype)
 
-    # scores are linear in the prototypes: their mean is the score of the mean
-    level = rows.float() @ (keys.mean(0, dtype=torch.float32) * scale)
+    # scores are linear in the prototypes: their mean is the score of the mean. Not as a product with a matrix, whose
+    # bits may depend on how many rows there are
+    level = (rows * (keys.mean(0, dtype=torch.float32) * scale)).sum(-1)
     if bias is not None:
         level = level + bias.mean()
     level = level.clamp_min(-3e38)
