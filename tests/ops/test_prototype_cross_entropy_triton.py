@@ -135,18 +135,6 @@ def check_bits():
 
 
 def check_edges():
-    for which in (0, 2):
-        *matrices, pairs = problem(torch.float32)
-        pairs = pairs._replace(weight=pairs.weight.float())
-        matrices[which][pairs[which // 2][0]] = torch.nan
-        assert ops.prototype_cross_entropy(*matrices, pairs, **TEMPERATURES, backend="triton")[0].isnan()
-    *matrices, center, pairs = problem(torch.float32)
-    center[2] = torch.inf
-    options = TEMPERATURES | lengths(dtype=torch.float32)
-    options["student_weight_g"] = torch.zeros(7, 1)
-    ours, plain = (results((*matrices, center, pairs), options, b) for b in ("triton", "reference"))
-    for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
     *matrices, pairs = problem(torch.float32)
     signs = torch.tensor([1.0, -1.0]).repeat(5)[:9]  # what is paired with a teacher's row may weigh nothing in all
     pairs = ops.Pairs(pairs.student_row, torch.zeros_like(pairs.teacher_row), signs)
