@@ -213,23 +213,6 @@ def test_centers_may_move_before_the_backward_pass():
     assert grads[0].abs().max() > 1e-4
 
 
-def test_an_image_does_not_change_the_share_of_others():
-    tokens = [3, 3, 2]
-    student, teacher = projection(2, tokens, seed=1), projection(2, tokens[:2], seed=2)
-
-    def image(p, b, count):
-        rows = torch.arange(count * 2).view(count, 2)[:, b]
-        starts = torch.tensor([0, 6, 12])[: len(p.tokens)]
-        regions = torch.cat(
-            [torch.arange(s + b * n, s + (b + 1) * n) for s, n in zip(starts.tolist(), p.tokens, strict=True)]
-        )
-        return replace(p, view=p.view[rows], region=p.region[regions], features=p.features[regions])
-
-    whole = make_loss()(student, teacher, 0.4)[0]
-    parts = [make_loss()(image(student, b, 3), image(teacher, b, 2), 0.4)[0] for b in (0, 1)]
-    torch.testing.assert_close(whole, sum(parts) / 2, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
