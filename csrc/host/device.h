@@ -98,6 +98,11 @@ HOST_INLINE void wait() {
 }
 
 HOST_INLINE void assume(bool fact) { host::assume(fact); }
+template <class Pointer>
+HOST_INLINE Pointer at_row(Pointer base, uint32_t row, uint32_t row_bytes) {
+  return reinterpret_cast<Pointer>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(row) * row_bytes);
+}
+
 HOST_INLINE float as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 HOST_INLINE uint32_t as_word(float x) { return __builtin_bit_cast(uint32_t, x); }
 HOST_INLINE float infinity() { return __builtin_inff(); }
