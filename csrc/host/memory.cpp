@@ -157,8 +157,8 @@ void report_unwritten(const Region& region) {
     if (!region.cells[offset].write.epoch) ++count, first = offset;
   }
   if (!count) return;
-  report("unwritten", 0, std::to_string(count) + " bytes of " + region.name + " of " + std::to_string(region.bytes) +
-         ", from byte " + std::to_string(first) + " on", -1);
+  const std::string message = std::to_string(count) + " of the " + std::to_string(region.bytes) + " bytes of " + region.name;
+  report("unwritten", 0, message + " are unwritten, from byte " + std::to_string(first) + " on", -1);
 }
 
 }  // namespace host

@@ -47,8 +47,9 @@ bool complete(const Arrival& arrival) {
   for_lanes(arrival.mask, [&](unsigned lane) {
     const Thread* thread = lane_of_warp(lane);
     if (!thread) return refuse(arrival.site, "its mask names lane " + std::to_string(lane) + ", which is no thread");
-    if (thread->state != State::collective) return void(all = false);
     const Arrival& other = thread->arrival;
+    // it may still be leaving an operation that it shared with others
+    if (thread->state != State::collective || !(other.mask >> self->index % 32 & 1)) return void(all = false);
     const std::string them = "thread " + std::to_string(thread->index);
     if (other.operation != arrival.operation || other.detail != arrival.detail) {
       refuse(arrival.site, "it meets " + std::string(name_of(other.operation)) + " of " + them, other.site);
@@ -141,10 +142,10 @@ void report_stuck(Thread& waiting) {
     missing.push_back(thread.index);
     if (thread.state == State::done) return;
     other = thread.state == State::barrier ? thread.site : thread.arrival.site;
-    where = ", but wait at " + place(other);
+    where = "; the last of them waits at " + place(other);
   });
-  report("collective", waiting.arrival.site, std::string(name_of(waiting.arrival.operation)) + " waits for " +
-         names_of(missing) + ", which do not come" + where, waiting.index, other);
+  report("collective", waiting.arrival.site, std::string(name_of(waiting.arrival.operation)) + " waits in vain for " +
+         names_of(missing) + where, waiting.index, other);
   launched->ended = true;
 }
 
