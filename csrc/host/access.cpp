@@ -58,7 +58,7 @@ void copy_async(void* to, const void* from, int bytes, bool real) {
     look(from, bytes, Space::global, Mode::read, site);
     std::memcpy(copy.data, from, bytes);
   }
-  note(*find(to, bytes, Space::shared, Mode::write, site), to, bytes, Mode::write, site, self->index, true);
+  note(find(to, bytes, Space::shared, Mode::write, site), to, bytes, Mode::write, site, true);
   std::memset(to, 0xff, bytes);
   self->copies.push_back(copy);
 }
@@ -87,8 +87,11 @@ void wait(int groups) {
 
 namespace {
 
+bool is_index(const void* address) { return address >= &host::indices && address < &host::indices + 1; }
+
+// Local variables, and threadIdx and its like, are a thread's own.
 inline void hook(const void* address, size_t bytes, host::Mode mode, bool aligned, host::Site site) {
-  if (!host::self || host::self->fiber.holds(address)) return;
+  if (!host::self || host::self->fiber.holds(address) || is_index(address)) return;
   if (aligned) host::require_aligned(address, bytes, site);
   host::look(address, bytes, host::Space::any, mode, site);
 }

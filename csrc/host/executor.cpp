@@ -8,7 +8,7 @@
 
 namespace host {
 
-__attribute__((visibility("hidden"))) Indices indices;
+Indices indices;
 Launch* launched = nullptr;
 Thread* self = nullptr;
 
@@ -101,7 +101,8 @@ void open_barrier() {
   const auto& [site, threads] = *std::min_element(groups.begin(), groups.end(), fewer);
   if (groups.size() > 1) {
     const Site other = groups[site == groups[0].first].first;
-    report("barrier", site, "only " + names_of(threads) + " wait here; others wait at " + place(other), threads[0], other);
+    const std::string message = "only " + names_of(threads) + " wait here; others wait at " + place(other);
+    report("barrier", site, message, threads[0], other);
     end();
   } else if (!gone.empty()) {
     report("barrier", site, names_of(gone) + " returned without reaching it", gone[0]);

@@ -1,4 +1,4 @@
-// Runs device code on the CPU: a fiber for each thread of a block, one block after the other, and a look at each access.
+// Runs device code on the CPU: a fiber for each thread, one block after the other, and a look at each access.
 //
 // What includes this file is compiled with -fsanitize=thread, whose hooks the executor implements; the executor's own
 // files are not.
@@ -96,7 +96,7 @@ enum class Format { half, bfloat16 };
 char* shared_memory();
 void synchronize_block();
 void synchronize_warp(unsigned mask);
-uint32_t shuffle(Shuffle how, unsigned mask, uint32_t value, unsigned operand);
+uint32_t shuffle(Shuffle how, unsigned mask, uint32_t value, unsigned by);
 uint32_t vote(Vote how, unsigned mask, bool value);
 void mma(Format format, int k, float* d, const uint32_t* a, const uint32_t* b);
 void load_matrices(uint32_t* to, const void* row, int matrices, bool transposed);

@@ -22,7 +22,9 @@ class Fiber {
   // Leaves one fiber, whose stack keeps what it was doing, for another.
   static void change(Fiber& from, Fiber& to);
 
-  bool holds(const void* address) const { return static_cast<size_t>(static_cast<const char*>(address) - stack_) < size; }
+  bool holds(const void* address) const {
+    return static_cast<size_t>(static_cast<const char*>(address) - stack_) < size;
+  }
 
   static constexpr size_t size = 256 << 10;
 

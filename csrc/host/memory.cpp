@@ -25,10 +25,22 @@ bool of_this_block(const Access& access) { return access.epoch >= launched->firs
 
 constexpr uint16_t several = 0xffff;  // threads of this block, all of them by atomics
 
-bool happened_before(const Access& access, const Thread& thread) {
+// A barrier lies between an access and the thread that runs, or it is its own.
+bool happened_before(const Access& access) {
   if (!of_this_block(access)) return false;
-  if (access.epoch < launched->epoch || access.thread == thread.index) return true;
-  return access.thread / 32 == thread.index / 32 && access.clock <= thread.seen[access.thread % 32];
+  if (access.epoch < launched->epoch || access.thread == self->index) return true;
+  return access.thread / 32 == self->index / 32 && access.clock <= self->seen[access.thread % 32];
+}
+
+// Of many reads that no barrier orders, two by different threads, and of different warps where there are such.
+template <class Exists>
+void keep_read(Cell& cell, const Access& now, const Exists& exists) {
+  const auto replaceable = [&](const Access& read) {
+    return !exists(read) || read.thread == now.thread || happened_before(read);
+  };
+  Access &a = cell.reads[0], &b = cell.reads[1];
+  if (replaceable(a)) a = now;
+  else if (replaceable(b) || (a.thread / 32 == b.thread / 32 && a.thread / 32 != now.thread / 32)) b = now;
 }
 
 std::string who(const Access& access) {
@@ -38,8 +50,7 @@ std::string who(const Access& access) {
   return of_this_block(access) ? thread : thread + " of block " + std::to_string(block);
 }
 
-// The launch cannot go on where there is no memory.
-Region* nowhere(const void* address, size_t bytes, Mode mode, Site site) {
+std::string where_it_leads(const void* address, size_t bytes, Mode mode) {
   std::string message = "a " + std::string(verb(mode)) + " of " + std::to_string(bytes) + " bytes ";
   const Region* nearest = nullptr;
   size_t distance = 4096;
@@ -57,14 +68,12 @@ Region* nowhere(const void* address, size_t bytes, Mode mode, Site site) {
     message += (static_cast<const char*>(address) < nearest->begin ? "before " : "behind ") + nearest->name + " of " +
                std::to_string(nearest->bytes) + " bytes";
   }
-  report("out of bounds", site, message, self->index);
-  end();
-  return nullptr;
+  return message;
 }
 
 }  // namespace
 
-Region* find(const void* address, size_t bytes, Space space, Mode mode, Site site) {
+Region& find(const void* address, size_t bytes, Space space, Mode mode, Site site) {
   for (Region& region : launched->regions) {
     if (!region.holds(address)) continue;
     const size_t offset = static_cast<const char*>(address) - region.begin;
@@ -73,15 +82,11 @@ Region* find(const void* address, size_t bytes, Space space, Mode mode, Site sit
       report("out of bounds", site, "a " + std::string(verb(mode)) + " to " + region.name + ", an input", self->index);
       end();
     }
-    return &region;
+    return region;
   }
-  if (space == Space::any) {
-    const char* at = static_cast<const char*>(address);
-    if (self->fiber.holds(at) || static_cast<size_t>(at - reinterpret_cast<char*>(&indices)) < sizeof indices) {
-      return nullptr;
-    }
-  }
-  return nowhere(address, bytes, mode, site);
+  report("out of bounds", site, where_it_leads(address, bytes, mode), self->index);
+  end();
+  __builtin_unreachable();
 }
 
 void require_aligned(const void* address, size_t bytes, Site site) {
@@ -90,56 +95,47 @@ void require_aligned(const void* address, size_t bytes, Site site) {
   end();
 }
 
-void note(Region& region, const void* address, size_t bytes, Mode mode, Site site, unsigned index, bool pending) {
+void note(Region& region, const void* address, size_t bytes, Mode mode, Site site, bool pending) {
   if (!region.cells) return;
   const size_t first = static_cast<const char*>(address) - region.begin;
-  const Thread& thread = *launched->threads[index];
   const bool shared = region.space == Space::shared;
-  const Access now = {site, launched->epoch, thread.clock, static_cast<uint16_t>(index), mode == Mode::atomic, pending};
+  const auto thread = static_cast<uint16_t>(self->index);
+  const Access now = {site, launched->epoch, self->clock, thread, mode == Mode::atomic, pending};
   const auto exists = [&](const Access& access) { return access.epoch && (!shared || of_this_block(access)); };
   for (size_t offset = first; offset < first + bytes; ++offset) {
     Cell& cell = region.cells[offset];
-    const auto tell = [&](const char* kind, const Access* other, const auto&... message) {
+    const auto tell = [&](const char* kind, const char* what, const Access* other = nullptr) {
       if (told(kind, site)) return;
-      const std::string what = "a " + std::string(verb(mode)) + " of " + region.at(offset);
-      report(kind, site, (what + ... + message), index, other ? other->site : 0);
-    };
-    const auto conflict = [&](const Access& before, const char* what) {
-      tell("race", &before, " does not follow the ", what, " by ", who(before));
+      const std::string message = "a " + std::string(verb(mode)) + " of " + region.at(offset) + what;
+      report(kind, site, other ? message + who(*other) : message, thread, other ? other->site : 0);
     };
     const bool written = exists(cell.write);
+    const bool ordered = !written || happened_before(cell.write);
     if (written && cell.write.pending) {
-      tell("async copy", &cell.write, ", and a copy to it has not been waited for by ", who(cell.write));
-    } else if (written && !(now.atomic && cell.write.atomic) && !happened_before(cell.write, thread)) {
-      conflict(cell.write, cell.write.atomic ? "atomic add" : "write");
+      tell("async copy", ", where a copy is under way that was not waited for, by ", &cell.write);
+    } else if (!ordered && !(now.atomic && cell.write.atomic)) {
+      tell("race", " does not follow the write by ", &cell.write);
     }
     if (mode != Mode::write && !written && (shared || region.use != Use::inout)) {
-      tell("uninitialised", nullptr, ", which nobody has written");
+      tell("uninitialised", ", which nobody has written");
     }
     if (mode == Mode::read) {
-      Access& a = cell.reads[0];
-      Access& b = cell.reads[1];
-      const auto replaceable = [&](const Access& read) {
-        return !exists(read) || read.thread == index || happened_before(read, thread);
-      };
-      // two of different threads, of different warps where there are such
-      if (replaceable(a)) a = now;
-      else if (replaceable(b) || (a.thread / 32 == b.thread / 32 && a.thread / 32 != index / 32)) b = now;
+      keep_read(cell, now, exists);
       continue;
     }
     for (Access& read : cell.reads) {
-      if (exists(read) && !happened_before(read, thread)) conflict(read, "read");
+      if (exists(read) && !happened_before(read)) tell("race", " does not follow the read by ", &read);
       read.epoch = 0;
     }
-    const bool mixed = now.atomic && written && cell.write.atomic && !happened_before(cell.write, thread);
-    if (mixed && !of_this_block(cell.write)) continue;  // no barrier of this block will order that one
+    const bool together = !ordered && now.atomic && cell.write.atomic;
+    if (together && !of_this_block(cell.write)) continue;  // no barrier of this block will order that one
     cell.write = now;
-    if (mixed) cell.write.thread = several;
+    if (together) cell.write.thread = several;
   }
 }
 
 void look(const void* address, size_t bytes, Space space, Mode mode, Site site) {
-  if (Region* region = find(address, bytes, space, mode, site)) note(*region, address, bytes, mode, site, self->index);
+  note(find(address, bytes, space, mode, site), address, bytes, mode, site);
 }
 
 void arrive(Region& region, const char* to, size_t bytes) {
@@ -157,8 +153,8 @@ void report_unwritten(const Region& region) {
     if (!region.cells[offset].write.epoch) ++count, first = offset;
   }
   if (!count) return;
-  const std::string message = std::to_string(count) + " of the " + std::to_string(region.bytes) + " bytes of " + region.name;
-  report("unwritten", 0, message + " are unwritten, from byte " + std::to_string(first) + " on", -1);
+  const std::string of = " of the " + std::to_string(region.bytes) + " bytes of " + region.name;
+  report("unwritten", 0, std::to_string(count) + of + " are unwritten, from byte " + std::to_string(first) + " on", -1);
 }
 
 }  // namespace host

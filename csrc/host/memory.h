@@ -47,16 +47,16 @@ struct Region {
   std::string at(size_t offset) const { return name + "[byte " + std::to_string(offset) + "]"; }
 };
 
-// The region that holds all the bytes; where there is none, the launch ends with a report. Null: a fiber's own memory.
-Region* find(const void* address, size_t bytes, Space space, Mode mode, Site site);
+// The region that holds all the bytes; where there is none, the launch ends with a report.
+Region& find(const void* address, size_t bytes, Space space, Mode mode, Site site);
 
 // The launch ends where the address is no multiple of its size.
 void require_aligned(const void* address, size_t bytes, Site site);
 
-// Looks at an access of the running thread, or of another of its warp, and remembers it.
-void note(Region& region, const void* address, size_t bytes, Mode mode, Site site, unsigned thread, bool pending = false);
+// Compares an access by the thread that runs with those before it, and remembers it.
+void note(Region& region, const void* address, size_t bytes, Mode mode, Site site, bool pending = false);
 
-// All of that: an access by the running thread.
+// Both.
 void look(const void* address, size_t bytes, Space space, Mode mode, Site site);
 
 // An asynchronous copy has been waited for.

@@ -22,6 +22,9 @@ const char* name_of(Operation operation) {
 // A GPU runs these as one instruction of the whole warp, wherever it stands in the sources.
 bool is_aligned(Operation operation) { return operation == Operation::mma || operation == Operation::load_matrices; }
 
+// The compiler may have made two of one.
+bool same_place(Site a, Site b) { return a == b || frames(a) == frames(b); }
+
 template <class F>
 void for_lanes(unsigned mask, const F& function) {
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -43,23 +46,23 @@ void refuse(Site site, const std::string& message, Site other = 0) {
 
 // Whether all lanes of the mask are here; the launch ends where one came for something else.
 bool complete(const Arrival& arrival) {
-  bool all = true;
-  for_lanes(arrival.mask, [&](unsigned lane) {
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!(arrival.mask >> lane & 1)) continue;
     const Thread* thread = lane_of_warp(lane);
-    if (!thread) return refuse(arrival.site, "its mask names lane " + std::to_string(lane) + ", which is no thread");
+    if (!thread) refuse(arrival.site, "its mask names lane " + std::to_string(lane) + ", which is no thread");
     const Arrival& other = thread->arrival;
     // it may still be leaving an operation that it shared with others
-    if (thread->state != State::collective || !(other.mask >> self->index % 32 & 1)) return void(all = false);
-    const std::string them = "thread " + std::to_string(thread->index);
+    if (thread->state != State::collective || !(other.mask >> self->index % 32 & 1)) return false;
+    const auto them = [&] { return "thread " + std::to_string(thread->index); };
     if (other.operation != arrival.operation || other.detail != arrival.detail) {
-      refuse(arrival.site, "it meets " + std::string(name_of(other.operation)) + " of " + them, other.site);
+      refuse(arrival.site, "it meets " + std::string(name_of(other.operation)) + " of " + them(), other.site);
     } else if (other.mask != arrival.mask) {
-      refuse(arrival.site, "its mask is not that of " + them, other.site);
-    } else if (is_aligned(arrival.operation) && other.site != arrival.site && frames(other.site) != frames(arrival.site)) {
-      refuse(arrival.site, "it is not the instruction of " + them, other.site);
+      refuse(arrival.site, "its mask is not that of " + them(), other.site);
+    } else if (is_aligned(arrival.operation) && !same_place(other.site, arrival.site)) {
+      refuse(arrival.site, "it is not the instruction of " + them(), other.site);
     }
-  });
-  return all;
+  }
+  return true;
 }
 
 // Waits for the lanes; true for the last, which does the work before it calls `release`.
@@ -84,7 +87,7 @@ T& operand(unsigned lane) {
 
 struct Shuffled {
   uint32_t value, result;
-  unsigned operand;
+  unsigned by;
 };
 
 struct Voted {
@@ -115,8 +118,9 @@ void multiply(Format format, int k) {
     const Product& product = operand<Product>(lane);
     const int row = lane / 4, pair = lane % 4 * 2;
     for (int half = 0; half < 2; ++half) {
-      for (int i = 0; i < k / 4; ++i) a[row + i % 2 * 8][pair + i / 2 * 8 + half] = value_of(format, product.a[i], half);
-      for (int i = 0; i < k / 8; ++i) b[row][pair + i * 8 + half] = value_of(format, product.b[i], half);
+      const int column = pair + half;
+      for (int i = 0; i < k / 4; ++i) a[row + i % 2 * 8][column + i / 2 * 8] = value_of(format, product.a[i], half);
+      for (int i = 0; i < k / 8; ++i) b[row][column + i * 8] = value_of(format, product.b[i], half);
     }
   }
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -161,15 +165,15 @@ void synchronize_warp(unsigned mask) {
   release(mask);
 }
 
-uint32_t shuffle(Shuffle how, unsigned mask, uint32_t value, unsigned distance) {
+uint32_t shuffle(Shuffle how, unsigned mask, uint32_t value, unsigned by) {
   const Site site = site_of(__builtin_return_address(0));
-  Shuffled mine = {value, value, distance};
+  Shuffled mine = {value, value, by};
   if (!meet(Operation::shuffle, static_cast<int>(how), mask, &mine, site)) return mine.result;
   for_lanes(mask, [&](unsigned lane) {
     Shuffled& to = operand<Shuffled>(lane);
-    unsigned from = how == Shuffle::from ? to.operand % 32 : how == Shuffle::down ? lane + to.operand : lane ^ to.operand;
+    unsigned from = how == Shuffle::from ? to.by % 32 : how == Shuffle::down ? lane + to.by : lane ^ to.by;
     if (from > 31) from = lane;
-    if (!(mask >> from & 1)) refuse(site, "a lane reads from lane " + std::to_string(from) + ", which is not in the mask");
+    if (!(mask >> from & 1)) refuse(site, "it reads from lane " + std::to_string(from) + ", which its mask leaves out");
     to.result = operand<Shuffled>(from).value;
   });
   release(mask);
@@ -177,8 +181,9 @@ uint32_t shuffle(Shuffle how, unsigned mask, uint32_t value, unsigned distance) 
 }
 
 uint32_t vote(Vote how, unsigned mask, bool value) {
+  const Site site = site_of(__builtin_return_address(0));
   Voted mine = {value, 0};
-  if (!meet(Operation::vote, static_cast<int>(how), mask, &mine, site_of(__builtin_return_address(0)))) return mine.result;
+  if (!meet(Operation::vote, static_cast<int>(how), mask, &mine, site)) return mine.result;
   uint32_t ballot = 0;
   for_lanes(mask, [&](unsigned lane) { ballot |= static_cast<uint32_t>(operand<Voted>(lane).value) << lane; });
   const uint32_t result = how == Vote::ballot ? ballot : how == Vote::any ? ballot != 0 : ballot == mask;

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,13 +53,16 @@ class Report(NamedTuple):
 
 
 def compiler() -> str:
-    """The C++ compiler; skips the test that asks where there is none that will do."""
-    name = (os.environ.get("CXX") or "g++").split()[0]
-    if shutil.which(name) is None or shutil.which("addr2line") is None:
-        pytest.skip(f"device code runs on the host with {name} and addr2line, which are not here")
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        pytest.skip("device code runs on the host with Python's headers, which are not here")
-    return name
+    """The C++ compiler; skips the test that asks where something is missing."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    lacks = [tool for tool in ("g++", "addr2line") if shutil.which(tool) is None]
+    lacks += [] if header.exists() else [str(header)]
+    if lacks or sys.platform != "linux":
+        pytest.skip(f"device code runs on the host on Linux, with g++ 12, addr2line and Python.h; not here: {lacks}")
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    if int(version.split(".")[0]) < 12:
+        pytest.skip(f"device code runs on the host with g++ 12 or later, and this is {version}")
+    return "g++"
 
 
 def _digest(files: Iterable[Path], *words: str) -> str:
@@ -68,12 +72,14 @@ def _digest(files: Iterable[Path], *words: str) -> str:
     return text.hexdigest()[:16]
 
 
-def _once(target: Path, command: list[str], option: str = "-o") -> Path:
-    """A file that a command makes, unless it is there."""
+def _once(target: Path, command: list[str]) -> Path:
+    """A file that a command makes, unless it is there; those of earlier states of its sources go."""
     if not target.exists():
-        made = target.with_suffix(f".{os.getpid()}{target.suffix}")
-        done = subprocess.run([*command, option, str(made)], cwd=ROOT, capture_output=True, text=True, check=False)
+        made = target.with_suffix(f".new{target.suffix}")
+        done = subprocess.run([*command, "-o", str(made)], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+        for earlier in BUILT.glob(f"{target.stem.rpartition('-')[0]}-????????????????{target.suffix}"):
+            earlier.unlink()
         made.replace(target)
     return target
 

@@ -72,7 +72,8 @@ std::vector<Report> pack(const Call& call) {
 
 template <class T>
 std::vector<Report> convert(const Call& call) {
-  const probes::Conversion<T> arguments = {call.pointer<const T>("x"), call.pointer<float>("to"), call.pointer<T>("back")};
+  const probes::Conversion<T> arguments = {
+      call.pointer<const T>("x"), call.pointer<float>("to"), call.pointer<T>("back")};
   return call.launch([arguments] { probes::convert(arguments); });
 }
 

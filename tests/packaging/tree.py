@@ -53,6 +53,7 @@ def text_files() -> list[Path]:
     ]
     found = [path for path in ROOT.iterdir() if path.is_file()]
     found += [path for room in rooms for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    kinds = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".json", ".css", ".svg", ".html", ".cfg", ".cpp", ".h"}
+    kinds = {".py", ".md", ".toml", ".txt", ".in", ".yaml", ".json", ".css", ".svg", ".html", ".cfg"}
+    kinds |= {".cpp", ".h", ".cuh", ".cu"}
     plain = {"LICENSE", "Makefile", ".gitignore", "run"}
     return sorted(path for path in found if path.suffix in kinds or path.name in plain)
