@@ -8,6 +8,9 @@
 #include <cstdint>
 
 #define DEVICE __device__ __forceinline__
+// A loop that is written out as many times as it turns, without which arrays are not in registers; one that is not.
+#define UNROLL _Pragma("unroll")
+#define ROLL _Pragma("unroll 1")
 
 namespace device {
 

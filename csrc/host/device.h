@@ -8,6 +8,8 @@
 #include "numbers.h"
 
 #define DEVICE inline
+#define UNROLL
+#define ROLL
 #define threadIdx ::host::indices.thread
 #define blockIdx ::host::indices.block
 #define blockDim ::host::indices.threads

@@ -74,14 +74,12 @@ void resume(Thread& thread) {
   self = nullptr;
 }
 
-// The threads that wait at a barrier, by its place in the sources: the compiler may have made two of one.
+// The threads that wait at a barrier, by its place in the sources.
 std::vector<std::pair<Site, std::vector<unsigned>>> by_barrier() {
   std::vector<std::pair<Site, std::vector<unsigned>>> groups;
   for (const auto& thread : launched->threads) {
     if (thread->state != State::barrier) continue;
-    const auto same = [&](const auto& group) {
-      return group.first == thread->site || frames(group.first) == frames(thread->site);
-    };
+    const auto same = [&](const auto& group) { return same_place(group.first, thread->site); };
     const auto group = std::find_if(groups.begin(), groups.end(), same);
     if (group != groups.end()) group->second.push_back(thread->index);
     else groups.push_back({thread->site, {thread->index}});

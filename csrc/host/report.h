@@ -25,6 +25,9 @@ const std::vector<std::string>& frames(Site site);
 // The innermost of them that is device code, and not the executor's or a library's.
 void locate(Site site, std::string& file, int& line);
 
+// Whether two sites are one place in the sources: the compiler may have made two of one.
+inline bool same_place(Site a, Site b) { return a == b || frames(a) == frames(b); }
+
 // As it is written in a message.
 std::string place(Site site);
 

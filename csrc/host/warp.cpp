@@ -22,9 +22,6 @@ const char* name_of(Operation operation) {
 // A GPU runs these as one instruction of the whole warp, wherever it stands in the sources.
 bool is_aligned(Operation operation) { return operation == Operation::mma || operation == Operation::load_matrices; }
 
-// The compiler may have made two of one.
-bool same_place(Site a, Site b) { return a == b || frames(a) == frames(b); }
-
 template <class F>
 void for_lanes(unsigned mask, const F& function) {
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -141,9 +138,11 @@ void report_stuck(Thread& waiting) {
   std::string where;
   Site other = 0;
   for_lanes(waiting.arrival.mask, [&](unsigned lane) {
-    const Thread& thread = *launched->threads[waiting.index / 32 * 32 + lane];
+    const unsigned index = waiting.index / 32 * 32 + lane;
+    if (index >= launched->threads.size()) return missing.push_back(index);
+    const Thread& thread = *launched->threads[index];
     if (thread.state == State::collective && thread.arrival.mask == waiting.arrival.mask) return;
-    missing.push_back(thread.index);
+    missing.push_back(index);
     if (thread.state == State::done) return;
     other = thread.state == State::barrier ? thread.site : thread.arrival.site;
     where = "; the last of them waits at " + place(other);

@@ -29,8 +29,9 @@ PARTS = ("fiber", "report", "memory", "executor", "warp", "access")
 """The executor's own files, which are not looked at."""
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-Wall", "-Wextra", "-Werror")
 OWN = ("-O2",)
-# lines of what was inlined, a return address for every call, and no zeros for who forgets to initialise
-DEVICE = ("-O1", "-g", "-fsanitize=thread", "-fno-optimize-sibling-calls", "-ftrivial-auto-var-init=pattern")
+DEVICE = ("-O1", "-g1", "-fsanitize=thread", "-fno-optimize-sibling-calls", "-ftrivial-auto-var-init=pattern")
+DEVICE += ("-Wno-unknown-pragmas",)  # unroll
+"""Lines of what was inlined, a return address for every call, and no zeros for who forgets to initialise."""
 WALL = 4096
 Array = np.ndarray | torch.Tensor
 

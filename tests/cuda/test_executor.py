@@ -113,6 +113,13 @@ def test_a_report_says_who_and_where(kernels):
     assert found.message == "4 of the 512 bytes of y are unwritten, from byte 508 on" and found.thread == -1
 
 
+def test_a_warp_may_have_fewer_lanes(kernels):
+    assert run_planted(kernels, "mended.missing_barrier", block=40) == []
+    for kernel in ("planted.missing_lane", "mended.missing_lane"):
+        (found,) = run_planted(kernels, kernel, block=41)
+        assert found.kind == "collective" and seen("missing_lane") in places(found)
+
+
 def test_a_write_behind_a_buffer_does_not_happen(kernels):
     y = np.zeros(129, np.float32)
     x = np.ones(128, np.float32)
