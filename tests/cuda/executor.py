@@ -90,11 +90,11 @@ def _objects(cxx: str, sources: tuple[Path, ...]) -> list[Path]:
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout
     headers = list(HOST.glob("*.h"))
     includes = [f"-isystem{path}" for path in (Path(torch.__file__).parent / "include", sysconfig.get_path("include"))]
-    jobs = [(HOST / "module.cpp", ["-O0", *includes], headers)]
-    jobs += [(HOST / f"{part}.cpp", list(OWN), headers) for part in PARTS]
+    long = [(HOST / "module.cpp", ["-O0", *includes], headers)]
     for source in sources:
         seen = [*headers, *(ROOT / "csrc" / "cuda").glob("*.cuh"), *source.parent.glob("*.cuh")]
-        jobs.append((source, [*DEVICE, f"-ffile-prefix-map={ROOT}=."], seen))
+        long.append((source, [*DEVICE, f"-ffile-prefix-map={ROOT}=."], seen))
+    short = [(HOST / f"{part}.cpp", list(OWN), headers) for part in PARTS]
 
     def compiled(job):
         source, flags, seen = job
@@ -102,7 +102,8 @@ def _objects(cxx: str, sources: tuple[Path, ...]) -> list[Path]:
         return _once(BUILT / name, [cxx, *COMMON, *flags, "-c", str(source)])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compiled, jobs[::-1]))[::-1]
+        objects = list(pool.map(compiled, [*long, *short]))
+    return objects[len(long) :] + objects[: len(long)]
 
 
 @cache
