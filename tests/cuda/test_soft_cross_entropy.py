@@ -1,0 +1,136 @@
+"""The CUDA kernels of the cross-entropy of given logits, run by the executor."""
+
+import math
+
+import pytest
+import torch
+
+from esvit_fast import ops, reference
+from esvit_fast.ops import Pairs, _prototypes
+
+from . import executor
+
+THREADS = 64
+TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
+DTYPES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return executor.library(executor.HOST / "soft_cross_entropy.cpp")
+
+
+def run(kernels, name, grid, buffers, scalars, dtype, shared=True):
+    bytes_of_row = 2 * scalars["count"] + 4 * (THREADS // 32)
+    kernel = f"{name}.{str(dtype).removeprefix('torch.')}"
+    found = executor.run(kernels, kernel, grid, THREADS, bytes_of_row if shared else 0, buffers, scalars)
+    assert not found, "\n".join(map(str, found))
+
+
+def on(kernels):
+    """What `_prototypes.soft_cross_entropy` asks of a backend, of these kernels."""
+
+    def rows(student, teacher, center, start, teacher_row, weight, student_temp, teacher_temp, gradient):
+        (count, prototypes), teachers = student.shape, len(teacher)
+        loss, found, usage = (torch.empty(shape) for shape in (count, (3, teachers), prototypes))
+        best = torch.empty(teachers, dtype=torch.int64)
+        scalars = {"rows": teachers, "count": prototypes, "scale": 1 / teacher_temp}
+        given = {"logits": ("in", teacher), "center": ("in", center)}
+        described = {"found": ("out", found), "best": ("out", best), "usage": None}
+        run(kernels, "rows", teachers, given | described, scalars, student.dtype)
+        used = {"found": ("in", found), "best": None, "usage": ("out", usage)}
+        run(kernels, "usage", -(-prototypes // (2 * THREADS)), given | used, scalars, student.dtype, shared=False)
+        in_place = gradient is not None and gradient.data_ptr() == student.data_ptr()
+        buffers = {
+            "logits": ("inout" if in_place else "in", student),
+            "teacher": ("in", teacher),
+            "center": ("in", center),
+            "found": ("in", found),
+            "start": ("in", start),
+            "teacher_row": ("in", teacher_row),
+            "weight": ("in", weight),
+            "loss": ("out", loss),
+            "gradient": None if gradient is None or in_place else ("out", gradient),
+        }
+        scalars = {
+            "teacher_rows": teachers,
+            "count": prototypes,
+            "scale": 1 / student_temp,
+            "teacher_scale": 1 / teacher_temp,
+            "in_place": in_place,
+        }
+        run(kernels, "loss", count, buffers, scalars, student.dtype)
+        return loss, found[1].log(), found[2], best, usage
+
+    return rows
+
+
+def problem(rows, teachers, prototypes, pairs, seed, dtype, offset=0.0):
+    g = torch.Generator().manual_seed(seed)
+    student, teacher = ((offset + torch.randn(n, prototypes, generator=g)).to(dtype) for n in (rows, teachers))
+    index = (torch.randint(n, (pairs,), generator=g) for n in (rows, teachers))
+    return student, teacher, 0.1 * torch.randn(prototypes, generator=g), Pairs(*index, torch.rand(pairs, generator=g))
+
+
+def results(kernels, student, teacher, center, pairs, gradient=True):
+    to = torch.empty_like(student) if gradient is True else gradient
+    loss, statistics = _prototypes.soft_cross_entropy(
+        on(kernels), student, teacher, center, *pairs, *TEMPERATURES.values(), to
+    )
+    return loss, statistics, to
+
+
+def plainly(student, teacher, center, pairs):
+    student = student.detach().requires_grad_()
+    loss, statistics = reference.soft_cross_entropy(student, teacher, center, *pairs, **TEMPERATURES)
+    return loss.detach(), statistics, torch.autograd.grad(loss, student)[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_errors_are_at_most_twice_torchs(kernels, dtype, offset):
+    sizes = [(1, 1, 8, 1), (3, 2, 128, 5), (5, 4, 512, 9), (2, 3, 520, 3), (4, 2, 1024, 6), (2, 2, 4096, 3)]
+    for seed, size in enumerate(sizes):
+        given = problem(*size, seed, dtype, offset)
+        *tensors, pairs = given
+        exact = plainly(*(x.double() for x in tensors), pairs)
+        plain, ours = plainly(*given), results(kernels, *given)
+        for name, a, b, c in zip(("loss", "statistics", "gradient"), ours, plain, exact, strict=True):
+            error, theirs = ((x.double() - c).norm() / (1e-30 + c.norm()) for x in (a, b))
+            assert a.dtype == b.dtype
+            assert error <= max(2 * theirs, 1e-6), (size, name, error, theirs)
+
+
+def test_a_gradient_in_place_and_none(kernels):
+    given = problem(4, 3, 256, 7, 0, torch.float16)
+    loss, statistics, gradient = results(kernels, *given)
+    place = given[0].clone()
+    again = results(kernels, place, *given[1:], gradient=place)
+    assert all(map(torch.equal, (loss, statistics, gradient), again))
+    assert torch.equal(results(kernels, *given, gradient=None)[0], loss)
+
+
+def test_what_is_no_number_or_infinite_does_what_it_does_in_torch(kernels):
+    student, teacher, center, pairs = problem(4, 3, 136, 8, 0, torch.bfloat16)
+    for spoil in (math.nan, math.inf):
+        for side in (0, 1):
+            given = [student.clone(), teacher.clone()]
+            given[side][int(pairs[side][0]), 7] = spoil
+            ours, plain = results(kernels, *given, center, pairs), plainly(*given, center, pairs)
+            assert ours[0].isnan()
+            assert plain[0].isnan()
+            assert torch.equal(ours[2].isnan(), plain[2].isnan())
+    center[5] = math.inf  # this prototype is never meant
+    ours, plain = results(kernels, student, teacher, center, pairs), plainly(student, teacher, center, pairs)
+    torch.testing.assert_close(ours[0], plain[0])
+    alone = pairs._replace(student_row=torch.zeros(8, dtype=torch.int64))
+    assert not results(kernels, student, teacher, center.clamp_max(1), alone)[2][1:].any()
+
+
+def test_ties_go_to_the_first(kernels):
+    teacher = torch.zeros(2, 64, dtype=torch.float16)
+    teacher[0, [13, 40]] = 5
+    pairs = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
+    found = results(kernels, torch.zeros(1, 64, dtype=torch.float16), teacher, torch.zeros(64), pairs)
+    assert ops.Statistics(*found[1]).prototypes_used == 2
+    assert found[0].item() == pytest.approx(math.log(64), rel=1e-6)
