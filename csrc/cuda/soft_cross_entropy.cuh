@@ -8,7 +8,7 @@
 
 #include "device.cuh"
 
-namespace soft_cross_entropy {
+namespace soft_cross_entropy_kernels {
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 constexpr int CHUNK = 8;
@@ -203,4 +203,4 @@ DEVICE void loss(Student given) {
   if (threadIdx.x == 0) given.loss[row] = share * logf(total) - agreed * given.scale;
 }
 
-}  // namespace soft_cross_entropy
+}  // namespace soft_cross_entropy_kernels

@@ -7,7 +7,7 @@ using host::Call;
 using host::Kernel;
 using host::Report;
 
-soft_cross_entropy::Teacher teacher_of(const Call& call) {
+soft_cross_entropy_kernels::Teacher teacher_of(const Call& call) {
   return {
       call.pointer<const void>("logits"), call.pointer<const float>("center"), call.pointer<float>("found"),
       call.pointer<int64_t>("best"),      call.pointer<float>("usage"),        call.scalar<int>("rows"),
@@ -17,18 +17,18 @@ soft_cross_entropy::Teacher teacher_of(const Call& call) {
 template <class T>
 std::vector<Report> rows(const Call& call) {
   const auto given = teacher_of(call);
-  return call.launch([given] { soft_cross_entropy::rows<T>(given); });
+  return call.launch([given] { soft_cross_entropy_kernels::rows<T>(given); });
 }
 
 template <class T>
 std::vector<Report> usage(const Call& call) {
   const auto given = teacher_of(call);
-  return call.launch([given] { soft_cross_entropy::usage<T>(given); });
+  return call.launch([given] { soft_cross_entropy_kernels::usage<T>(given); });
 }
 
 template <class T>
 std::vector<Report> loss(const Call& call) {
-  const soft_cross_entropy::Student given = {
+  const soft_cross_entropy_kernels::Student given = {
       call.pointer<const void>("logits"),
       call.pointer<const void>("teacher"),
       call.pointer<const float>("center"),
@@ -42,7 +42,7 @@ std::vector<Report> loss(const Call& call) {
       call.scalar<int>("count"),
       call.scalar<float>("scale"),
       call.scalar<float>("teacher_scale")};
-  return call.launch([given] { soft_cross_entropy::loss<T>(given); });
+  return call.launch([given] { soft_cross_entropy_kernels::loss<T>(given); });
 }
 
 using device::bfloat16;
