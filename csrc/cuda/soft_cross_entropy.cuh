@@ -42,7 +42,7 @@ constexpr int shared_bytes(int count, int threads) { return 2 * count + 4 * (thr
 
 template <class T>
 DEVICE void unpack(float (&x)[CHUNK], device::vector<16> words) {
-#pragma unroll
+  UNROLL
   for (int i = 0; i < 4; ++i) {
     const device::float_2 pair = device::unpack<T>(words.word[i]);
     x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
@@ -52,10 +52,10 @@ DEVICE void unpack(float (&x)[CHUNK], device::vector<16> words) {
 // Chunk c of a centre is subtracted; nothing where there is none.
 DEVICE void subtract(float (&x)[CHUNK], const float* center, int c) {
   if (center == nullptr) return;
-#pragma unroll
+  UNROLL
   for (int i = 0; i < CHUNK; i += 4) {
     const auto words = device::load<16>(center + c * CHUNK + i);
-#pragma unroll
+    UNROLL
     for (int j = 0; j < 4; ++j) x[i + j] -= device::as_float(words.word[j]);
   }
 }
@@ -63,7 +63,7 @@ DEVICE void subtract(float (&x)[CHUNK], const float* center, int c) {
 // What all threads of a block have, put together in the same order always.
 template <class Join>
 DEVICE float over_block(float x, float* of_warps, Join join) {
-#pragma unroll
+  UNROLL
   for (int distance = 16; distance > 0; distance /= 2) x = join(x, __shfl_xor_sync(0xffffffffu, x, distance));
   const int warps = static_cast<int>(blockDim.x) / 32;
   __syncthreads();  // or what was put together before is still being read
@@ -101,7 +101,7 @@ DEVICE float highest_of(const char* kept, const float* center, int chunks, float
     float x[CHUNK];
     unpack<T>(x, device::load_shared<16>(kept + 16 * c));
     subtract(x, center, c);
-#pragma unroll
+    UNROLL
     for (int i = 0; i < CHUNK; ++i) highest = fmaxf(highest, x[i]);
   }
   return max_over_block(highest, of_warps);
@@ -121,7 +121,7 @@ DEVICE void rows(Teacher given) {
     float x[CHUNK];
     unpack<T>(x, device::load_shared<16>(kept + 16 * c));
     subtract(x, given.center, c);
-#pragma unroll
+    UNROLL
     for (int i = 0; i < CHUNK; ++i) {
       const float less = (x[i] - highest) * given.scale, p = device::exp2(less * LOG2E);
       if (x[i] == highest) place = fminf(place, static_cast<float>(c * CHUNK + i));
@@ -171,7 +171,7 @@ DEVICE void loss(Student given) {
   for (int c = static_cast<int>(threadIdx.x); c < chunks; c += static_cast<int>(blockDim.x)) {
     float x[CHUNK];
     unpack<T>(x, device::load_shared<16>(kept + 16 * c));
-#pragma unroll
+    UNROLL
     for (int i = 0; i < CHUNK; ++i) total += device::exp2((x[i] - highest) * scale);
   }
   total = sum_over_block(total, of_warps);
@@ -184,12 +184,12 @@ DEVICE void loss(Student given) {
       const float most = given.found[m], times = given.weight[i] / given.found[given.teacher_rows + m];
       unpack<T>(x, device::load<16>(static_cast<const char*>(given.teacher) + 2 * m * wide + 16 * c));
       subtract(x, given.center, c);
-#pragma unroll
+      UNROLL
       for (int j = 0; j < CHUNK; ++j) target[j] += device::exp2((x[j] - most) * teacher_scale) * times;
     }
     unpack<T>(x, device::load_shared<16>(kept + 16 * c));
     device::vector<16> slope = {};
-#pragma unroll
+    UNROLL
     for (int j = 0; j < CHUNK; ++j) {
       const float less = x[j] - highest;
       // a logit of -infinity that no teacher means costs nothing
