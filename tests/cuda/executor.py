@@ -116,7 +116,8 @@ def library(*sources: Path) -> ModuleType:
         objects = _objects(cxx, sources)
         name = f"{sources[0].stem}-{_digest(objects)}.so"
         path = _once(BUILT / name, [cxx, "-shared", *map(str, objects), "-ldl"])
-    spec = importlib.util.spec_from_file_location("executor", path)
+    # pybind11 gives the module that it made for a name before
+    spec = importlib.util.spec_from_file_location(f"{path.stem}.executor", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
