@@ -55,7 +55,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, device: s
     synchronize = torch.cuda.synchronize if on_gpu(device) else lambda: None
     names = list(runs)
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-2, rounds):  # two rounds to warm up
+    for number in range(-2, rounds if names else -2):  # two rounds to warm up
         for name in names[number % len(names) :] + names[: number % len(names)]:
             synchronize()
             begin = time.perf_counter()
@@ -106,6 +106,18 @@ def _status(field: str) -> int:
     return next(
         1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if field in line
     )
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can still be taken, with what torch's allocator keeps of a GPU's. Linux only."""
+    if on_gpu(device):
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 def provenance(device: str, world_size: int = 1) -> dict:

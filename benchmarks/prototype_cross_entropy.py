@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measuring import interleaved, on_gpu, peak_bytes, provenance, resident_growth, worst_ratio
+from benchmarks import liger
+from benchmarks.measuring import free_bytes, interleaved, on_gpu, peak_bytes, provenance, resident_growth, worst_ratio
 from esvit_fast import ops, reference
 
-TOKENS = {"swin": (49, 49, *[9] * 8), "vit": (196, 196, *[36] * 8)}
-"""Regions of two views of 224 and eight of 96 pixels."""
+TOKENS = {"swin": (49, 49, *[9] * 8), "vit16": (196, 196, *[36] * 8), "vit8": (784, 784, *[144] * 8)}
+"""Regions of two views of 224 and eight of 96 pixels; of ViT with patches of 16 and of 8."""
 TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
 
 
@@ -25,6 +26,12 @@ class Case:
     prototypes: int
     tokens: str = "swin"
     width: int = 256
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Rows of the student, rows of the teacher, and pairs."""
+        tokens = TOKENS[self.tokens]
+        return self.batch * sum(tokens), self.batch * sum(tokens[:2]), self.batch * (2 * sum(tokens) - sum(tokens[:2]))
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,15 @@ class Inputs:
     def trained(self) -> tuple[Tensor, Tensor, Tensor]:
         """What gets gradients."""
         return self.student, self.weight, self.weight_g
+
+    def views(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Student rows and teacher rows of each pair of views."""
+        batch = len(self.student) // sum(self.tokens)
+        starts = [batch * sum(self.tokens[:v]) for v in range(len(self.tokens))]
+        for (q, v), index in self.matched.items():
+            image = torch.arange(batch, device=index.device)[:, None]
+            row = starts[v] + image * self.tokens[v] + torch.arange(self.tokens[v], device=index.device)
+            yield row.flatten(), (starts[q] + image * self.tokens[q] + index).flatten()
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str) -> Inputs:
@@ -77,15 +93,9 @@ def inputs(case: Case, dtype: torch.dtype, device: str) -> Inputs:
 
 def pairs(x: Inputs) -> ops.Pairs:
     """The matches as a list."""
-    device, parts = x.student.device, []
-    batch = len(x.student) // sum(x.tokens)
-    starts = [batch * sum(x.tokens[:v]) for v in range(len(x.tokens))]
-    for (q, v), index in x.matched.items():
-        image = torch.arange(batch, device=device)[:, None]
-        row = starts[v] + image * x.tokens[v] + torch.arange(x.tokens[v], device=device)
-        target = starts[q] + image * x.tokens[q] + index
-        weight = torch.full((row.numel(),), 1 / (len(x.matched) * row.numel()), device=device)
-        parts.append((row.flatten(), target.flatten(), weight))
+    parts = []
+    for row, target in x.views():
+        parts.append((row, target, torch.full((len(row),), 1 / (len(x.matched) * len(row)), device=row.device)))
     return ops.Pairs(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -110,10 +120,15 @@ def published(x: Inputs) -> Tensor:
     return sum(terms) / len(terms)
 
 
+def _oracle(x: Inputs) -> tuple[Tensor, Tensor]:
+    rest = x.teacher, x.teacher_weight, torch.ones_like(x.weight_g), x.center, *pairs(x)
+    loss, statistics = reference.prototype_cross_entropy(*x.trained, *rest, **TEMPERATURES)
+    return loss, statistics[2]
+
+
 def oracle(x: Inputs) -> Tensor:
     """The oracle under torch's autograd."""
-    rest = x.teacher, x.teacher_weight, torch.ones_like(x.weight_g), x.center, *pairs(x)
-    return reference.prototype_cross_entropy(*x.trained, *rest, **TEMPERATURES)[0]
+    return _oracle(x)[0]
 
 
 def _ours(backend: str) -> Callable[[Inputs], Tensor]:
@@ -131,20 +146,103 @@ def _compiled(x: Inputs) -> Callable[[Inputs], Tensor]:
     return torch.compile(oracle, dynamic=False)
 
 
-CONTESTANTS: dict[str, Callable[[Inputs], Callable[[Inputs], Tensor]]] = {
-    "torch eager": lambda x: oracle,
-    "as published": lambda x: published,
-    "torch.compile": _compiled,
-    "esvit_fast cpu": lambda x: _ours("cpu"),
-    "esvit_fast triton": lambda x: _ours("triton"),
+def peer(divergence: Callable[[float], liger.Divergence]) -> Callable[[Inputs], Callable[[Inputs], Tensor]]:
+    """A divergence of rows one to one, on pairs: those of views with as many regions weigh the same."""
+    sharper = TEMPERATURES["student_temp"] / TEMPERATURES["teacher_temp"]
+
+    def make(x: Inputs) -> Callable[[Inputs], Tensor]:
+        loss = divergence(TEMPERATURES["student_temp"])
+
+        def run(x: Inputs) -> Tensor:
+            groups: dict[int, list[tuple[Tensor, Tensor]]] = {}
+            for row, target in x.views():
+                groups.setdefault(len(row), []).append((row, target))
+            each = (
+                (len(group) / len(x.matched), *map(torch.cat, zip(*group, strict=True))) for group in groups.values()
+            )
+            return liger.one_to_one(loss, x.trained, x.teacher, x.teacher_weight, x.center, each, sharper)
+
+        return run
+
+    return make
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to compute the loss and its gradients.
+
+    Attributes:
+        make: inputs to a function of inputs.
+        held: case and bytes of an element to about the bytes that it holds at most, but for its inputs.
+        refuse: device to why it cannot take part there, or None.
+        divergence: it gives the Kullback-Leibler divergence; the gradients are the same.
+        note: what it does otherwise than the first.
+    """
+
+    make: Callable[[Inputs], Callable[[Inputs], Tensor]]
+    held: Callable[[Case, int], float]
+    refuse: Callable[[str], str | None] = lambda device: None
+    divergence: bool = False
+    note: str = ""
+
+
+def _scores(students: float, teachers: float, of_pairs: float = 0, exact: bool = True) -> Callable[[Case, int], float]:
+    """Held by who has so many matrices of the scores of all student rows, of all teacher rows, and of pairs."""
+
+    def held(case: Case, itemsize: int) -> float:
+        rows = sum(n * count for n, count in zip((students, teachers, of_pairs), case.rows, strict=True))
+        return (4 if exact else itemsize) * case.prototypes * (rows + 6 * case.width)
+
+    return held
+
+
+def _few(rows: int, prototypes: int, least: int = 0) -> Callable[[Case, int], float]:
+    """Held by who has no scores: so many float32 matrices as wide as the bottleneck, of all rows and of prototypes."""
+    return lambda case, itemsize: least + 4 * case.width * (rows * sum(case.rows[:2]) + prototypes * case.prototypes)
+
+
+def _liger(held: Callable[[int, int, int, int], int]) -> Callable[[Case, int], float]:
+    return lambda case, itemsize: held(case.rows[2], case.prototypes, case.width, itemsize)
+
+
+def _must_be(gpu: bool) -> Callable[[str], str | None]:
+    return lambda device: None if on_gpu(device) == gpu else f"the rows are on {device}"
+
+
+HARD = "it takes one hard label a row: no probabilities of a teacher, no centre, no pairs of rows"
+_NOTE = "rows are gathered pair by pair; its loss lacks the teacher's entropy; scores in the rows' dtype"
+CONTESTANTS = {
+    "torch eager": Contestant(lambda x: oracle, _scores(4, 1)),
+    "as published": Contestant(lambda x: published, _scores(1, 1, 2, exact=False)),
+    "torch.compile": Contestant(_compiled, _scores(3, 1)),
+    "esvit_fast cpu": Contestant(lambda x: _ours("cpu"), _few(8, 3, 80 << 20), _must_be(gpu=False)),
+    "esvit_fast triton": Contestant(lambda x: _ours("triton"), _few(16, 5), _must_be(gpu=True)),
+    "liger chunked": Contestant(
+        peer(liger.chunked), _liger(liger.held_chunked), lambda device: liger.MISSING, divergence=True, note=_NOTE
+    ),
+    "liger fused JSD": Contestant(
+        peer(liger.fused),
+        _liger(liger.held_fused),
+        lambda device: liger.MISSING or (None if on_gpu(device) else "its kernels are for a GPU"),
+        divergence=True,
+        note=_NOTE.replace("the rows' dtype", "float32, their gradients in the rows' dtype"),
+    ),
+    "liger fused CE": Contestant(lambda x: oracle, _few(0, 0), lambda device: HARD),
+    "cut cross-entropy": Contestant(lambda x: oracle, _few(0, 0), lambda device: HARD),
 }
-"""The first is what the gate measures all others by."""
+"""The first is what the gate measures all others by; the last two are named for why they cannot take part."""
+SPARE = 0.5
+"""Of the memory that is free: estimates are of tensors alone; fragments and copies in libraries may take as much."""
 
 
-def refusal(name: str, device: str) -> str | None:
-    """Why someone cannot take part, or None."""
-    if name.startswith("esvit_fast") and on_gpu(device) != name.endswith("triton"):
-        return f"the rows are on {device}"
+def refusal(name: str, case: Case, dtype: torch.dtype, device: str, most: float | None = None) -> str | None:
+    """Why someone cannot take part, or None; `most` bytes may be held, or `SPARE` of what is free."""
+    contestant = CONTESTANTS[name]
+    if reason := contestant.refuse(device):
+        return reason
+    held, most = contestant.held(case, dtype.itemsize), SPARE * free_bytes(device) if most is None else most
+    if held > most:
+        return f"it would hold about {held / 2**30:.1f} GiB, and {most / 2**30:.1f} GiB are allowed"
     return None
 
 
@@ -161,21 +259,29 @@ def gate(name: str, case: Case, dtype: torch.dtype, device: str) -> float:
     exact = Inputs(*(v.detach().double() if isinstance(v, Tensor) else v for v in vars(exact).values()))
     for tensor in exact.trained:
         tensor.requires_grad_()
-    return worst_ratio(results(CONTESTANTS[name](x), x), results(oracle, x), results(oracle, exact))
+    contestant = CONTESTANTS[name]
+    plain, truth = (results(oracle, given) for given in (x, exact))
+    if contestant.divergence:
+        plain[0], truth[0] = (_oracle(given)[1] for given in (x, exact))
+    return worst_ratio(results(contestant.make(x), x), plain, truth)
 
 
-def measure(case: Case, names: Sequence[str], dtype: torch.dtype, device: str, rounds: int) -> dict:
-    """A record of one case."""
+def measure(
+    case: Case, names: Sequence[str], dtype: torch.dtype, device: str, rounds: int, most: float | None = None
+) -> dict:
+    """A record of one case; whoever would hold more than `most` bytes is left out, as in `refusal`."""
     x, rows, training = inputs(case, dtype, device), {}, {}
     for name in names:
-        reason = refusal(name, device)
+        reason = refusal(name, case, dtype, device, most)
         if reason is not None:
             rows[name] = {"gate": "absent", "why": reason}
             continue
         ratio = gate(name, case, dtype, device)
         rows[name] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
+        if note := CONTESTANTS[name].note:
+            rows[name]["note"] = note
         if ratio <= 1:
-            run = CONTESTANTS[name](x)
+            run = CONTESTANTS[name].make(x)
             training[name] = lambda run=run: results(run, x)
     for name, times in interleaved(training, rounds, device).items():
         rows[name]["training"] = times
@@ -192,17 +298,17 @@ def table(record: dict) -> str:
     rows, shape = record["contestants"], record["shape"]
     lines = [
         f"{record['case']}: {shape['batch']} images, K={shape['prototypes']}, D={shape['width']}, {record['dtype']}",
-        f"  {'':16} {'training':>11} {'times':>7} {'allocated':>10} {'resident':>9}  gate",
+        f"  {'':17} {'training':>11} {'times':>7} {'allocated':>10} {'resident':>9}  gate",
     ]
-    first = rows["torch eager"].get("training", {}).get("p50")
+    first = rows.get("torch eager", {}).get("training", {}).get("p50")
     for name, row in rows.items():
         if "training" not in row:
-            lines.append(f"  {name:16} {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:17} {row['gate']}: {row.get('why') or row['error']}")
             continue
         times = f"{first / row['training']['p50']:6.2f}x" if first else ""
         resident = f"{row['resident_bytes'] / 2**20:5.0f} MiB" if "resident_bytes" in row else ""
         lines.append(
-            f"  {name:16} {row['training']['p50']:8.1f} ms {times:>7} {row['peak_bytes'] / 2**20:6.0f} MiB "
+            f"  {name:17} {row['training']['p50']:8.1f} ms {times:>7} {row['peak_bytes'] / 2**20:6.0f} MiB "
             f"{resident:>9}  {row['error']:.2f} of what is allowed"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + [f"  {name}: {row['note']}" for name, row in rows.items() if "note" in row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -30,11 +31,13 @@ def attention(args: argparse.Namespace) -> None:
 
 
 def loss(args: argparse.Namespace) -> None:
-    """Print and record the loss of every number of prototypes."""
+    """Print and record the loss of every number of tokens, images and prototypes."""
     names = [name for name in prototype_cross_entropy.CONTESTANTS if not args.contestants or name in args.contestants]
-    for prototypes in args.prototypes:
-        case = prototype_cross_entropy.Case(args.batch, prototypes, args.tokens)
-        record = prototype_cross_entropy.measure(case, names, getattr(torch, args.dtype), args.device, args.rounds)
+    most = args.memory and args.memory * 2**30
+    for tokens, batch, prototypes in itertools.product(args.tokens, args.batch, args.prototypes):
+        case = prototype_cross_entropy.Case(batch, prototypes, tokens)
+        dtype = getattr(torch, args.dtype)
+        record = prototype_cross_entropy.measure(case, names, dtype, args.device, args.rounds, most)
         print(prototype_cross_entropy.table(record), flush=True)
         if not args.dry:
             append(record, "prototype_cross_entropy", args.records)
@@ -60,9 +63,10 @@ def model(args: argparse.Namespace) -> None:
         append(record, "model", args.records)
 
 
-def _common(command: argparse.ArgumentParser) -> None:
+def _common(command: argparse.ArgumentParser, several: bool = False) -> None:
     gpu = torch.cuda.is_available()
-    command.add_argument("--batch", type=int, default=64 if gpu else 8)
+    batch = 64 if gpu else 8
+    command.add_argument("--batch", type=int, nargs="+" if several else None, default=[batch] if several else batch)
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if gpu else "float32"
     )
@@ -85,9 +89,10 @@ def main() -> None:
     command = commands.add_parser("loss", help=prototype_cross_entropy.__doc__)
     command.set_defaults(run=loss)
     command.add_argument("--prototypes", nargs="+", type=int, default=[65536])
-    command.add_argument("--tokens", choices=[*prototype_cross_entropy.TOKENS], default="swin")
+    command.add_argument("--tokens", nargs="+", choices=[*prototype_cross_entropy.TOKENS], default=["swin"])
     command.add_argument("--contestants", nargs="+", choices=[*prototype_cross_entropy.CONTESTANTS])
-    _common(command)
+    command.add_argument("--memory", type=float, help="GiB that one may hold; without it a part of what is free")
+    _common(command, several=True)
     command = commands.add_parser("step", help=step.__doc__)
     command.set_defaults(run=training_step)
     command.add_argument("--recipe", default="swin_tiny_w7")
