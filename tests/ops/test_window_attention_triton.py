@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import _windows
-from esvit_fast.ops._triton import _device, _shares
+from esvit_fast.ops import _shares, _window_tables, _windows
+from esvit_fast.ops._triton import _device
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 from .test_window_attention_backends import assert_as_exact_as_torch, draw, results
@@ -59,10 +59,8 @@ def at_an_edge(x):
 
 def check_tables():
     """The tables of positions and shares are read to their ends, and no further, even where that would not show."""
-    from esvit_fast.ops._triton import window_attention as launched
-
-    launched.cut = lambda *geometry: _shares.Cut(at_an_edge(_shares.cut(*geometry)[0]), _shares.cut(*geometry)[1])
-    launched.shares = lambda *of: _shares.Shares(at_an_edge(_shares.shares(*of)[0]), _shares.shares(*of)[1])
+    _window_tables.cut = lambda *geometry: _shares.Cut(at_an_edge(_shares.cut(*geometry)[0]), _shares.cut(*geometry)[1])
+    _window_tables.shares = lambda *of: _shares.Shares(at_an_edge(_shares.shares(*of)[0]), _shares.shares(*of)[1])
     for side, window in ((7, 5), (9, 9)):  # one block, and several
         qkv = torch.randn(1, side, side, 48)
         tensors = {"qkv": qkv, "bias": torch.zeros((2 * window - 1) ** 2, 1)}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._windows import cut_axis
+from ._windows import cut_axis
 
 
 class Cut(NamedTuple):
