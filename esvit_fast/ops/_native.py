@@ -23,13 +23,19 @@ _CPU_SCHEMAS = {
     "window_attention_bias_backward": "(Tensor grad, Tensor index, int rows) -> Tensor",
 }
 """What this version calls: a library built from other sources has others."""
+_CUDA_SCHEMAS = {
+    "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor positions, Tensor shares, float scale, "
+    "int key_tiles) -> Tensor",
+    "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor positions, "
+    "Tensor shares, float scale, int key_tiles) -> (Tensor, Tensor, Tensor)",
+}
 
 
 def _load(stem: str, schemas: dict[str, str]) -> str | None:
     """Load a library; say why it is not there or of no use, or None."""
     files = sorted(_FOLDER.glob(f"{stem}*.so"))
     if not files:
-        return f"the library {stem} was not built; {_BUILD}"
+        return f"the library {stem} was not built; {_BUILD[stem]}"
     try:
         torch.ops.load_library(files[0])
     except OSError as error:
@@ -38,12 +44,16 @@ def _load(stem: str, schemas: dict[str, str]) -> str | None:
     for name, schema in schemas.items():
         operator = getattr(getattr(torch.ops, namespace), name, None)
         if operator is None or str(operator.default._schema) != f"{namespace}::{name}{schema}":
-            return f"the library {files[0].name} is of another version; {_BUILD}"
+            return f"the library {files[0].name} is of another version; {_BUILD[stem]}"
     return None
 
 
-_BUILD = (
-    'build it with a C++ compiler: `pip install ninja "setuptools>=77,<82"`, then `pip install --no-build-isolation .`'
-)
+_INSTALL = '`pip install ninja "setuptools>=77,<82"`, then `pip install --no-build-isolation .`'
+_BUILD = {
+    "_C_cpu": f"build it with a C++ compiler: {_INSTALL}",
+    "_C_cuda": f"build it with nvcc of torch's major version of CUDA: {_INSTALL}",
+}
 CPU_MISSING = _load("_C_cpu", _CPU_SCHEMAS)
 """Why there are no CPU kernels, or None if there are."""
+CUDA_MISSING = _load("_C_cuda", _CUDA_SCHEMAS)
+"""Why there are no CUDA C++ kernels, or None if there are. The library loads without a GPU and without a driver."""

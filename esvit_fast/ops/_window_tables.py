@@ -83,7 +83,7 @@ class Tables:
 
 
 def gradient(x: Tensor | None, sums: Tensor | None, like: Tensor) -> Tensor:
-    """That of a small input from the sums of programs; zeros where there are none, and empty where there is no input."""
+    """That of a small input from the sums of programs; zeros where there are none, empty where there is no input."""
     if x is None:
         return like.new_empty(0)
     return x.new_zeros(x.shape) if sums is None else sums.sum(0).to(x.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import reference
 from ._checks import check_tensors
 from ._cpu import window_attention as cpu
+from ._cuda import window_attention as cuda
 from ._library import define, differentiate, implement, vjp
 from ._plan import choose, register_rule
 from ._triton import window_attention as triton
@@ -165,10 +166,13 @@ define(
 differentiate("window_attention", _backward, _setup_context)
 implement("window_attention", "reference", _reference)
 implement("window_attention_backward", "reference", _reference_backward)
+implement("window_attention", "cuda", lambda *args: cuda.forward(*args[:4], **_named(args[4:])))
+implement("window_attention_backward", "cuda", lambda *args: cuda.backward(*args[:5], **_named(args[5:])))
 implement("window_attention", "triton", lambda *args: triton.forward(*args[:4], **_named(args[4:])))
 implement("window_attention_backward", "triton", lambda *args: triton.backward(*args[:5], **_named(args[5:])))
 implement("window_attention", "cpu", lambda *args: cpu.forward(*args[:4], **_named(args[4:])))
 implement("window_attention_backward", "cpu", lambda *args: cpu.backward(*args[:5], **_named(args[5:])))
+register_rule("window_attention", "cuda", cuda.refuse, cuda.configure)
 register_rule("window_attention", "triton", triton.refuse, triton.configure)
 register_rule("window_attention", "cpu", cpu.refuse)
 register_rule("window_attention", "reference", lambda facts: None)

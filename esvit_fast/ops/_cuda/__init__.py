@@ -1,0 +1,1 @@
+"""Backends that call the compiled library of CUDA C++ kernels, one operator a file."""

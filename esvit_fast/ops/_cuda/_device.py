@@ -1,0 +1,23 @@
+"""Where CUDA C++ kernels can run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from .. import _native
+from .._plan import Facts
+
+
+def refuse_device(facts: Facts, dtypes: Collection[torch.dtype]) -> str | None:
+    """Why no kernel can run on a device and dtype, or None."""
+    if facts.device_type != "cuda":
+        return f"tensors are on {facts.device_type}"
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA GPUs"
+    if facts.capability is not None and facts.capability < (8, 0):
+        return f"compute capability {'.'.join(map(str, facts.capability))} is below 8.0"
+    if facts.dtype not in dtypes:
+        return f"dtype {facts.dtype} is none of {', '.join(map(str, dtypes))}"
+    return _native.CUDA_MISSING

@@ -1,0 +1,133 @@
+"""The CUDA kernels of window attention, thread by thread on the host, against the float64 oracle.
+
+All that lies around them is what a GPU would get: only the two private operators are run by the executor.
+"""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from esvit_fast.ops._cuda import _tables
+from esvit_fast.ops._cuda import window_attention as cuda
+
+from ..ops.test_window_attention_backends import FLOOR, results
+from . import executor
+
+SOURCE = executor.HOST / "window_attention.cpp"
+NAMES = {torch.float16: "half", torch.bfloat16: "bfloat16"}
+
+
+def launch(kernel, key_tiles, scale, inputs, outputs):
+    """Run one kernel; its reports are failures."""
+    qkv, tiles, positions, shares = (inputs[name] for name in ("qkv", "tiles", "positions", "shares"))
+    sizes = {
+        "heads": tiles.shape[1],
+        "channels": qkv.shape[3] // 3,
+        "area": qkv.shape[1] * qkv.shape[2],
+        "stride": positions.shape[1],
+        "tile_rows": tiles.shape[2],
+        "tile_columns": tiles.shape[3],
+    }
+    name = f"{kernel} {NAMES[qkv.dtype]} {sizes['channels'] // sizes['heads']} {key_tiles}"
+    buffers = {n: None if x is None else ("in", x) for n, x in inputs.items()} | {
+        n: ("out", x) for n, x in outputs.items()
+    }
+    grid = sizes["heads"] * len(shares)
+    # the binding knows how many threads and how much shared memory
+    reports = executor.run(executor.library(SOURCE), name, grid, 0, 0, buffers, {"scale": scale, **sizes})
+    assert not reports, "\n".join(map(str, reports))
+
+
+def forward(qkv, tiles, pad_kv, positions, shares, scale, key_tiles):
+    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    inputs = {"qkv": qkv, "tiles": tiles, "pad_kv": pad_kv, "positions": positions, "shares": shares}
+    launch("forward", key_tiles, scale, inputs, {"out": out})
+    return out
+
+
+def backward(grad, qkv, tiles, pad_kv, positions, shares, scale, key_tiles):
+    outputs = {
+        "dqkv": torch.empty_like(qkv),
+        "dtiles": tiles.new_empty(len(shares), *tiles.shape[1:]),
+        "dpad_kv": tiles.new_empty(0 if pad_kv is None else len(shares), qkv.shape[3] // 3 * 2),
+    }
+    inputs = {"grad": grad, "qkv": qkv, "tiles": tiles, "pad_kv": pad_kv, "positions": positions, "shares": shares}
+    given = {name: x for name, x in outputs.items() if name != "dpad_kv" or pad_kv is not None}
+    launch("backward", key_tiles, scale, inputs, given)
+    return tuple(outputs.values())
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(monkeypatch):
+    kernels = SimpleNamespace(window_attention=forward, window_attention_backward=backward)
+    monkeypatch.setattr(cuda, "_kernels", lambda: kernels)
+
+
+def draw(seed):
+    """Tensors and options of one problem that the kernels take; whole, padded, shifted and rectangular windows."""
+    r = random.Random(seed)
+    head_dim, most = _tables.HEAD_DIMS[seed % 3], (4, 16, 32, 56, 64)[seed // 3 % 5]
+    while True:
+        window = r.randint(1, 8), r.randint(1, 16)
+        if window[0] * window[1] <= most:
+            break
+    size = [r.choice([r.randint(1, w), w, 2 * w, r.randint(1, 2 * w + 1)]) for w in window]
+    heads = r.choice([1, 2, 3]) if head_dim < 64 else 1
+    channels, dtype = heads * head_dim, r.choice(list(NAMES))
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    tokens = window[0] * window[1]
+    table = (2 * window[0] - 1) * (2 * window[1] - 1), heads
+    tensors = {
+        "qkv": normal(r.randint(1, 2), *size, 3 * channels).to(dtype),
+        "bias": normal(*((heads, tokens, tokens) if r.random() < 0.25 else table)).float(),
+        "pad_kv": normal(2 * channels).to(dtype) if r.random() < 0.6 else None,
+    }
+    options = {
+        "num_heads": heads,
+        "window_size": window,
+        "shift_size": tuple(r.randrange(w) if r.random() < 0.7 else 0 for w in window),
+        "pad_mode": r.choice(["before_roll", "after_roll"]),
+        "mask_value": r.choice([-100.0, -100.0, -200.0, float("-inf"), -3.0]),
+    }
+    return tensors, options
+
+
+def on_the_executor(tensors, options):
+    """Output and gradients, by name."""
+    qkv, bias, pad_kv = tensors.values()
+    options = {"scale": (qkv.shape[3] // 3 // options["num_heads"]) ** -0.5, **options}
+    out = cuda.forward(qkv, bias, pad_kv, None, **options)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
+    grads = cuda.backward(weights, qkv, bias, pad_kv, None, **options)
+    return {"out": out, **{name: grad for name, grad in zip(tensors, grads, strict=False) if tensors[name] is not None}}
+
+
+def assert_as_exact_as_torch(tensors, options):
+    truth = results(tensors, options, "reference", torch.float64)
+    plain, ours = results(tensors, options, "reference"), on_the_executor(tensors, options)
+    for name, exact in truth.items():
+        assert ours[name].dtype == plain[name].dtype and ours[name].shape == plain[name].shape
+        floor = FLOOR[tensors["qkv"].dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
+        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
+            error, allowed = (measure((x[name].double() - exact).abs()) for x in (ours, plain))
+            assert error <= 2 * allowed + floor, f"{name}: {error:.2e}, torch {allowed:.2e}, floor {floor:.2e}"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_as_exact_as_torch(seed, monkeypatch):
+    # every other problem has several windows for a block
+    monkeypatch.setitem(_tables.PROCESSORS, 90, (1, 132)[seed % 2])
+    tensors, options = draw(seed)
+    try:
+        assert_as_exact_as_torch(tensors, options)
+    except AssertionError as error:
+        shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+        raise AssertionError(f"{shapes} {options}: {error}") from None
