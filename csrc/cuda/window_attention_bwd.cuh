@@ -16,48 +16,65 @@ struct BackwardTraits {
   using Element = ELEMENT;
   static constexpr int head_dim = HEAD_DIM, keys = KEYS, stages = HEAD_DIM == 64 ? 1 : 2;
   static constexpr int warps = (KEYS + 1) / 2, rows = 16 * warps, threads = warps * LANES;
-  static constexpr int blocks = (HEAD_DIM == 64 ? 2 : 3) * 4 / warps;
+  // as many as shared memory has room for: registers suffice for them
+  static constexpr int blocks = (HEAD_DIM == 64 || KEYS == 8 ? 2 : 3) * 4 / warps;
   // an odd number of 16 bytes apart, rows beside each other lie in different banks
   static constexpr int pitch = 2 * HEAD_DIM + 16, weight_pitch = 16 * (KEYS | 1);
   static constexpr int tile_bytes = warps * KEYS * LANES * 16, weight_bytes = rows * weight_pitch;
   static constexpr int query_bytes = rows * pitch, key_bytes = 8 * KEYS * pitch;
-  static constexpr int stage_bytes = 2 * (query_bytes + key_bytes);
+  static constexpr int stage_bytes = 2 * (query_bytes + key_bytes) + rows * 4;
+  // a row is so many times 16 bytes; a thread copies 16 bytes of so many rows, so many tokens apart
+  static constexpr int chunks = HEAD_DIM / 8, copies = chunks / 2, apart = threads / chunks;
   static constexpr int pad_bytes = 2 * HEAD_DIM * 4;
   static constexpr int shared_bytes =
       tile_bytes + pad_bytes + 2 * weight_bytes + query_bytes + stages * stage_bytes;
 };
 
-// Where the rows of a window lie in shared memory.
+// The rows of a window in shared memory, and where in the map they are.
 template <class Traits>
 struct Stage {
   char *q, *grad, *k, *v;
+  uint32_t* rows;
 
   DEVICE explicit Stage(char* at)
       : q(at),
         grad(q + Traits::query_bytes),
         k(grad + Traits::query_bytes),
-        v(k + Traits::key_bytes) {}
+        v(k + Traits::key_bytes),
+        rows(reinterpret_cast<uint32_t*>(v + Traits::key_bytes)) {}
 };
 
-// Copy 16 bytes of each row of q, k, v and grad after the other; zeros beyond tokens and keys.
+// The rows of the map of the tokens that this thread copies; any row of it beyond the tokens.
 template <class Traits>
-DEVICE void fetch(const Arguments& a, const Share& share, int item, int head, const Stage<Traits>& to) {
-  constexpr int CHUNKS = Traits::head_dim / 8;
-  const int64_t part = int64_t(a.channels) * 2, image = int64_t(item / share.windows) * a.area;
+DEVICE void find(uint32_t (&rows)[Traits::copies], const Arguments& a, const Share& share, int item) {
   const int32_t* places = a.positions + int64_t(share.begin + item % share.windows) * a.stride;
-  UNROLL for (int at = threadIdx.x; at < Traits::rows * CHUNKS; at += Traits::threads) {
-    const int row = at / CHUNKS, chunk = at % CHUNKS;
-    const int from = (head * CHUNKS + chunk) * 16, into = row * Traits::pitch + chunk * 16;
-    const bool real = row < share.tokens, pad = row == share.tokens && a.pad_kv != nullptr;
-    const int64_t place = image + (real ? places[row] : 0);
-    const char* token = static_cast<const char*>(a.qkv) + place * 3 * part + from;
+  const uint32_t image = uint32_t(item / share.windows) * a.area;
+  UNROLL for (int c = 0; c < Traits::copies; ++c) {
+    const int i = threadIdx.x / Traits::chunks + c * Traits::apart;
+    rows[c] = image + (i < share.tokens ? places[i] : 0);
+  }
+}
+
+// Copy a window's rows; zeros beyond tokens and keys.
+template <class Traits>
+DEVICE void fetch(
+    const Stage<Traits>& to, const uint32_t (&rows)[Traits::copies], const Arguments& a, int tokens, int head) {
+  const uint32_t part = a.channels * 2, chunk = threadIdx.x % Traits::chunks;
+  const uint32_t from = (head * Traits::chunks + chunk) * 16;
+  UNROLL for (int c = 0; c < Traits::copies; ++c) {
+    const int i = threadIdx.x / Traits::chunks + c * Traits::apart, into = i * Traits::pitch + chunk * 16;
+    const bool real = i < tokens;
+    const char* token = device::at_row(static_cast<const char*>(a.qkv) + from, rows[c], 3 * part);
     device::copy_async<16>(to.q + into, token, real);
-    device::copy_async<16>(to.grad + into, static_cast<const char*>(a.grad) + place * part + from, real);
-    if (row < 8 * Traits::keys) {
+    device::copy_async<16>(
+        to.grad + into, device::at_row(static_cast<const char*>(a.grad) + from, rows[c], part), real);
+    if (i < 8 * Traits::keys) {
+      const bool pad = i == tokens && a.pad_kv != nullptr;
       const char* key = pad ? static_cast<const char*>(a.pad_kv) + from : token + part;
       device::copy_async<16>(to.k + into, key, real || pad);
       device::copy_async<16>(to.v + into, key + part, real || pad);
     }
+    if (chunk == 0) device::store_shared<4>(to.rows + i, {rows[c]});
   }
   device::commit();
 }
@@ -109,28 +126,24 @@ DEVICE void multiply_columns(
   }
 }
 
-// Store 16 rows times `factor`, of tokens `row` and after, by way of this warp's own shared memory: 16 bytes a lane.
+// Store 16 rows times `factor`, those of tokens `first` and after, by way of this warp's own shared memory. `to` are
+// where this lane's 16 bytes go.
 template <class Traits>
 DEVICE void store_rows(
-    char* to, const float (&sum)[Traits::head_dim / 8][4], float factor, const Arguments& a, const Share& share,
-    int item, int row, char* own, int lane) {
+    char* const (&to)[Traits::copies], uint32_t offset, const float (&sum)[Traits::chunks][4], float factor, int first,
+    int tokens, char* own, int lane) {
   using T = typename Traits::Element;
-  constexpr int CHUNKS = Traits::head_dim / 8;
   __syncwarp();  // until all lanes have read what was there
-  UNROLL for (int j = 0; j < CHUNKS; ++j) {
-    char* at = own + lane / 4 * Traits::pitch + j * 16 + lane % 4 * 4;
-    device::store_shared<4>(at, {device::pack<T>(sum[j][0] * factor, sum[j][1] * factor)});
-    device::store_shared<4>(at + 8 * Traits::pitch, {device::pack<T>(sum[j][2] * factor, sum[j][3] * factor)});
+  char* at = own + lane / 4 * Traits::pitch + lane % 4 * 4;
+  UNROLL for (int j = 0; j < Traits::chunks; ++j) {
+    device::store_shared<4>(at + 16 * j, {device::pack<T>(sum[j][0] * factor, sum[j][1] * factor)});
+    device::store_shared<4>(at + 16 * j + 8 * Traits::pitch, {device::pack<T>(sum[j][2] * factor, sum[j][3] * factor)});
   }
   __syncwarp();
-  const int64_t image = int64_t(item / share.windows) * a.area;
-  const int32_t* places = a.positions + int64_t(share.begin + item % share.windows) * a.stride;
-  UNROLL for (int at = lane; at < 16 * CHUNKS; at += LANES) {
-    const int i = row + at / CHUNKS;
-    if (i < share.tokens) {
-      const auto chunk = device::load_shared<16>(own + at / CHUNKS * Traits::pitch + at % CHUNKS * 16);
-      device::store<16>(to + (image + places[i]) * 6 * a.channels + at % CHUNKS * 16, chunk);
-    }
+  UNROLL for (int c = 0; c < Traits::copies; ++c) {
+    const int i = lane / Traits::chunks + c * (LANES / Traits::chunks);
+    const auto words = device::load_shared<16>(own + i * Traits::pitch + lane % Traits::chunks * 16);
+    if (first + i < tokens) device::store<16>(to[c] + offset, words);
   }
 }
 
@@ -154,13 +167,18 @@ DEVICE void add_virtual(float* to, const float (&sum)[TILES][4], float factor, i
 template <class Traits>
 DEVICE void backward(Arguments a) {
   using T = typename Traits::Element;
-  constexpr int D = Traits::head_dim, KEYS = Traits::keys, TILES = D / 8;
+  constexpr int D = Traits::head_dim, KEYS = Traits::keys, TILES = Traits::chunks;
   const int lane = threadIdx.x % LANES;
   const int warp = warp_of_block();
   const int head = blockIdx.x % a.heads, number = blockIdx.x / a.heads;
   const Share share = share_of(a.shares, number);
   const int tokens = share.tokens, row = 16 * warp;
   const bool has_queries = row < tokens, has_keys = row < tokens + (a.pad_kv != nullptr) && row < 8 * KEYS;
+
+  // where this lane points to of 16 queries' weights of this warp's 16 keys, or of the last 8
+  const bool whole = KEYS % 2 == 0 || row + 16 <= 8 * KEYS;
+  const int query = whole ? lane / 16 * 8 + lane % 8 : lane % 16;
+  const int transposed = query * Traits::weight_pitch + (2 * warp + (whole ? lane / 8 % 2 : 0)) * 16;
 
   char* memory = device::shared_memory();
   float* tile = reinterpret_cast<float*>(memory);
@@ -170,7 +188,12 @@ DEVICE void backward(Arguments a) {
   char* own = derivatives + Traits::weight_bytes + row * Traits::pitch;
   char* stages = derivatives + Traits::weight_bytes + Traits::query_bytes;
 
-  if (share.first < share.stop) fetch<Traits>(a, share, share.first, head, Stage<Traits>(stages));
+  uint32_t rows[Traits::copies] = {};
+  if (share.first < share.stop) {
+    find<Traits>(rows, a, share, share.first);
+    fetch(Stage<Traits>(stages), rows, a, tokens, head);
+    if (share.first + share.step < share.stop) find<Traits>(rows, a, share, share.first + share.step);
+  }
   stage_tile<KEYS>(tile, a, share.klass * a.heads + head, tokens, Traits::warps);
   for (int d = threadIdx.x; d < 2 * D; d += Traits::threads) device::store_shared<4>(dpad + d, {0});
 
@@ -183,10 +206,17 @@ DEVICE void backward(Arguments a) {
     if constexpr (Traits::stages == 2) {
       turn ^= 1;
       if (item + share.step < share.stop) {
-        fetch<Traits>(a, share, item + share.step, head, Stage<Traits>(stages + turn * Traits::stage_bytes));
+        fetch(Stage<Traits>(stages + turn * Traits::stage_bytes), rows, a, tokens, head);
+        if (item + 2 * share.step < share.stop) find<Traits>(rows, a, share, item + 2 * share.step);
       }
     }
-    char* dqkv = static_cast<char*>(a.dqkv) + head * D * 2;
+    const uint32_t part = a.channels * 2;
+    char* to[Traits::copies];
+    UNROLL for (int c = 0; c < Traits::copies; ++c) {
+      const auto at = device::load_shared<4>(here.rows + row + lane / TILES + c * (LANES / TILES));
+      to[c] = static_cast<char*>(a.dqkv) + (head * TILES + lane % TILES) * 16;
+      to[c] = device::at_row(to[c], at.word[0], 3 * part);
+    }
     if (has_queries) {
       float p[KEYS][4] = {}, ds[KEYS][4] = {};
       uint32_t left[D / 16][4];
@@ -228,23 +258,22 @@ DEVICE void backward(Arguments a) {
           multiply_columns<Traits>(dq, rounded[n], here.k, 8 * n, lane);
         }
       }
-      store_rows<Traits>(dqkv, dq, a.scale, a, share, item, row, own, lane);
+      store_rows<Traits>(to, 0, dq, a.scale, row, tokens, own, lane);
     }
     __syncthreads();
     if (has_keys) {
       float dk[TILES][4] = {}, dv[TILES][4] = {};
-      ROLL for (int i = 0; i < tokens; i += 16) {
+      UNROLL for (int i = 0; i < Traits::rows; i += 16) {
+        if (i >= tokens) break;
         uint32_t p[4] = {}, ds[4] = {};
-        if (KEYS % 2 == 0 || row + 16 <= 8 * KEYS) {
-          const int at = (i + lane / 16 * 8 + lane % 8) * Traits::weight_pitch + (2 * warp + lane / 8 % 2) * 16;
-          device::ldmatrix_x4_trans(p, weights + at);
-          device::ldmatrix_x4_trans(ds, derivatives + at);
+        if (whole) {
+          device::ldmatrix_x4_trans(p, weights + transposed + i * Traits::weight_pitch);
+          device::ldmatrix_x4_trans(ds, derivatives + transposed + i * Traits::weight_pitch);
         } else {
-          const int at = (i + lane % 16) * Traits::weight_pitch + 2 * warp * 16;
           uint32_t half[2];
-          device::ldmatrix_x2_trans(half, weights + at);
+          device::ldmatrix_x2_trans(half, weights + transposed + i * Traits::weight_pitch);
           p[0] = half[0], p[2] = half[1];
-          device::ldmatrix_x2_trans(half, derivatives + at);
+          device::ldmatrix_x2_trans(half, derivatives + transposed + i * Traits::weight_pitch);
           ds[0] = half[0], ds[2] = half[1];
         }
         multiply_columns<Traits>(dv, p, here.grad, i, lane);
@@ -254,12 +283,15 @@ DEVICE void backward(Arguments a) {
         add_virtual(dpad, dk, a.scale, tokens - row, lane);
         add_virtual(dpad + D, dv, 1.0f, tokens - row, lane);
       }
-      store_rows<Traits>(dqkv + 2 * a.channels, dk, a.scale, a, share, item, row, own, lane);
-      store_rows<Traits>(dqkv + 4 * a.channels, dv, 1.0f, a, share, item, row, own, lane);
+      store_rows<Traits>(to, part, dk, a.scale, row, tokens, own, lane);
+      store_rows<Traits>(to, 2 * part, dv, 1.0f, row, tokens, own, lane);
     }
     if constexpr (Traits::stages == 1) {
       __syncthreads();
-      if (item + share.step < share.stop) fetch<Traits>(a, share, item + share.step, head, here);
+      if (item + share.step < share.stop) {
+        fetch(here, rows, a, tokens, head);
+        if (item + 2 * share.step < share.stop) find<Traits>(rows, a, share, item + 2 * share.step);
+      }
     }
   }
 
