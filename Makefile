@@ -18,7 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/cpu/*)
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch ninja "setuptools>=77,<82"
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,jpeg]"

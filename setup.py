@@ -1,67 +1,132 @@
 """Compile what this machine can; all metadata is in pyproject.toml.
 
-ESVIT_FAST_BUILD=auto (the default) builds the CPU library where torch and a C++ compiler are there, and says in one
-line when it does not; cpu builds it or fails; python builds nothing.
+ESVIT_FAST_BUILD=auto (the default) builds the CPU library where torch and a C++ compiler are there, and the CUDA
+library where nvcc of torch's major version of CUDA is there too; it says in a line each what it does without. cpu
+builds the one and cuda builds both, or fails; python builds nothing.
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.errors import BaseError
 
-CHOICES = ("auto", "python", "cpu")
+CHOICES = ("auto", "python", "cpu", "cuda")
+ARCHITECTURES = ("80", "90a", "100")
 wanted = os.environ.get("ESVIT_FAST_BUILD", "auto")
 if wanted not in CHOICES:
     raise SystemExit(f"ESVIT_FAST_BUILD={wanted!r} must be one of {', '.join(CHOICES)}")
 
 
-def without(reason: str) -> None:
-    """Go on without the library, or stop where it was asked for."""
-    if wanted == "cpu":
-        raise SystemExit(f"ESVIT_FAST_BUILD=cpu: {reason}")
-    print(f"esvit_fast is built without CPU kernels: {reason}", file=sys.stderr)
+def without(kind: str, reason: str) -> None:
+    """Go on without a library, or stop where it was asked for."""
+    if wanted == kind.lower() or wanted == "cuda":
+        raise SystemExit(f"ESVIT_FAST_BUILD={wanted}: {reason}")
+    print(f"esvit_fast is built without {kind} kernels: {reason}", file=sys.stderr)
 
 
-def library() -> dict:
-    """Arguments of `setup` for the CPU library; none where it is not to be built."""
+def toolkit() -> tuple[str | None, str]:
+    """The folder of the CUDA toolkit and its version; or none, and what is missing.
+
+    The nvcc that is found may be a script that runs another: the folder is where that says it is.
+    """
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = str(Path(named, "bin", "nvcc")) if named else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    try:
+        version, steps = (
+            subprocess.run([nvcc, *options], capture_output=True, text=True, check=True)
+            for options in (["--version"], ["--dryrun", "-x", "cu", os.devnull])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        there = f"CUDA_HOME={named} has none" if named else "it is not on PATH"
+        return None, f"nvcc is not here: {there}; install the CUDA toolkit, or name its folder in CUDA_HOME"
+    top = re.search(r"^#\$ TOP=(.+?)\s*$", steps.stderr, re.MULTILINE)
+    release = re.search(r"release (\d+\.\d+)", version.stdout)
+    if top is None or release is None:
+        return None, f"{nvcc} does not say where it is; name the folder of the CUDA toolkit in CUDA_HOME"
+    return str(Path(top[1]).resolve()), release[1]
+
+
+def cuda_arguments() -> dict | None:
+    """What the CUDA library is compiled with, or None where it cannot be."""
+    import torch
+
+    if torch.version.cuda is None:
+        return without("CUDA", "torch has none; install a torch with CUDA, and its toolkit")
+    home, version = toolkit()
+    if home is None:
+        return without("CUDA", version)
+    if version.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return without("CUDA", f"nvcc is of CUDA {version} and torch of {torch.version.cuda}; install that toolkit")
+    os.environ["CUDA_HOME"] = home  # torch would take the folder of a script on PATH
+    codes = [f"arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    # newer GPUs compile this one when they first run it
+    codes.append(f"arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+    strict = "-Werror=all-warnings", "-Xptxas=-Werror,-warn-spills,-warn-lmem-usage"
+    return {
+        "nvcc": [
+            "-O3",
+            "--threads=2",
+            "-Xcompiler=-fvisibility=hidden",
+            *(f"-gencode={code}" for code in codes),
+            # a compiler that nobody has tried may warn, and its library be good
+            *(strict if wanted == "cuda" else ()),
+        ]
+    }
+
+
+def libraries() -> dict:
+    """Arguments of `setup` for the libraries; none where none is to be built."""
     if wanted == "python":
         return {}
     try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        import torch  # noqa: F401
     except ImportError:
-        without("torch is not here; install it and ninja first, then `pip install --no-build-isolation .`")
+        without("CPU", "torch is not here; install it and ninja first, then `pip install --no-build-isolation .`")
         return {}
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     if shutil.which(compiler) is None:
-        without(f"the C++ compiler {compiler!r} is not here; install one, or name it in CXX")
+        without("CPU", f"the C++ compiler {compiler!r} is not here; install one, or name it in CXX")
         return {}
+    cuda = cuda_arguments() if wanted != "cpu" else None
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     class Build(BuildExtension):
         def build_extension(self, extension):
             try:
                 super().build_extension(extension)
             except (RuntimeError, OSError, BaseError) as error:
-                without(f"compiling failed: {str(error).splitlines()[0]}")
+                kind = extension.name.rpartition("_")[2].upper()
+                without(kind, f"compiling failed: {str(error).splitlines()[0]}")
 
-    extension = CppExtension(
-        "esvit_fast._C_cpu",
-        sorted(str(path) for path in (*Path("csrc").glob("register_cpu.cpp"), *Path("csrc/cpu").glob("*.cpp"))),
-        depends=[str(path) for path in Path("csrc/cpu").glob("*.h")],
-        # no -march: each instruction set has files of its own, and the machine's is found when it runs
-        extra_compile_args=[
-            "-O3",
-            "-fvisibility=hidden",
-            "-DTORCH_STABLE_ONLY",
-            "-DTORCH_TARGET_VERSION=0x020a000000000000",
-        ],
-        py_limited_api=True,
-    )
-    extension.optional = wanted == "auto"  # or an editable install would fail after `without` let it go on
+    stable = ["-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    # no -march: each instruction set has files of its own, and the machine's is found when it runs
+    flags = ["-O3", "-fvisibility=hidden", *stable]
+
+    def extension(maker, name, arguments, *patterns):
+        sources = {str(path) for pattern in patterns for path in Path("csrc").glob(pattern)}
+        made = maker(
+            f"esvit_fast._C_{name}",
+            sorted(path for path in sources if path.endswith((".cpp", ".cu"))),
+            depends=sorted(path for path in sources if path.endswith((".h", ".cuh"))),
+            extra_compile_args=arguments,
+            py_limited_api=True,
+        )
+        made.optional = wanted == "auto"  # or an editable install would fail after `without` let it go on
+        return made
+
+    extensions = [extension(CppExtension, "cpu", flags, "register_cpu.cpp", "cpu/*")]
+    if cuda is not None:
+        arguments = {"cxx": flags, "nvcc": [*cuda["nvcc"], *stable]}
+        made = extension(CUDAExtension, "cuda", arguments, "register_cuda.cpp", "cuda/*")
+        made.define_macros.append(("USE_CUDA", None))  # the parts of torch's C interface that are of CUDA
+        extensions.append(made)
     return {
-        "ext_modules": [extension],
+        "ext_modules": extensions,
         "cmdclass": {"build_ext": Build},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
@@ -70,5 +135,5 @@ def library() -> dict:
 setup(
     packages=[*find_packages(include=["esvit_fast*"]), "esvit_fast.kernels"],
     package_dir={"esvit_fast.kernels": "kernels"},
-    **library(),
+    **libraries(),
 )

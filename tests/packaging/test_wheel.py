@@ -88,7 +88,7 @@ def test_builds_that_cannot_be(tmp_path):
         )
 
     wrong = build(ESVIT_FAST_BUILD="gpu")
-    assert wrong.returncode != 0 and "ESVIT_FAST_BUILD='gpu' must be one of auto, python, cpu" in wrong.stderr
+    assert wrong.returncode != 0 and "ESVIT_FAST_BUILD='gpu' must be one of auto, python, cpu, cuda" in wrong.stderr
     missing = build(ESVIT_FAST_BUILD="cpu", CXX="no-such-compiler")
     assert missing.returncode != 0 and "ESVIT_FAST_BUILD=cpu: the C++ compiler 'no-such-compiler'" in missing.stderr
     without = build(ESVIT_FAST_BUILD="auto", CXX="no-such-compiler")
