@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.autograd import forward_ad
 
+from ._proven import unproven
+
 ORDER = ("cuda", "triton", "cpu", "chunked", "reference")
 
 
@@ -146,7 +148,10 @@ def choose(
     )
     chosen = plan(op, facts)
     passed_over = {
-        b: reason for b, reason in chosen.refused.items() if _RUNS_ON.get(b, facts.device_type) == facts.device_type
+        b: reason
+        for b, reason in chosen.refused.items()
+        if _RUNS_ON.get(b, facts.device_type) == facts.device_type
+        and not unproven(op, b, facts.capability)  # nobody knows that it would have been better
     }
     if passed_over:
         _warn_once(op, chosen.backend, tuple(passed_over.items()))

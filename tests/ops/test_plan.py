@@ -1,12 +1,13 @@
 """Which backend is chosen, and what is said about the others."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import BackendError, Facts, _plan, plan
+from esvit_fast.ops import BackendError, Facts, _native, _plan, _proven, plan
 from esvit_fast.ops._triton import _device
 
 RULES = {
@@ -91,10 +92,10 @@ SHAPES = {"qkv": (64, 56, 56, 288), "bias": (169, 3), "pad_kv": (192,)}
 OPTIONS = {"num_heads": 3, "window_size": (7, 7), "shift_size": (3, 3), "pad_mode": "before_roll"}
 
 
-def attention(capability, dtype=torch.bfloat16, **changes):
+def attention(capability, dtype=torch.bfloat16, forced=None, **changes):
     shapes = SHAPES | changes.pop("shapes", {})
     options = OPTIONS | changes
-    return plan("window_attention", Facts("cuda", dtype, shapes, options, capability=capability))
+    return plan("window_attention", Facts("cuda", dtype, shapes, options, capability=capability, forced=forced))
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,72 @@ def test_window_attention_that_triton_refuses(capability, changes, reason):
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(_device, "MISSING", "triton is not installed; it comes with torch on Linux")
     assert attention((9, 0)).refused["triton"] == "triton is not installed; it comes with torch on Linux"
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
+def test_cuda_runs_when_it_is_asked_for(capability, monkeypatch):
+    """No record is of any GPU: nothing but that keeps these facts from being planned for it."""
+    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    named = ".".join(map(str, capability))
+    unforced = attention(capability)
+    assert unforced.backend == "triton"
+    assert unforced.refused["cuda"] == (
+        f"it has not run on a GPU of compute capability {named} yet; force it with backend='cuda'"
+    )
+    assert attention(capability, forced="cuda").backend == "cuda"
+    monkeypatch.setattr(_proven, "PROVEN", {("window_attention", "cuda"): frozenset({capability})})
+    assert attention(capability).backend == "cuda"
+    assert attention((8, 6)).backend == "triton"
+
+
+@pytest.mark.parametrize(
+    ("capability", "changes", "config"),
+    [
+        ((8, 0), {}, {"key_tiles": 7, "programs": 3 * 108, "programs_backward": 2 * 108}),
+        ((9, 0), {}, {"key_tiles": 7, "programs": 3 * 132, "programs_backward": 3 * 132}),
+        ((10, 0), {}, {"key_tiles": 7, "programs": 3 * 148, "programs_backward": 3 * 148}),
+        ((9, 0), {"shapes": {"qkv": (8, 3, 3, 2304)}, "num_heads": 24}, {"key_tiles": 2}),  # 9 tokens, 10 keys
+        ((9, 0), {"shapes": {"qkv": (8, 4, 4, 2304)}, "num_heads": 24}, {"key_tiles": 4}),  # 16 tokens, 17 keys
+        ((9, 0), {"shapes": {"qkv": (8, 16, 16, 288)}, "window_size": (8, 8)}, {"key_tiles": 8}),
+        ((9, 0), {"shapes": {"qkv": (8, 12, 12, 576)}}, {"key_tiles": 7, "programs": 2 * 132}),  # head_dim 64
+        ((9, 0), {"dtype": torch.float16}, {"key_tiles": 7}),
+    ],
+)
+def test_window_attention_in_cuda(capability, changes, config, monkeypatch):
+    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    chosen = attention(capability, forced="cuda", **changes)
+    assert chosen.backend == "cuda" and config.items() <= chosen.config.items()
+
+
+@pytest.mark.parametrize(
+    ("capability", "changes", "reason"),
+    [
+        ((7, 5), {}, "compute capability 7.5 is below 8.0"),
+        ((9, 0), {"dtype": torch.float32}, "dtype torch.float32 is none of torch.float16, torch.bfloat16"),
+        ((9, 0), {"shapes": {"cosine_scale": (3,)}}, "it has dot products only, no cosines"),
+        ((9, 0), {"shapes": {"qkv": (8, 12, 12, 180)}}, "head_dim=20 is none of 16, 32, 64"),
+        ((9, 0), {"shapes": {"qkv": (8, 14, 14, 288)}, "window_size": (14, 14)}, "windows of 196 tokens are larger"),
+        ((9, 0), {"shapes": {"qkv": (8, 9, 9, 288)}, "window_size": (9, 9)}, "windows of 81 tokens are larger than 64"),
+        ((9, 0), {"shapes": {"qkv": (8, 5, 13, 288)}, "window_size": (5, 13)}, "windows of 65 tokens are larger"),
+        # 64 of its 81 positions hold tokens, and the virtual key is one more
+        ((9, 0), {"shapes": {"qkv": (8, 8, 8, 288)}, "window_size": (9, 9)}, "windows of 65 tokens are larger than 64"),
+    ],
+)
+def test_window_attention_that_cuda_refuses(capability, changes, reason, monkeypatch):
+    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    with pytest.raises(BackendError, match=f"cuda: {reason}"):
+        attention(capability, forced="cuda", **changes)
+
+
+def test_what_no_record_is_of_is_passed_over_silently(monkeypatch):
+    """A backend that nobody knows to be better is no loss; one that a record is of is."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    first = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, 2, 2, 48), requires_grad=False)
+    options = {"num_heads": 1, "window_size": (2, 2), "shift_size": (0, 0), "pad_mode": "before_roll"}
+    _plan._warned.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _plan.choose("window_attention", {"qkv": first}, options, None) == "triton"
+    monkeypatch.setattr(_proven, "PROVEN", {("window_attention", "cuda"): frozenset({(9, 0)})})
+    with pytest.warns(UserWarning, match="runs on triton because cuda: dtype torch.float32 is none of"):
+        _plan.choose("window_attention", {"qkv": first}, options, None)

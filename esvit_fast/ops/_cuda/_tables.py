@@ -15,28 +15,29 @@ KEY_TILES = (2, 4, 7, 8)
 """Windows of up to so many times 8 keys are a variant of their own."""
 LARGEST_WINDOW = 8 * KEY_TILES[-1]
 
-BLOCKS: Mapping[str, Mapping[int, tuple[int, int, int, int]]] = {
-    "programs": {16: (5, 4, 3, 3), 32: (5, 4, 3, 3), 64: (3, 2, 2, 2)},
-    "programs_backward": {16: (16, 7, 3, 3), 32: (12, 6, 3, 3), 64: (8, 4, 2, 2)},
+BLOCKS: Mapping[int, Mapping[str, Mapping[int, tuple[int, ...]]]] = {
+    80: {
+        "programs": {16: (8, 5, 3, 3), 32: (6, 4, 3, 3), 64: (4, 3, 2, 2)},
+        "programs_backward": {16: (15, 6, 2, 2), 32: (10, 4, 2, 2), 64: (10, 4, 2, 2)},
+    },
+    90: {
+        "programs": {16: (8, 5, 3, 3), 32: (6, 4, 3, 3), 64: (4, 3, 2, 2)},
+        "programs_backward": {16: (21, 8, 3, 3), 32: (15, 6, 3, 2), 64: (14, 6, 2, 2)},
+    },
+    100: {
+        "programs": {16: (6, 4, 3, 3), 32: (5, 3, 3, 3), 64: (3, 2, 2, 2)},
+        "programs_backward": {16: (21, 8, 3, 3), 32: (15, 6, 3, 2), 64: (12, 5, 2, 2)},
+    },
 }
-"""By pass, head_dim and variant: blocks that a multiprocessor has room for, of four warps in the forward pass, and of
-a warp for each 16 keys in the backward pass."""
-BLOCKS_OF_80 = {16: (16, 7, 3, 3), 32: (11, 5, 2, 2), 64: (7, 3, 1, 1)}
-"""Of the backward pass on an A100, which has less shared memory."""
-
-
-def architecture(capability: tuple[int, int] | None) -> int:
-    """The newest architecture with a table that is not newer than `capability`; without a GPU, that of the H100."""
-    if capability is None:
-        return 90
-    return max(number for number in PROCESSORS if number <= max(80, 10 * capability[0] + capability[1]))
+"""By architecture, pass, head_dim and variant: the blocks that a multiprocessor has room for. They are of four warps in
+the forward pass, and of a warp for each 16 keys in the backward pass."""
 
 
 def window_attention(capability: tuple[int, int] | None, keys: int, head_dim: int) -> dict[str, int]:
     """Launch configuration for windows of at most so many keys, with the virtual one."""
+    from ...kernels._tables import architecture
+
     arch = architecture(capability)
     variant = next(i for i, tiles in enumerate(KEY_TILES) if 8 * tiles >= keys)
-    blocks = {name: of[head_dim][variant] for name, of in BLOCKS.items()}
-    if arch == 80:
-        blocks["programs_backward"] = BLOCKS_OF_80[head_dim][variant]
-    return {"key_tiles": KEY_TILES[variant], **{name: PROCESSORS[arch] * count for name, count in blocks.items()}}
+    programs = {name: PROCESSORS[arch] * of[head_dim][variant] for name, of in BLOCKS[arch].items()}
+    return {"key_tiles": KEY_TILES[variant], **programs}

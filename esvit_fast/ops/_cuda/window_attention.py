@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .._plan import Facts
-from .._proven import refuse_unproven
 from .._window_tables import Tables, extent, facts_of, gradient
 from . import _tables
 from ._device import refuse_device
@@ -18,16 +17,9 @@ DTYPES = (torch.float16, torch.bfloat16)
 
 def refuse(facts: Facts) -> str | None:
     """Why the kernels cannot run, or should not where nobody asked for them; or None."""
-    return (
-        refuse_device(facts, DTYPES)
-        or _refuse_shapes(facts)
-        or refuse_unproven("window_attention", "cuda", facts.capability, facts.forced)
-    )
-
-
-def _refuse_shapes(facts: Facts) -> str | None:
-    if "qkv" not in facts.shapes:
-        return None
+    reason = refuse_device("window_attention", facts, DTYPES)
+    if reason is not None or "qkv" not in facts.shapes:
+        return reason
     if "cosine_scale" in facts.shapes:
         return "it has dot products only, no cosines"
     tokens, keys, head_dim = extent(facts)
