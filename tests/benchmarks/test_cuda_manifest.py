@@ -1,0 +1,78 @@
+"""What nvcc made of the CUDA kernels: the committed manifests, what they promise, and the library if it was built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from esvit_fast.ops._cuda import _tables
+from esvit_fast.ops._triton import _device
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = {
+    arch: json.loads((ROOT / "benchmarks" / "manifest" / f"cuda_{arch}.json").read_text())
+    for arch in ("80", "90a", "100")
+}
+PASSES = {"fwd": "programs", "bwd": "programs_backward"}
+DTYPES = ("half", "bfloat16")
+
+needs_tools = pytest.mark.skipif(
+    _device.MISSING is not None, reason=f"Triton's cuobjdump is not here: {_device.MISSING}"
+)
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+def name(kind, head_dim, tiles, dtype):
+    return f"window_attention {kind} head_dim {head_dim} keys {8 * tiles} {dtype}"
+
+
+@needs_tools
+def test_manifests_are_of_these_sources():
+    (digest,) = run("from benchmarks import cuda_manifest as m; print(m.sources())")
+    for manifest in MANIFESTS.values():
+        assert manifest["sources"] == digest, (
+            "kernels have changed: build, then python -m benchmarks.cuda_manifest write"
+        )
+
+
+@pytest.mark.parametrize("arch", MANIFESTS)
+def test_every_kernel_is_there_and_nothing_is_spilled(arch):
+    kernels = MANIFESTS[arch]["kernels"]
+    dims, variants = _tables.HEAD_DIMS, _tables.KEY_TILES
+    assert kernels.keys() == {name(k, d, n, t) for k in PASSES for d in dims for n in variants for t in DTYPES}
+    for entry in kernels.values():
+        assert entry["local_bytes"] == 0
+        assert entry["shared_bytes"] <= 99 * 1024  # what a block may have on sm_86, sm_89 and sm_120
+        assert entry["mma"] > 0 and entry["exp2"] > 0
+
+
+@pytest.mark.parametrize("arch", MANIFESTS)
+def test_tables_count_on_the_blocks_that_there_is_room_for(arch):
+    kernels, blocks = MANIFESTS[arch]["kernels"], _tables.BLOCKS[int(arch.rstrip("a"))]
+    for kind, programs in PASSES.items():
+        for head_dim in _tables.HEAD_DIMS:
+            room = tuple(
+                min(kernels[name(kind, head_dim, tiles, dtype)]["blocks"] for dtype in DTYPES)
+                for tiles in _tables.KEY_TILES
+            )
+            assert blocks[programs][head_dim] == room, (kind, head_dim)
+
+
+@needs_tools
+def test_the_library_is_what_the_manifest_says():
+    code = "from benchmarks import cuda_manifest as m; p = m.library(); print(*([m.read(p)[0]] if p else []))"
+    compiler = run(code)
+    if not compiler:
+        pytest.skip("the CUDA library was not built")
+    if compiler != [MANIFESTS["80"]["nvcc"]]:
+        pytest.skip(f"nvcc {compiler[0]} compiles otherwise")
+    run("import sys; from benchmarks import cuda_manifest as m; sys.exit(m.main(['check']))")
