@@ -121,6 +121,19 @@ def assert_as_exact_as_torch(tensors, options):
             assert error <= 2 * allowed + floor, f"{name}: {error:.2e}, torch {allowed:.2e}, floor {floor:.2e}"
 
 
+def swin(size=(14, 17), window=7, heads=2, head_dim=32, dtype=torch.bfloat16, batch=2):
+    """Tensors and options of a shifted layer of Swin, padded."""
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn(batch, *size, 3 * heads * head_dim, generator=g).to(dtype)
+    tensors = {
+        "qkv": qkv,
+        "bias": torch.randn((2 * window - 1) ** 2, heads, generator=g),
+        "pad_kv": torch.randn(2 * heads * head_dim, generator=g).to(dtype),
+    }
+    options = {"num_heads": heads, "window_size": (window, window), "shift_size": (window // 2, window // 2)}
+    return tensors, options | {"pad_mode": "before_roll", "mask_value": -100.0}
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_as_exact_as_torch(seed, monkeypatch):
     # every other problem has several windows for a block
@@ -131,3 +144,54 @@ def test_as_exact_as_torch(seed, monkeypatch):
     except AssertionError as error:
         shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
         raise AssertionError(f"{shapes} {options}: {error}") from None
+
+
+@pytest.mark.parametrize("window", [7, 8])
+def test_the_same_bits_for_any_number_of_blocks(window, monkeypatch):
+    """But for the small gradients, whose sums are divided otherwise: theirs are those of another run."""
+    tensors, options = swin(window=window)
+    found = []
+    for processors in (132, 132, 1):
+        monkeypatch.setitem(_tables.PROCESSORS, 90, processors)
+        found.append(on_the_executor(tensors, options))
+    for name, value in found[0].items():
+        assert value.isfinite().all() and torch.equal(value, found[1][name]), name
+        if name in ("out", "qkv"):
+            assert torch.equal(value, found[2][name]), name
+
+
+def test_an_empty_batch_has_gradients():
+    tensors, options = swin()
+    found = on_the_executor(tensors | {"qkv": tensors["qkv"][:0]}, options)
+    assert found["out"].shape == (0, 14, 17, 64) and found["qkv"].shape == (0, 14, 17, 192)
+    assert not found["bias"].any() and not found["pad_kv"].any()
+
+
+def test_views():
+    """A map that is not contiguous, and tensors that begin where no 16 bytes are loaded from."""
+    tensors, options = swin(size=(9, 9), heads=1)
+    plain = on_the_executor(tensors, options)
+    strided = tensors["qkv"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    shifted = {name: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape) for name, x in tensors.items()}
+    assert shifted["qkv"].data_ptr() % 16
+    for other in (tensors | {"qkv": strided}, shifted):
+        assert all(torch.equal(value, plain[name]) for name, value in on_the_executor(other, options).items())
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_what_is_not_finite_stays_in_its_window(attended):
+    """Rows beside a window's own, and places of tokens that are not there, are not multiplied, even by zero."""
+    tensors, options = swin(size=(14, 17), heads=1)
+    tensors["qkv"][0, 0, 0] = torch.nan
+    if not attended:
+        tensors["pad_kv"] = None
+    found, options = on_the_executor(tensors, options), options | {"scale": 32**-0.5}
+    window = torch.zeros(14, 17, dtype=torch.bool)
+    window[[0, 1, 2, 10, 11, 12, 13], :3] = True  # as it is shifted by 3, with four columns of pads
+    for name in ("out", "qkv"):
+        assert torch.equal(found[name][0].isnan().any(-1), window) and found[name][1].isfinite().all(), name
+    bias = torch.zeros(1, 49, 49)
+    bias[0, 3] = -torch.inf
+    out = cuda.forward(torch.randn(1, 7, 7, 96).half(), bias, None, None, **options | {"shift_size": (0, 0)})
+    assert out.flatten(0, 2)[3].isnan().all() and out.isnan().sum() == 32
