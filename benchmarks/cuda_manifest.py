@@ -29,9 +29,12 @@ INSTRUCTIONS = {
     "ldmatrix": r"\bLDSM\.",
     "exp2": r"\bMUFU\.EX2\b",
 }
-KERNEL = re.compile(
+WINDOWS = re.compile(
     r"window_attention_(fwd|bwd)INS_\d+\w+?TraitsIN6device\d+(half|bfloat16)ELi(\d+)ELi(\d+)EEELi(\d+)ELi(\d+)E"
 )
+LOGITS = re.compile(r"soft_cross_entropy_(rows|usage|loss)IN6device\d+(half|bfloat16)ELi(\d+)E")
+ROW_BYTES = 2 * 65536 + 4 * 32
+"""Shared memory for a row of as many logits as the published head has, and a number of each warp."""
 
 
 def library() -> Path | None:
@@ -50,17 +53,20 @@ def read(path: Path) -> tuple[str, dict[str, dict[str, dict[str, int]]]]:
     usage = re.split(r"^arch = sm_", tool("cuobjdump", "-res-usage", path), flags=re.MULTILINE)[1:]
     with tempfile.TemporaryDirectory() as folder:
         tool("cuobjdump", "-xelf", "all", path.resolve(), cwd=folder)
-        cubins = {re.search(r"\.sm_(\d+)", cubin.name)[1]: cubin for cubin in Path(folder).iterdir()}
-        code = {arch: tool("nvdisasm", "-c", cubin) for arch, cubin in cubins.items()}
-        compiler = re.search(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", cubins["80"].read_bytes())[1]
-    found = {}
+        counts: dict[str, dict[str, dict[str, int]]] = {}
+        for cubin in Path(folder).iterdir():  # one of each source and architecture
+            counts.setdefault(re.search(r"\.sm_(\d+)", cubin.name)[1], {}).update(
+                _counts(tool("nvdisasm", "-c", cubin))
+            )
+            compiler = re.search(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", cubin.read_bytes())[1]
+    found: dict[str, dict[str, dict[str, int]]] = {}
     for text in usage:
         arch = text.split(None, 1)[0]
+        of_arch = counts[re.match(r"\d+", arch)[0]]
         kernels = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
-        if kernels:  # the last part is of PTX
-            counts = dict(_counts(code[re.match(r"\d+", arch)[0]]))
-            entries = (_entry(arch, name, *map(int, numbers), counts[name]) for name, *numbers in kernels)
-            found[arch] = dict(sorted(entries))
+        if kernels:  # the last part of a source is of PTX
+            entries = (_entry(arch, name, *map(int, numbers), of_arch[name]) for name, *numbers in kernels)
+            found[arch] = dict(sorted({**found.get(arch, {}), **dict(entries)}.items()))
     return compiler.decode(), found
 
 
@@ -70,9 +76,7 @@ def _counts(code: str):
 
 
 def _entry(arch, mangled, registers, stack, local, counts):
-    kind, dtype, *numbers = KERNEL.search(mangled).groups()
-    head_dim, tiles, threads, shared = map(int, numbers)
-    name = f"window_attention {kind} head_dim {head_dim} keys {8 * tiles} {dtype}"
+    name, threads, shared = _name(mangled)
     warps = threads // 32
     # a warp's registers come in eights for each lane
     by_registers = 65536 // (32 * -(-registers // 8) * 8) // warps
@@ -84,6 +88,15 @@ def _entry(arch, mangled, registers, stack, local, counts):
         "blocks": min(by_registers, SHARED_BYTES[arch] // (shared + 1024), 2048 // threads, 32),
         **counts,
     }
+
+
+def _name(mangled: str) -> tuple[str, int, int]:
+    """What a kernel is called in the manifest, its threads and its bytes of shared memory."""
+    if found := WINDOWS.search(mangled):
+        kind, dtype, head_dim, tiles, threads, shared = found.groups()
+        return f"window_attention {kind} head_dim {head_dim} keys {8 * int(tiles)} {dtype}", int(threads), int(shared)
+    kind, dtype, threads = LOGITS.search(mangled).groups()
+    return f"soft_cross_entropy {kind} {dtype}", int(threads), 0 if kind == "usage" else ROW_BYTES
 
 
 def sources() -> str:

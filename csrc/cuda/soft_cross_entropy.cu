@@ -1,6 +1,4 @@
 // The operator on GPUs: checks, and launches.
-#include "soft_cross_entropy.cuh"
-
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -10,6 +8,27 @@
 #include <tuple>
 
 #include "launch.h"
+#include "soft_cross_entropy.cuh"
+
+namespace soft_cross_entropy_kernels {
+
+// Threads are in a kernel's name, where the manifest reads them.
+template <class T, int THREADS>
+__global__ void __launch_bounds__(THREADS) soft_cross_entropy_rows(Teacher given) {
+  rows<T>(given);
+}
+
+template <class T, int THREADS>
+__global__ void __launch_bounds__(THREADS) soft_cross_entropy_usage(Teacher given) {
+  usage<T>(given);
+}
+
+template <class T, int THREADS>
+__global__ void __launch_bounds__(THREADS) soft_cross_entropy_loss(Student given) {
+  loss<T>(given);
+}
+
+}  // namespace soft_cross_entropy_kernels
 
 namespace esvit_fast {
 namespace {
@@ -19,30 +38,15 @@ using soft_cross_entropy_kernels::Teacher;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int THREADS = 1024, THREADS_OF_USAGE = 256;
-
-template <class T>
-__global__ void __launch_bounds__(THREADS) soft_cross_entropy_rows(Teacher given) {
-  soft_cross_entropy_kernels::rows<T>(given);
-}
-
-template <class T>
-__global__ void __launch_bounds__(THREADS_OF_USAGE) soft_cross_entropy_usage(Teacher given) {
-  soft_cross_entropy_kernels::usage<T>(given);
-}
-
-template <class T>
-__global__ void __launch_bounds__(THREADS) soft_cross_entropy_loss(Student given) {
-  soft_cross_entropy_kernels::loss<T>(given);
-}
-
 template <class T>
 void run(const Teacher& teacher, const Student& student, int64_t rows, const Tensor& beside) {
-  const int shared = soft_cross_entropy_kernels::shared_bytes(student.count, THREADS);
-  const int64_t blocks = (teacher.count / 2 + THREADS_OF_USAGE - 1) / THREADS_OF_USAGE;
-  launch(soft_cross_entropy_rows<T>, teacher.rows, THREADS, shared, beside, teacher);
-  launch(soft_cross_entropy_usage<T>, blocks, THREADS_OF_USAGE, 0, beside, teacher);
-  launch(soft_cross_entropy_loss<T>, rows, THREADS, shared, beside, student);
+  using namespace soft_cross_entropy_kernels;
+  constexpr int of_row = 1024, of_columns = 256;
+  const int shared = shared_bytes(student.count, of_row);
+  const int64_t blocks = (teacher.count / 2 + of_columns - 1) / of_columns;
+  launch(soft_cross_entropy_rows<T, of_row>, teacher.rows, of_row, shared, beside, teacher);
+  launch(soft_cross_entropy_usage<T, of_columns>, blocks, of_columns, 0, beside, teacher);
+  launch(soft_cross_entropy_loss<T, of_row>, rows, of_row, shared, beside, student);
 }
 
 }  // namespace

@@ -1,9 +1,5 @@
 // The operator on GPUs: checks, the variant of the kernels, and launches.
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -11,6 +7,7 @@
 #include <optional>
 #include <tuple>
 
+#include "launch.h"
 #include "window_attention_bwd.cuh"
 #include "window_attention_fwd.cuh"
 
@@ -66,13 +63,6 @@ Variants variants_of(ScalarType type, int64_t head_dim, int64_t key_tiles) {
       ": half or bfloat16; 16, 32 or 64; 2, 4, 7 or 8");
 }
 
-void check(const Tensor& x, const char* name, const Tensor& beside) {
-  STD_TORCH_CHECK(x.is_cuda() && x.get_device_index() == beside.get_device_index(), name, " must be where qkv is");
-  STD_TORCH_CHECK(
-      x.is_contiguous() && reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0, name,
-      " must be contiguous and begin at a multiple of 16 bytes");
-}
-
 // Where the parts of a call lie, once they fit together. The numbers in positions and shares are trusted.
 Arguments describe(
     const Tensor& qkv, const Tensor& tiles, const Optional& pad_kv, const Tensor& positions, const Tensor& shares,
@@ -109,18 +99,8 @@ Arguments describe(
 }
 
 // A block for each head and share, heads fastest: their slices of one line of memory are read side by side.
-void launch(const Variant& variant, const Arguments& a, const Tensor& qkv, int64_t shares) {
-  const int64_t blocks = shares * a.heads;
-  STD_TORCH_CHECK(blocks < (int64_t(1) << 31), "there are more blocks than a grid may have");
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(qkv.get_device_index(), &stream));
-  if (variant.shared_bytes > 48 * 1024) {
-    STD_CUDA_CHECK(cudaFuncSetAttribute(
-        variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, variant.shared_bytes));
-  }
-  variant.kernel<<<static_cast<unsigned>(blocks), variant.threads, variant.shared_bytes,
-                   static_cast<cudaStream_t>(stream)>>>(a);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+void run(const Variant& variant, const Arguments& a, const Tensor& qkv, int64_t shares) {
+  launch(variant.kernel, shares * a.heads, variant.threads, variant.shared_bytes, qkv, a);
 }
 
 }  // namespace
@@ -132,7 +112,7 @@ Tensor window_attention(
   const torch::stable::accelerator::DeviceGuard guard(qkv.get_device_index());
   Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), qkv.size(3) / 3});
   a.out = out.data_ptr();
-  launch(found.forward, a, qkv, shares.size(0));
+  run(found.forward, a, qkv, shares.size(0));
   return out;
 }
 
@@ -154,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor> window_attention_backward(
   Tensor dpad_kv = torch::stable::new_empty(tiles, {pad_kv ? count : 0, qkv.size(3) / 3 * 2});
   a.grad = grad.data_ptr(), a.dqkv = dqkv.data_ptr();
   a.dtiles = static_cast<float*>(dtiles.data_ptr()), a.dpad_kv = static_cast<float*>(dpad_kv.data_ptr());
-  launch(found.backward, a, qkv, count);
+  run(found.backward, a, qkv, count);
   return {dqkv, dtiles, dpad_kv};
 }
 

@@ -24,6 +24,8 @@ _CPU_SCHEMAS = {
 }
 """What this version calls: a library built from other sources has others."""
 _CUDA_SCHEMAS = {
+    "soft_cross_entropy": "(Tensor student, Tensor teacher, Tensor center, Tensor start, Tensor row, Tensor weight, "
+    "float student_temp, float teacher_temp, Tensor(a!)? gradient) -> (Tensor, Tensor, Tensor, Tensor)",
     "window_attention": "(Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor positions, Tensor shares, float scale, "
     "int key_tiles) -> Tensor",
     "window_attention_backward": "(Tensor grad, Tensor qkv, Tensor tiles, Tensor? pad_kv, Tensor positions, "

@@ -37,6 +37,7 @@ class Facts:
         requires_grad: whether a backward pass may follow.
         deterministic: whether bitwise reproducible gradients are required.
         forced: the backend that the caller insists on, or None.
+        unproven: whether kernels may be chosen that have not run on such a GPU.
     """
 
     device_type: str
@@ -47,6 +48,7 @@ class Facts:
     requires_grad: bool = False
     deterministic: bool = True
     forced: str | None = None
+    unproven: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
     for backend in [b for b in ORDER if (op, b) in rules] if facts.forced is None else (facts.forced,):
         rule = rules.get((op, backend))
         reason = f"this version has no {backend} implementation of {op}" if rule is None else rule(facts)
+        if reason is None and not (facts.forced or facts.unproven):
+            reason = unproven(op, backend, facts.capability)
         if reason is None:
             why = "it was asked for" if facts.forced else "it is the first that can run"
             configure = _CONFIGURE.get((op, backend))
@@ -145,13 +149,15 @@ def choose(
         capability=torch.cuda.get_device_capability(first.device) if first.device.type == "cuda" else None,
         requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
         forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
+        unproven=os.environ.get("ESVIT_FAST_UNPROVEN") == "1",
     )
     chosen = plan(op, facts)
     passed_over = {
         b: reason
         for b, reason in chosen.refused.items()
         if _RUNS_ON.get(b, facts.device_type) == facts.device_type
-        and not unproven(op, b, facts.capability)  # nobody knows that it would have been better
+        # between two kernels, nobody knows that one would have been better
+        and not (chosen.backend in _RUNS_ON and reason == unproven(op, b, facts.capability))
     }
     if passed_over:
         _warn_once(op, chosen.backend, tuple(passed_over.items()))

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import reference
 from ._checks import check_tensors
 from ._cpu import soft_cross_entropy as cpu
+from ._cuda import soft_cross_entropy as cuda
 from ._library import define, differentiate, implement, linearize, must_scale
 from ._pairs import Pairs, Statistics, check_matrices, check_pairs, check_temperatures
 from ._plan import choose, register_rule
@@ -204,10 +205,16 @@ define(
     lambda grad, gradient, backend: torch.empty_like(gradient),
 )
 differentiate("soft_cross_entropy", _backward, _setup_context)
-for _name, _run in (("reference", _reference), ("cpu", cpu.forward), ("triton", triton.forward)):
+for _name, _run in (
+    ("reference", _reference),
+    ("cpu", cpu.forward),
+    ("triton", triton.forward),
+    ("cuda", cuda.forward),
+):
     implement("soft_cross_entropy", _name, _apart(_run))
     implement("soft_cross_entropy_in_place", _name, _in_place(_run))
     implement("soft_cross_entropy_backward", _name, _scaled)
+register_rule("soft_cross_entropy", "cuda", cuda.refuse)
 register_rule("soft_cross_entropy", "triton", triton.refuse)
 register_rule("soft_cross_entropy", "cpu", cpu.refuse)
 register_rule("soft_cross_entropy", "reference", lambda facts: None)

@@ -1,12 +1,14 @@
 """The CUDA kernels of the cross-entropy of given logits, run by the executor."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from esvit_fast import ops, reference
-from esvit_fast.ops import Pairs, _prototypes
+from esvit_fast.ops import Pairs
+from esvit_fast.ops._cuda import soft_cross_entropy as cuda
 
 from . import executor
 
@@ -27,10 +29,10 @@ def run(kernels, name, grid, buffers, scalars, dtype, shared=True):
     assert not found, "\n".join(map(str, found))
 
 
-def on(kernels):
-    """What `_prototypes.soft_cross_entropy` asks of a backend, of these kernels."""
+def operator(kernels):
+    """The private operator."""
 
-    def rows(student, teacher, center, start, teacher_row, weight, student_temp, teacher_temp, gradient):
+    def soft_cross_entropy(student, teacher, center, start, teacher_row, weight, student_temp, teacher_temp, gradient):
         (count, prototypes), teachers = student.shape, len(teacher)
         loss, found, usage = (torch.empty(shape) for shape in (count, (3, teachers), prototypes))
         best = torch.empty(teachers, dtype=torch.int64)
@@ -60,9 +62,14 @@ def on(kernels):
             "in_place": in_place,
         }
         run(kernels, "loss", count, buffers, scalars, student.dtype)
-        return loss, found[1].log(), found[2], best, usage
+        return loss, found, best, usage
 
-    return rows
+    return soft_cross_entropy
+
+
+@pytest.fixture(autouse=True)
+def on_the_host(monkeypatch, kernels):
+    monkeypatch.setattr(cuda, "_kernels", lambda: SimpleNamespace(soft_cross_entropy=operator(kernels)))
 
 
 def problem(rows, teachers, prototypes, pairs, seed, dtype, offset=0.0):
@@ -72,11 +79,9 @@ def problem(rows, teachers, prototypes, pairs, seed, dtype, offset=0.0):
     return student, teacher, 0.1 * torch.randn(prototypes, generator=g), Pairs(*index, torch.rand(pairs, generator=g))
 
 
-def results(kernels, student, teacher, center, pairs, gradient=True):
+def results(student, teacher, center, pairs, gradient=True):
     to = torch.empty_like(student) if gradient is True else gradient
-    loss, statistics = _prototypes.soft_cross_entropy(
-        on(kernels), student, teacher, center, *pairs, *TEMPERATURES.values(), to
-    )
+    loss, statistics = cuda.forward(student, teacher, center, *pairs, *TEMPERATURES.values(), to)
     return loss, statistics, to
 
 
@@ -88,49 +93,59 @@ def plainly(student, teacher, center, pairs):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_errors_are_at_most_twice_torchs(kernels, dtype, offset):
+def test_errors_are_at_most_twice_torchs(dtype, offset):
     sizes = [(1, 1, 8, 1), (3, 2, 128, 5), (5, 4, 512, 9), (2, 3, 520, 3), (4, 2, 1024, 6), (2, 2, 4096, 3)]
     for seed, size in enumerate(sizes):
         given = problem(*size, seed, dtype, offset)
         *tensors, pairs = given
         exact = plainly(*(x.double() for x in tensors), pairs)
-        plain, ours = plainly(*given), results(kernels, *given)
+        plain, ours = plainly(*given), results(*given)
         for name, a, b, c in zip(("loss", "statistics", "gradient"), ours, plain, exact, strict=True):
             error, theirs = ((x.double() - c).norm() / (1e-30 + c.norm()) for x in (a, b))
             assert a.dtype == b.dtype
             assert error <= max(2 * theirs, 1e-6), (size, name, error, theirs)
 
 
-def test_a_gradient_in_place_and_none(kernels):
+def test_a_gradient_in_place_and_none():
     given = problem(4, 3, 256, 7, 0, torch.float16)
-    loss, statistics, gradient = results(kernels, *given)
+    loss, statistics, gradient = results(*given)
     place = given[0].clone()
-    again = results(kernels, place, *given[1:], gradient=place)
+    again = results(place, *given[1:], gradient=place)
     assert all(map(torch.equal, (loss, statistics, gradient), again))
-    assert torch.equal(results(kernels, *given, gradient=None)[0], loss)
+    assert torch.equal(results(*given, gradient=None)[0], loss)
 
 
-def test_what_is_no_number_or_infinite_does_what_it_does_in_torch(kernels):
+def test_what_is_no_number_or_infinite_does_what_it_does_in_torch():
     student, teacher, center, pairs = problem(4, 3, 136, 8, 0, torch.bfloat16)
     for spoil in (math.nan, math.inf):
         for side in (0, 1):
             given = [student.clone(), teacher.clone()]
             given[side][int(pairs[side][0]), 7] = spoil
-            ours, plain = results(kernels, *given, center, pairs), plainly(*given, center, pairs)
+            ours, plain = results(*given, center, pairs), plainly(*given, center, pairs)
             assert ours[0].isnan()
             assert plain[0].isnan()
             assert torch.equal(ours[2].isnan(), plain[2].isnan())
     center[5] = math.inf  # this prototype is never meant
-    ours, plain = results(kernels, student, teacher, center, pairs), plainly(student, teacher, center, pairs)
+    ours, plain = results(student, teacher, center, pairs), plainly(student, teacher, center, pairs)
     torch.testing.assert_close(ours[0], plain[0])
     alone = pairs._replace(student_row=torch.zeros(8, dtype=torch.int64))
-    assert not results(kernels, student, teacher, center.clamp_max(1), alone)[2][1:].any()
+    assert not results(student, teacher, center.clamp_max(1), alone)[2][1:].any()
 
 
-def test_ties_go_to_the_first(kernels):
+def test_ties_go_to_the_first():
     teacher = torch.zeros(2, 64, dtype=torch.float16)
     teacher[0, [13, 40]] = 5
     pairs = Pairs(torch.tensor([0]), torch.tensor([1]), torch.ones(1))
-    found = results(kernels, torch.zeros(1, 64, dtype=torch.float16), teacher, torch.zeros(64), pairs)
+    found = results(torch.zeros(1, 64, dtype=torch.float16), teacher, torch.zeros(64), pairs)
     assert ops.Statistics(*found[1]).prototypes_used == 2
     assert found[0].item() == pytest.approx(math.log(64), rel=1e-6)
+
+
+def test_a_view_that_begins_anywhere_has_its_gradient_in_place():
+    student, *rest = problem(3, 3, 64, 5, 1, torch.float16)
+    loss, statistics, gradient = results(student, *rest)
+    memory = torch.zeros(student.numel() + 8, dtype=torch.float16)
+    view = memory[1 : 1 + student.numel()].view(student.shape).copy_(student)
+    found = results(view, *rest, gradient=view)
+    assert all(map(torch.equal, (loss, statistics, gradient), found))
+    assert not memory[0] and not memory[1 + student.numel() :].any()

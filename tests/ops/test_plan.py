@@ -88,14 +88,19 @@ def test_a_backend_of_another_device_is_no_reason_to_warn():
     assert not _plan._warned
 
 
+@pytest.fixture(autouse=True)
+def no_cuda_library(monkeypatch):
+    monkeypatch.setattr(_native, "CUDA_MISSING", "the library _C_cuda was not built")
+
+
 SHAPES = {"qkv": (64, 56, 56, 288), "bias": (169, 3), "pad_kv": (192,)}
 OPTIONS = {"num_heads": 3, "window_size": (7, 7), "shift_size": (3, 3), "pad_mode": "before_roll"}
 
 
-def attention(capability, dtype=torch.bfloat16, forced=None, **changes):
+def attention(capability, dtype=torch.bfloat16, forced=None, unproven=True, **changes):
     shapes = SHAPES | changes.pop("shapes", {})
     options = OPTIONS | changes
-    return plan("window_attention", Facts("cuda", dtype, shapes, options, capability=capability, forced=forced))
+    return plan("window_attention", Facts("cuda", dtype, shapes, options, capability, forced=forced, unproven=unproven))
 
 
 @pytest.mark.parametrize(
@@ -154,19 +159,47 @@ def test_without_triton(monkeypatch):
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
-def test_cuda_runs_when_it_is_asked_for(capability, monkeypatch):
+def test_a_kernel_that_has_not_run_on_a_gpu_is_never_the_default(capability, monkeypatch):
     """No record is of any GPU: nothing but that keeps these facts from being planned for it."""
     monkeypatch.setattr(_native, "CUDA_MISSING", None)
     named = ".".join(map(str, capability))
-    unforced = attention(capability)
-    assert unforced.backend == "triton"
-    assert unforced.refused["cuda"] == (
-        f"it has not run on a GPU of compute capability {named} yet; force it with backend='cuda'"
-    )
-    assert attention(capability, forced="cuda").backend == "cuda"
-    monkeypatch.setattr(_proven, "PROVEN", {("window_attention", "cuda"): frozenset({capability})})
+    chosen = attention(capability, unproven=False)
+    assert chosen.backend == "reference"
+    assert chosen.refused == dict.fromkeys(
+        ("cuda", "triton"),
+        f"it has not run on a GPU of compute capability {named} yet; set ESVIT_FAST_UNPROVEN=1 to run it all the same",
+    ) | {"cpu": "the map is on cuda"}
     assert attention(capability).backend == "cuda"
-    assert attention((8, 6)).backend == "triton"
+    for backend in ("cuda", "triton"):
+        assert attention(capability, forced=backend, unproven=False).backend == backend
+        monkeypatch.setitem(_proven.PROVEN, ("window_attention", backend), frozenset({capability}))
+        assert attention(capability, unproven=False).backend == backend
+        assert attention((8, 6), unproven=False).backend == "reference"
+        monkeypatch.setitem(_proven.PROVEN, ("window_attention", backend), frozenset())
+
+
+def test_every_kernel_for_gpus_has_to_be_proven():
+    assert _proven.PROVEN.keys() == {(op, backend) for op, backend in _plan._RULES if backend in ("cuda", "triton")}
+
+
+@pytest.mark.parametrize(
+    ("capability", "prototypes", "reason"),
+    [
+        ((8, 0), 65536, None),
+        ((9, 0), 114688, None),
+        ((8, 9), 49152, None),
+        ((8, 0), 131072, "a row of K=131072 logits has 262144 bytes, and a block's shared memory has 166784"),
+        ((8, 9), 65536, "a row of K=65536 logits has 131072 bytes, and a block's shared memory has 101248"),
+        ((12, 0), 65536, "a row of K=65536 logits has 131072 bytes, and a block's shared memory has 101248"),
+        ((9, 0), 4092, "K=4092 is no multiple of 8"),
+    ],
+)
+def test_rows_of_logits_that_fit_the_chip(capability, prototypes, reason, monkeypatch):
+    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    given = Facts("cuda", torch.float16, {"student_logits": (176, prototypes)}, {}, capability, unproven=True)
+    chosen = plan("soft_cross_entropy", given)
+    assert chosen.backend == ("triton" if reason else "cuda")
+    assert chosen.refused.get("cuda") == reason
 
 
 @pytest.mark.parametrize(
@@ -208,15 +241,26 @@ def test_window_attention_that_cuda_refuses(capability, changes, reason, monkeyp
         attention(capability, forced="cuda", **changes)
 
 
-def test_what_no_record_is_of_is_passed_over_silently(monkeypatch):
-    """A backend that nobody knows to be better is no loss; one that a record is of is."""
+def test_what_is_passed_over_on_a_gpu(monkeypatch):
+    """One kernel for another that no record is of is no loss; all kernels are, and one that a record is of."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     first = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1, 2, 2, 48), requires_grad=False)
     options = {"num_heads": 1, "window_size": (2, 2), "shift_size": (0, 0), "pad_mode": "before_roll"}
-    _plan._warned.clear()
+
+    def choose():
+        _plan._warned.clear()
+        return _plan.choose("window_attention", {"qkv": first}, options, None)
+
+    with pytest.warns(UserWarning, match="runs on reference because .*triton: it has not run on a GPU"):
+        assert choose() == "reference"
+    monkeypatch.setitem(_proven.PROVEN, ("window_attention", "triton"), frozenset({(9, 0)}))
+    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    first.dtype = torch.float16
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _plan.choose("window_attention", {"qkv": first}, options, None) == "triton"
-    monkeypatch.setattr(_proven, "PROVEN", {("window_attention", "cuda"): frozenset({(9, 0)})})
+        assert choose() == "triton"
+        monkeypatch.setenv("ESVIT_FAST_UNPROVEN", "1")
+        assert choose() == "cuda"
+    first.dtype = torch.float32
     with pytest.warns(UserWarning, match="runs on triton because cuda: dtype torch.float32 is none of"):
-        _plan.choose("window_attention", {"qkv": first}, options, None)
+        assert choose() == "triton"

@@ -177,11 +177,11 @@ def test_in_the_interpreter(call):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_runs_triton(capability, dtype):
     shapes = {"student": (10880, 256), "student_weight": (65536, 256)}
-    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, shapes, {}, capability))
+    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, shapes, {}, capability, unproven=True))
     assert plan.backend == "triton"
     assert plan.config["splits"] * plan.config["tiles_of_split"] * plan.config["block_n"] == 65536
     wide = shapes | {"student": (10880, 768)}
-    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, wide, {}, capability))
+    plan = ops.plan("prototype_cross_entropy", Facts("cuda", dtype, wide, {}, capability, unproven=True))
     assert plan.backend == "chunked" and plan.refused["triton"] == "D=768 is more than 512"
 
 

@@ -58,7 +58,7 @@ def test_in_the_interpreter(call):
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
 def test_a_gpu_runs_triton(capability):
-    facts = Facts("cuda", torch.bfloat16, {"student": (64, 170, 768)}, {"match_dtype": None}, capability)
+    facts = Facts("cuda", torch.bfloat16, {"student": (64, 170, 768)}, {"match_dtype": None}, capability, unproven=True)
     assert ops.plan("region_match", facts).backend == "triton"
-    facts = Facts("cuda", torch.float64, {"student": (64, 170, 768)}, {"match_dtype": None}, capability)
+    facts = Facts("cuda", torch.float64, {"student": (64, 170, 768)}, {"match_dtype": None}, capability, unproven=True)
     assert ops.plan("region_match", facts).backend == "reference"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import Facts, Pairs
+from esvit_fast.ops import Facts, Pairs, _native
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 
@@ -84,8 +84,9 @@ def test_in_the_interpreter(call):
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
-def test_a_gpu_runs_triton(capability):
-    facts = Facts("cuda", torch.bfloat16, {"student_logits": (176, 65536)}, {"pairs": 352}, capability)
+def test_a_gpu_runs_triton(capability, monkeypatch):
+    monkeypatch.setattr(_native, "CUDA_MISSING", "the library _C_cuda was not built")
+    facts = Facts("cuda", torch.bfloat16, {"student_logits": (176, 65536)}, {"pairs": 352}, capability, unproven=True)
     assert ops.plan("soft_cross_entropy", facts).backend == "triton"
-    facts = Facts("cuda", torch.float64, {"student_logits": (176, 65536)}, {"pairs": 352}, capability)
+    facts = Facts("cuda", torch.float64, {"student_logits": (176, 65536)}, {"pairs": 352}, capability, unproven=True)
     assert ops.plan("soft_cross_entropy", facts).backend == "reference"

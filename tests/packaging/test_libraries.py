@@ -28,12 +28,12 @@ def built(stem):
 def test_a_library_that_was_built_loads_without_a_gpu(stem):
     """And without a driver, where the machine has none."""
     built(stem)
-    code = "from esvit_fast.ops import _native as n; print(n.CPU_MISSING, n.CUDA_MISSING)"
+    code = "from esvit_fast.ops import _native as n; print(n.CPU_MISSING, n.CUDA_MISSING, sep='\\n')"
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    missing = dict(zip(LIBRARIES, done.stdout.split(), strict=True))
+    missing = dict(zip(LIBRARIES, done.stdout.splitlines(), strict=True))
     assert missing[stem] == "None"
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from .._plan import Facts
 from .._window_tables import Tables, extent, facts_of, gradient
 from . import _tables
-from ._device import refuse_device
+from ._device import aligned, refuse_device
 
 DTYPES = (torch.float16, torch.bfloat16)
 
 
 def refuse(facts: Facts) -> str | None:
-    """Why the kernels cannot run, or should not where nobody asked for them; or None."""
-    reason = refuse_device("window_attention", facts, DTYPES)
+    """Why the kernels cannot run, or None."""
+    reason = refuse_device(facts, DTYPES)
     if reason is not None or "qkv" not in facts.shapes:
         return reason
     if "cosine_scale" in facts.shapes:
@@ -50,19 +50,14 @@ def backward(grad, qkv, bias, pad_kv, cosine_scale, **options) -> tuple[Tensor, 
     config = configure(facts_of(qkv, options, pad_kv=pad_kv))
     tables = Tables(qkv, bias, pad_kv, options, config["programs_backward"])
     dqkv, dtiles, dpad_kv = _kernels().window_attention_backward(
-        _aligned(grad.contiguous()), *_given(tables), options["scale"], config["key_tiles"]
+        aligned(grad.contiguous()), *_given(tables), options["scale"], config["key_tiles"]
     )
     dpad_kv = None if tables.tensors["pad_kv"] is None else dpad_kv
     return dqkv, tables.bias_gradient(dtiles), gradient(pad_kv, dpad_kv, bias), bias.new_empty(0)
 
 
 def _given(tables: Tables) -> tuple[Tensor | None, ...]:
-    return tuple(None if x is None else _aligned(x) for x in tables.tensors.values())
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """Rows are loaded 16 bytes at a time, which a view may not begin at."""
-    return x.clone() if x.data_ptr() % 16 else x
+    return tuple(None if x is None else aligned(x) for x in tables.tensors.values())
 
 
 def _kernels():
