@@ -106,6 +106,19 @@ def sources() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def differences(found: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+    """What of a library's kernels the manifests do not have so."""
+    lines = []
+    for arch, kernels in found.items():
+        written = json.loads((FOLDER / f"cuda_{arch}.json").read_text())["kernels"]
+        lines += [
+            f"sm_{arch} {name}: {kernels.get(name)}, but the manifest has {written.get(name)}"
+            for name in sorted(kernels.keys() | written.keys())
+            if kernels.get(name) != written.get(name)
+        ]
+    return lines
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write manifests, or compare the built library with them: 1 if anything differs."""
     parser = argparse.ArgumentParser("python -m benchmarks.cuda_manifest", description=__doc__.splitlines()[0])
@@ -114,21 +127,16 @@ def main(argv: list[str] | None = None) -> int:
     path = library()
     if path is None:
         parser.error("there is no library: ESVIT_FAST_BUILD=cuda python setup.py build_ext --inplace")
-    different = 0
     compiler, found = read(path)
+    if given.action == "check":
+        lines = differences(found)
+        print(f"nvcc {compiler}", *lines, sep="\n")
+        return int(bool(lines))
     for arch, kernels in found.items():
-        file = FOLDER / f"cuda_{arch}.json"
-        if given.action == "write":
-            lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in kernels.items())
-            head = f'  "nvcc": "{compiler}",\n  "sources": "{sources()}",\n'
-            file.write_text(f'{{\n{head}  "kernels": {{\n{lines}\n  }}\n}}\n')
-            continue
-        written = json.loads(file.read_text())["kernels"]
-        for name in sorted(kernels.keys() | written.keys()):
-            if kernels.get(name) != written.get(name):
-                print(f"sm_{arch} {name}: {kernels.get(name)}, but the manifest has {written.get(name)}")
-                different += 1
-    return int(different > 0)
+        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in kernels.items())
+        head = f'  "nvcc": "{compiler}",\n  "sources": "{sources()}",\n'
+        (FOLDER / f"cuda_{arch}.json").write_text(f'{{\n{head}  "kernels": {{\n{lines}\n  }}\n}}\n')
+    return 0
 
 
 if __name__ == "__main__":
