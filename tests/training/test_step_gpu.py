@@ -10,13 +10,14 @@ import torch
 from benchmarks import step as benchmark
 from esvit_fast import ops
 from esvit_fast.config import load_config
+from tests.ops.gpu import DEVICE
 
 pytestmark = pytest.mark.gpu
 
 
 def losses(precision, backend=None, steps=3):
     """Loss and gradient norm of each of a few steps."""
-    config = benchmark.configured("sample", 8, precision, "cuda")
+    config = benchmark.configured("sample", 8, precision, DEVICE)
     config = replace(config, method=replace(load_config("sample").method, out_dim=2048))
     step = benchmark.stepper(config, lambda: ops.backend(backend), benchmark.make_batch(config))
     done = [step() for _ in range(steps)]
