@@ -21,6 +21,7 @@ from benchmarks.measuring import (
     worst_ratio,
 )
 from esvit_fast import ops, reference
+from esvit_fast.ops._plan import implementations
 
 TOKENS = {"swin": (49, 49, *[9] * 8), "vit": (196, 196, *[36] * 8)}
 """Regions of two views of 224 and eight of 96 pixels."""
@@ -165,17 +166,26 @@ CONTESTANTS: dict[str, Callable[[Inputs], Callable[[Inputs], Tensor]]] = {
     "as published": lambda x: published,
     "torch.compile": _compiled,
     "liger": _liger,
+    "esvit_fast chunked": lambda x: _ours("chunked"),
     "esvit_fast cpu": lambda x: _ours("cpu"),
     "esvit_fast triton": lambda x: _ours("triton"),
+    "esvit_fast cuda": lambda x: _ours("cuda"),
 }
 """The first is what the gate measures all others by."""
 
 
 def refusal(name: str, device: str) -> str | None:
     """Why someone cannot take part, or None."""
-    if name.startswith("esvit_fast") and on_gpu(device) != name.endswith("triton"):
+    if name == "liger":
+        return lacking("liger_kernel", device)
+    library, _, backend = name.partition(" ")
+    if library != "esvit_fast":
+        return None
+    if backend not in implementations("prototype_cross_entropy"):
+        return f"this version has no {backend} implementation"
+    if backend != "chunked" and on_gpu(device) == (backend == "cpu"):
         return f"the rows are on {device}"
-    return lacking("liger_kernel", device) if name == "liger" else None
+    return None
 
 
 def results(run: Callable[[Inputs], Tensor], x: Inputs) -> list[Tensor]:

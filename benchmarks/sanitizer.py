@@ -54,6 +54,17 @@ def prototype_cross_entropy(device: str, backend: str) -> None:
         ops.prototype_cross_entropy(student, weights[0], teacher, weights[1], center, pairs, **options)[0].backward()
 
 
+def soft_cross_entropy(device: str, backend: str) -> None:
+    """Few rows of logits, of which one is in no pair."""
+    for dtype in DTYPES:
+        student, teacher = (torch.randn(n, 1300, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+        rows = torch.arange(4, device=device)
+        pairs = ops.Pairs(rows, rows % 3, torch.full((4,), 0.25, device=device))
+        options = {"student_temp": 0.1, "teacher_temp": 0.04, "backend": backend}
+        center = torch.zeros(1300, device=device)
+        ops.soft_cross_entropy(student, teacher, center, pairs, **options)[0].backward()
+
+
 def region_match(device: str, backend: str) -> None:
     """More regions than a block has."""
     for dtype in DTYPES:
@@ -61,7 +72,7 @@ def region_match(device: str, backend: str) -> None:
         ops.region_match(student, teacher, backend=backend)
 
 
-OPERATORS = {f.__name__: f for f in (window_attention, prototype_cross_entropy, region_match)}
+OPERATORS = {f.__name__: f for f in (window_attention, prototype_cross_entropy, region_match, soft_cross_entropy)}
 
 
 def run(operator: str, device: str, backends: Sequence[str]) -> int:

@@ -150,6 +150,9 @@ def test_who_is_not_installed_is_absent_and_says_how(monkeypatch, installed):
     assert why is None if installed else why == "liger_kernel is not installed: pip install liger-kernel"
     assert prototype_cross_entropy.refusal("liger", "cpu") == "liger_kernel runs on GPUs"
     assert prototype_cross_entropy.refusal("esvit_fast triton", "cuda") is None
+    assert prototype_cross_entropy.refusal("esvit_fast chunked", "cuda") is None
+    assert prototype_cross_entropy.refusal("esvit_fast triton", "cpu") == "the rows are on cpu"
+    assert prototype_cross_entropy.refusal("esvit_fast cpu", "cuda:0") == "the rows are on cuda:0"
 
 
 def test_a_step_with_timms_attention_is_a_step(uncompiled):
