@@ -59,7 +59,7 @@ QUICK = ("--contestants", "torch eager", "sdpa", "esvit_fast triton", "esvit_fas
 PARTS = (
     Part("build", "libraries in place, if sources are newer", ("benchmarks/build.py",), 4),
     Part("ceilings", "what the card can do at all", _run("ceilings"), 0.5),
-    Part("tests", "tests marked gpu", ("benchmarks/gpu_tests.py", "--records", "{records}"), 2.5, ("pytest", *KERNELS)),
+    Part("tests", "tests marked gpu", ("benchmarks/gpu_tests.py", "--records", "{records}"), 3, ("pytest", *KERNELS)),
     Part("kernels", "operators alone, beside their floors", _run("kernels", *QUICK), 1.5, KERNELS),
     Part("loss", "the loss over prototypes", _run("loss", "--rounds", "9"), 1, KERNELS),
     Part(

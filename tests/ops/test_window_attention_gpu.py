@@ -43,7 +43,7 @@ def problems(seeds, dtype, backend, **limits):
 @pytest.mark.parametrize("part", range(4))
 def test_as_exact_as_torch(backend, dtype, part):
     """Output and all gradients against float64, on odd maps, windows, shifts, pads, heads and biases."""
-    for seed, tensors, options in problems(range(12 * part, 12 * part + 12), dtype, backend):
+    for seed, tensors, options in problems(range(6 * part, 6 * part + 6), dtype, backend):
         try:
             assert_as_exact_as_torch(tensors, options, backend, leave_out=("cosine_scale",))
         except AssertionError as error:
@@ -54,7 +54,7 @@ def test_as_exact_as_torch(backend, dtype, part):
 def test_gradients_of_scales_of_cosines(backend, dtype):
     """They are one to three numbers, of which plain torch's error may be small by luck: all problems count together."""
     errors = {backend: 0.0, "reference": 0.0}
-    for _, tensors, options in problems(range(120), dtype, backend, side=12, window=8):
+    for _, tensors, options in problems(range(40), dtype, backend, side=12, window=8):
         if tensors["cosine_scale"] is not None:
             exact = results(tensors, options, "reference", torch.float64)["cosine_scale"]
             for name in errors:
@@ -102,7 +102,7 @@ def test_the_same_bits_in_every_run(backend, dtype, shape):
 
 def test_nothing_is_read_beside_the_inputs(backend):
     """Neighbours in memory are NaN; so is what is allocated, so that an element left unwritten shows."""
-    for seed, tensors, options in problems(range(12), torch.float16, backend, side=20):
+    for seed, tensors, options in problems(range(6), torch.float16, backend, side=20):
         plain = results(tensors, options, backend)
         inside = results({n: None if x is None else walled(x) for n, x in tensors.items()}, options, backend)
         for name, value in plain.items():
