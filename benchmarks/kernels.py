@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks import contestants
 from benchmarks.contestants import CASES, Case
 from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, provenance, worst_ratio
+from benchmarks.performance import milliseconds
 from esvit_fast import ops, reference
 from esvit_fast.reference.window_attention import partition_windows
 
@@ -211,7 +212,7 @@ def table(record: dict) -> str:
         if "backward" not in row:
             lines.append(f"  {name:18} {row['gate']}: {row.get('why') or row['error']}")
             continue
-        times = " ".join(f"{1e3 * row[mode]['p50']:8.1f} us" for mode in ("forward", "backward"))
+        times = " ".join(f"{milliseconds(row[mode]['p50']):>11}" for mode in ("forward", "backward"))
         lines.append(
             f"  {name:18} {times} {row['peak_bytes'] / 2**20:5.0f} MiB {row.get('launches') or '-':>8}  "
             f"{row['error']:.2f} of what is allowed"

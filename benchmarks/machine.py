@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +47,10 @@ def look(data: bool = False) -> Machine:
     import torch
 
     found, capability = None, None
-    if torch.cuda.is_available():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a driver that is too old, which is said in one line
+        there = torch.cuda.is_available()
+    if there:
         found, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     tools = {name for name in ("nvcc", "compute-sanitizer", "nvidia-smi", "c++", "gcc") if shutil.which(name)}
     packages = frozenset(name for name in PACKAGES if find_spec(name))

@@ -61,6 +61,13 @@ def measuring_inputs(case):
     return window_attention.inputs(case, 2, torch.float32, "cpu")
 
 
+def test_what_is_below_the_smallest_float32_may_count_as_zero():
+    """The gradient of pads that all are masked, as in a map of 24 x 24 that is shifted in windows of 7 x 7."""
+    exact, plain = torch.full((3,), 7e-42, dtype=torch.float64), torch.full((3,), 7e-42)
+    assert measuring.worst_ratio([torch.zeros(3)], [plain], [exact]) < 1
+    assert measuring.worst_ratio([torch.full((3,), 1e-36)], [plain], [exact]) > 1
+
+
 def test_a_record_has_the_least_that_anyone_moves():
     """Forward and backward of stage 1 for 64 images: 8 C and 14 C bytes a token in 16 bits."""
     least = kernels.least(STAGE_1, 64, torch.bfloat16)
