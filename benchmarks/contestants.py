@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.measuring import on_gpu
 from esvit_fast import ops, reference
 from esvit_fast.nn import WindowAttention
+from esvit_fast.reference.window_attention import partition_windows
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ def _compiled(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     return torch.compile(eager(case, weights), dynamic=False)
 
 
+def regions(side: int, window_size: int, shift_size: int, device: str | torch.device) -> Tensor:
+    """The region [windows, N] of each token of a shifted map: those of one window that differ are no neighbours."""
+    padded = side + -side % window_size
+    far = torch.arange(padded, device=device) >= padded - shift_size
+    places = (2 * far[:, None].long() + far).view(1, padded, padded, 1)
+    return partition_windows(places, (window_size, window_size), (0, 0), "before_roll").view(-1, window_size**2)
+
+
 def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -136,10 +145,7 @@ def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
     attend = torch.compile(flex_attention, dynamic=False)
     padded = case.side + -case.side % case.window_size
-    far = torch.arange(padded, device=table.device) >= padded - case.shift_size
-    region = reference.partition_windows(
-        (2 * far[:, None].long() + far).view(1, padded, padded, 1), size, (0, 0), "before_roll"
-    ).view(-1, case.window_size**2)
+    region = regions(case.side, case.window_size, case.shift_size, table.device)
 
     def run(x: Tensor) -> Tensor:
         bias = reference.dense_bias(table, size)
@@ -150,7 +156,7 @@ def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
 
         padding = (0, 0, 0, padded - case.side, 0, padded - case.side)
         packed = F.linear(F.pad(x, padding), qkv, qkv_bias)
-        windows = reference.partition_windows(packed, size, shift, "before_roll").flatten(0, 1)
+        windows = partition_windows(packed, size, shift, "before_roll").flatten(0, 1)
         query, key, value = windows.unflatten(-1, (3, case.num_heads, -1)).permute(2, 0, 3, 1, 4)
         out = attend(query, key, value, score_mod=score_mod).transpose(1, 2).flatten(2).unflatten(0, (len(x), -1))
         return F.linear(reference.merge_windows(out, x.shape[1:3], size, shift, "before_roll"), proj, proj_bias)
@@ -158,7 +164,9 @@ def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _needs(backend: str) -> Callable[[Case, str, torch.dtype], str | None]:
+def needs(backend: str) -> Callable[[Case, str, torch.dtype], str | None]:
+    """Says why a backend cannot run a case, or None."""
+
     def refuse(case: Case, device: str, dtype: torch.dtype) -> str | None:
         facts = ops.Facts(
             torch.device(device).type,
@@ -194,7 +202,8 @@ CONTESTANTS = {
     ),
     "timm": Contestant(_timm(False), "after_roll"),
     "timm fused": Contestant(_timm(True), "after_roll"),
-    "esvit_fast cpu": Contestant(_ours("cpu"), refuse=_needs("cpu")),
-    "esvit_fast triton": Contestant(_ours("triton"), refuse=_needs("triton")),
+    "esvit_fast cpu": Contestant(_ours("cpu"), refuse=needs("cpu")),
+    "esvit_fast triton": Contestant(_ours("triton"), refuse=needs("triton")),
+    "esvit_fast cuda": Contestant(_ours("cuda"), refuse=needs("cuda")),
 }
 """The first is what the gate measures all others by."""

@@ -21,11 +21,11 @@ from pathlib import Path
 os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # or results depend on where the sources lie
 
 import triton
-from esvit_fast.kernels import _tables
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.variants import Variant, variants
+from esvit_fast.kernels import _tables
 
 FOLDER = Path(__file__).with_suffix("")
 KERNELS = Path(_tables.__file__).parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -15,11 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import gpu
 from esvit_fast.training.environment import environment
 
 RECORDS = Path(__file__).parent / "records"
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 """Of a result's largest value: what one rounding may do, whatever plain torch's luck."""
+
+NO_ROOM = "it does not fit the memory"
 
 
 def rms(error: Tensor) -> Tensor:
@@ -38,7 +42,8 @@ def worst_ratio(
     for ours, theirs, exact in zip(found, plain, truth, strict=True):
         if ours.shape != exact.shape or not ours.isfinite().all():
             return float("inf")
-        floor = FLOOR[theirs.dtype] * exact.abs().max()
+        # exponentials below the smallest normal float32 may count as zero, as in the tests
+        floor = FLOOR[theirs.dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
         for measure in measures:
             error, allowed = (measure((x.double() - exact).abs()) for x in (ours, theirs))
             ratios.append((error / (2 * allowed + floor)).item())
@@ -50,20 +55,53 @@ def on_gpu(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Milliseconds of every run: 20, 50 and 80 % of `rounds`; each round takes all of them, beginning with another."""
-    synchronize = torch.cuda.synchronize if on_gpu(device) else lambda: None
-    names = list(runs)
+def interleaved(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    *,
+    before: Mapping[str, Callable[[], object]] | None = None,
+    hidden: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of every run: 20, 50 and 80 % of `rounds`; each round takes all of them, beginning with another.
+
+    On a GPU by events, with a cold cache.
+
+    Args:
+        before: what precedes a run, by name, and is not timed; the run is given its result.
+        hidden: launches are no part of a GPU's time.
+    """
+    names, before = list(runs), before or {}
     taken: dict[str, list[float]] = {name: [] for name in names}
+    stopwatch = gpu.Stopwatch(device, hidden) if on_gpu(device) else _clock
     for number in range(-2, rounds if names else -2):  # two rounds to warm up
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            synchronize()
-            begin = time.perf_counter()
-            runs[name]()
-            synchronize()
+            given = [before[name]()] if name in before else []
+            milliseconds = stopwatch(name, lambda name=name, given=given: runs[name](*given))
             if number >= 0:
-                taken[name].append(1e3 * (time.perf_counter() - begin))
+                taken[name].append(milliseconds)
     return {name: _quantiles(times) for name, times in taken.items()}
+
+
+def _clock(name: str, run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def costs(run: Callable[[], object], device: str) -> dict[str, int | None]:
+    """Of a run that was timed: its peak of memory, and how many launches it is on a GPU."""
+    found = {"peak_bytes": peak_bytes(run, device)}
+    return found | {"launches": gpu.launches(run)} if on_gpu(device) else found
+
+
+def judged(ratio: Callable[[], float]) -> dict:
+    """The gate of a contestant: passed or not, its error; absent, and why, if it does not fit the memory."""
+    try:
+        error = ratio()
+    except torch.OutOfMemoryError:
+        return {"gate": "absent", "why": NO_ROOM}
+    return {"gate": "pass" if error <= 1 else "fail", "error": round(error, 3)}
 
 
 def _quantiles(times: list[float]) -> dict[str, float]:
@@ -120,28 +158,79 @@ def free_bytes(device: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
+def fitting(runs: Mapping[str, Callable], rows: dict[str, dict], device: str) -> dict[str, Callable]:
+    """Those that fit a GPU's memory; the rows of the others say that they do not."""
+    return {name: run for name, run in runs.items() if not on_gpu(device) or _fits(name, run, rows)}
+
+
+def _fits(name: str, run: Callable[[], object], rows: dict[str, dict]) -> bool:
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        rows[name] = rows[name] | {"gate": "absent", "why": NO_ROOM}
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
+
+
 def provenance(device: str, world_size: int = 1) -> dict:
     """When, at which commit and on what a record was made."""
     return {
         "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit(),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if git("rev-parse", "HEAD") else None,
         "environment": environment(device, world_size),
+        **({"card": gpu.state(device)} if on_gpu(device) else {}),
     }
 
 
+def commit() -> str | None:
+    """The commit of this checkout; of a copy without git's folder, what ESVIT_FAST_COMMIT says, or None."""
+    return git("rev-parse", "HEAD") or os.environ.get("ESVIT_FAST_COMMIT")
+
+
 def git(*arguments: str) -> str:
-    """What git says about this checkout."""
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    """What git says about this checkout; nothing where there is no git, or no repository of its own."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
     return done.stdout.strip()
 
 
+def folder(device: str, records: Path = RECORDS) -> Path:
+    """Where the records of a device lie."""
+    name = torch.cuda.get_device_name(device) if on_gpu(device) else "cpu"
+    return records / name.replace(" ", "-").lower()
+
+
 def append(record: dict, name: str, records: Path = RECORDS) -> Path:
-    """Add a line to records/<device>/<name>.jsonl."""
-    device = record["environment"]["device"]
-    device = torch.cuda.get_device_name(device) if on_gpu(device) else "cpu"
-    file = records / device.replace(" ", "-").lower() / f"{name}.jsonl"
+    """Add a line to records/<device>/<name>.jsonl, for good before the next measurement begins."""
+    file = folder(record["environment"]["device"], records) / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a") as lines:
-        lines.write(json.dumps(record) + "\n")
+    with open(file, "ab+") as lines:
+        if lines.tell():
+            lines.seek(-1, os.SEEK_END)
+        whole = lines.read(1) in (b"", b"\n")  # or a run was cut short within its line
+        lines.write((b"" if whole else b"\n") + json.dumps(record).encode() + b"\n")
+        lines.flush()
+        os.fsync(lines.fileno())
     return file
+
+
+def recorded(like: Mapping, names: Sequence[str], name: str, device: str, records: Path = RECORDS) -> bool:
+    """Whether a record of this commit has these entries and contestants, so that it need not be made again."""
+    file = folder(device, records) / f"{name}.jsonl"
+    wanted = {**like, "commit": commit()}
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the end of a run that was cut short
+        if wanted == {key: record.get(key) for key in wanted} and set(names) <= set(record.get("contestants", [])):
+            return True
+    return False

@@ -13,19 +13,45 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import prototype_cross_entropy, step, whole_model, window_attention
+from benchmarks import kernels, prototype_cross_entropy, step, whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.measuring import RECORDS, append
+from benchmarks.measuring import RECORDS, append, recorded
+
+
+def done(args: argparse.Namespace, file: str, names: list[str], **like: object) -> bool:
+    """Whether --resume leaves a case out, whose record of this commit is there."""
+    return args.resume and recorded(like, names, file, args.device, args.records)
+
+
+def ceilings(args: argparse.Namespace) -> None:
+    """Print and record what a GPU can do at all."""
+    record = kernels.ceilings(args.device)
+    print(f"copy {record['bytes_per_s'] / 1e12:.2f} TB/s, bfloat16 product {record['flop_per_s'] / 1e12:.0f} TFLOP/s")
+    if not args.dry:
+        append(record, "ceilings", args.records)
+
+
+def operators(args: argparse.Namespace) -> None:
+    """Print and record the operator alone, of every case."""
+    names = [name for name in kernels.CONTESTANTS if name in (args.contestants or kernels.CONTESTANTS)]
+    dtype = getattr(torch, args.dtype)
+    for case in window_attention.chosen_cases(args.case):
+        if done(args, "kernels", names, **kernels.identity(case, args.batch, dtype)):
+            continue
+        record = kernels.measure(case, names, args.batch, dtype, args.device, args.rounds)
+        print(kernels.table(record) + "\n", flush=True)
+        if not args.dry:
+            append(record, "kernels", args.records)
 
 
 def attention(args: argparse.Namespace) -> None:
     """Print and record every case."""
     names = [name for name in CONTESTANTS if not args.contestants or name in args.contestants]
     for case in window_attention.chosen_cases(args.case):
+        if done(args, "window_attention", names, case=case.name, dtype=f"torch.{args.dtype}"):
+            continue
         record = window_attention.measure(case, names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
-        print(window_attention.table(record))
-        floor = window_attention.roofline(record)
-        print(floor + "\n" if floor else "", flush=True)
+        print(window_attention.table(record) + "\n", flush=True)
         if not args.dry:
             append(record, "window_attention", args.records)
 
@@ -36,6 +62,8 @@ def loss(args: argparse.Namespace) -> None:
     most = args.memory and args.memory * 2**30
     for tokens, batch, prototypes in itertools.product(args.tokens, args.batch, args.prototypes):
         case = prototype_cross_entropy.Case(batch, prototypes, tokens)
+        if done(args, "prototype_cross_entropy", names, shape=vars(case), dtype=f"torch.{args.dtype}"):
+            continue
         dtype = getattr(torch, args.dtype)
         record = prototype_cross_entropy.measure(case, names, dtype, args.device, args.rounds, most)
         print(prototype_cross_entropy.table(record), flush=True)
@@ -47,6 +75,8 @@ def training_step(args: argparse.Namespace) -> None:
     """Print and record a training step."""
     names = args.contestants or [*step.CONTESTANTS]
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[args.dtype]
+    if done(args, "step", names, case=args.recipe, dtype=precision):
+        return
     record = step.measure(args.recipe, names, args.batch, precision, args.device, args.rounds)
     print(step.table(record), flush=True)
     if not args.dry:
@@ -75,12 +105,21 @@ def _common(command: argparse.ArgumentParser, several: bool = False) -> None:
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--records", type=Path, default=RECORDS)
     command.add_argument("--dry", action="store_true", help="record nothing")
+    command.add_argument("--resume", action="store_true", help="leave out what has a record of this commit")
 
 
 def main() -> None:
     """Parse, then measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("ceilings", help="what a GPU can do at all")
+    command.set_defaults(run=ceilings)
+    _common(command)
+    command = commands.add_parser("kernels", help=kernels.__doc__)
+    command.set_defaults(run=operators)
+    command.add_argument("--case", help="a part of the names of cases; all without it")
+    command.add_argument("--contestants", nargs="+", choices=[*kernels.CONTESTANTS], help="all without it")
+    _common(command)
     command = commands.add_parser("attention", help=window_attention.__doc__)
     command.set_defaults(run=attention)
     command.add_argument("--case", help="a part of the names of cases; all without it")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+
+from triton import language as tl
 
 from esvit_fast.kernels import (
     _tables,
@@ -15,7 +18,6 @@ from esvit_fast.kernels import (
     window_attention_bwd_blocks,
     window_attention_fwd,
 )
-from triton import language as tl
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ONE_BLOCK = {
@@ -151,32 +153,40 @@ def _prototype_cross_entropy() -> Iterator[Variant]:
                 types = common | dict.fromkeys(inputs, f"*{dtype}")
                 if kind in ("student", "student, loss alone", "teacher"):
                     types |= {"rows": f"*{dtype}", "prototypes": "i32"}
-                if kind.startswith(("backward", "usage")):
+                if kind.startswith(("backward", "usage", "merge")):
                     types |= {"prototypes": "i32"}
-                chosen = _tables.prototype_cross_entropy(BYTES[dtype], width, 65536)
-                constants = dict.fromkeys(missing) | {
-                    "WIDTH": width,
-                    "BLOCK": 16,
-                    "BLOCK_N": chosen["block_n"],
-                    "BLOCK_K": chosen["block_k"],
-                    "BLOCK_D": chosen["block_d"],
-                    "BLOCK_M": chosen["block_m"]
-                    if kernel is forward.prototype_cross_entropy_fwd
-                    else chosen["block_r"],
-                }
-                if kind == "merge":
-                    constants |= {"BLOCK_M": 16, "HALF": True}
-                    types |= {"prototypes": "i32"}
-                warps = chosen["num_warps_backward" if kind.startswith(("backward", "usage")) else "num_warps"]
-                small = {"prepare": 4, "merge": 4}
-                options = {"num_warps": small.get(kind, warps), "num_stages": chosen["num_stages"]}
                 yield Variant(
                     f"prototype_cross_entropy {kind} D {width} {dtype}",
                     kernel,
                     types,
-                    lambda arch, constants=constants: constants,
-                    lambda arch, options=options: options,
+                    partial(_prototype_constants, kind, width, dtype, kernel, missing),
+                    partial(_prototype_options, kind, width, dtype),
                 )
+
+
+def _prototype_table(width: int, dtype: str, arch: int) -> dict[str, int]:
+    return _tables.prototype_cross_entropy(BYTES[dtype], width, 65536, (arch // 10, arch % 10))
+
+
+def _prototype_constants(kind, width, dtype, kernel, missing, arch: int) -> dict[str, object]:
+    chosen = _prototype_table(width, dtype, arch)
+    forward = kernel is prototype_cross_entropy_fwd.prototype_cross_entropy_fwd
+    constants = dict.fromkeys(missing) | {
+        "WIDTH": width,
+        "BLOCK": 16,
+        "BLOCK_N": chosen["block_n"],
+        "BLOCK_K": chosen["block_k"],
+        "BLOCK_D": chosen["block_d"],
+        "BLOCK_M": chosen["block_m" if forward else "block_r"],
+    }
+    return constants | ({"BLOCK_M": 16, "HALF": True} if kind == "merge" else {})
+
+
+def _prototype_options(kind, width, dtype, arch: int) -> dict[str, int]:
+    chosen = _prototype_table(width, dtype, arch)
+    warps = chosen["num_warps_backward" if kind.startswith(("backward", "usage")) else "num_warps"]
+    small = {"prepare": 4, "merge": 4}
+    return {"num_warps": small.get(kind, warps), "num_stages": chosen["num_stages"]}
 
 
 def _region_match() -> Iterator[Variant]:

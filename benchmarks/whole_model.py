@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import interleaved, peak_bytes, provenance, rms, worst_ratio
+from benchmarks.measuring import costs, interleaved, provenance, rms, worst_ratio
 from esvit_fast.nn import patch_model
 
 CONTESTANTS = ("timm", "timm fused", "timm compiled", "esvit_fast")
@@ -56,7 +56,7 @@ def measure(name: str, names: Sequence[str], batch: int, dtype: torch.dtype, dev
         rows[contestant] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
     runs = {c: lambda m=m: results(m, images) for c, m in models.items() if rows[c]["gate"] == "pass"}
     for contestant, times in interleaved(runs, rounds, device).items():
-        rows[contestant] |= {"training": times, "peak_bytes": peak_bytes(runs[contestant], device)}
+        rows[contestant] |= {"training": times, **costs(runs[contestant], device)}
     record = {"op": "model", "case": name, "shape": {"batch": batch, "side": side}, "dtype": str(dtype)}
     return record | {"rounds": rounds, "contestants": rows} | provenance(device)
 

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import CASES, CONTESTANTS, NAMES, Case, Contestant, Weights, eager
-from benchmarks.measuring import interleaved, peak_bytes, provenance, worst_ratio
-
-HBM = {"NVIDIA H200": 4.3e12, "NVIDIA H100 80GB HBM3": 2.9e12}
-"""Bytes per second of a large copy; without an entry there is no roofline to compare with."""
+from benchmarks.measuring import costs, fitting, interleaved, judged, provenance, worst_ratio
 
 
 def inputs(case: Case, batch: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Weights, Tensor]:
@@ -59,19 +56,20 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
         contestant = CONTESTANTS[name]
         reason = contestant.refuse(case, device, dtype)
         if reason is None:
-            ratio = gate(case, contestant, dtype, device)
-            rows[name] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
+            rows[name] = judged(lambda contestant=contestant: gate(case, contestant, dtype, device))
         else:
             rows[name] = {"gate": "absent", "why": reason}
         if rows[name]["gate"] == "pass":
             run = contestant.make(case, weights)
             training[name] = lambda run=run: results(run, x, weights, grad)
             forward[name] = lambda run=run: _without_grad(run, x)
+    training = fitting(training, rows, device)
+    forward = {name: forward[name] for name in training}
     for mode, runs in (("forward", forward), ("training", training)):
         for name, times in interleaved(runs, rounds, device).items():
             rows[name][mode] = times
     for name, run in training.items():
-        rows[name]["peak_bytes"] = peak_bytes(run, device)
+        rows[name] |= costs(run, device)
     shape = {"batch": batch, "side": case.side, "dim": case.dim, "heads": case.num_heads, "window": case.window_size}
     record = {"op": "window_attention", "case": case.name, "shape": shape | {"shift": case.shift_size}}
     return record | {"dtype": str(dtype), "rounds": rounds, "contestants": rows} | provenance(device)
@@ -103,16 +101,6 @@ def table(record: dict) -> str:
             f"{row['peak_bytes'] / 2**20:5.0f} MiB  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines)
-
-
-def roofline(record: dict) -> str | None:
-    """Least bytes of the operator alone (qkv read, output written; backward: both again and their gradients)."""
-    shape, bandwidth = record["shape"], HBM.get(record["environment"].get("gpu", "").split(",")[0])
-    if bandwidth is None:
-        return None
-    width = torch.finfo(getattr(torch, record["dtype"].removeprefix("torch."))).bits // 8
-    microseconds = 1e6 * shape["batch"] * shape["side"] ** 2 * shape["dim"] * width / bandwidth
-    return f"  floor of the operator: forward {4 * microseconds:.1f} us, backward {7 * microseconds:.1f} us"
 
 
 def chosen_cases(text: str | None) -> list[Case]:

@@ -1,8 +1,12 @@
 """Launch configurations, as data: no torch, no triton, no tuning at run time.
 
 They were chosen from the registers, spills and instructions of offline compilation (benchmarks/manifest), not from
-times: nothing was run on a GPU yet.
+times, but for what is in `TUNED`.
 """
+
+TUNED: dict[int, dict[str, dict[str, int]]] = {}
+"""By architecture and problem, what was measured to be faster than what is chosen below, which it takes the place of.
+`python benchmarks/tune.py write DIR` writes it from measurements; it is empty while there are none."""
 
 PROGRAMS = {80: 4 * 108, 90: 4 * 132, 100: 4 * 148}
 """Programs that a launch aims at, by architecture: four for each processor of an A100, H100 and B200."""
@@ -42,16 +46,18 @@ def window_attention(
     most, arch = max(tokens, keys), architecture(capability)
     side = next((side for side in SIDES if side >= most), SIDES[-1])
     blocks = -(-most // side)
-    warps = WARPS[precision][side]
-    return {
+    warps, width = WARPS[precision][side], max(16, 1 << (head_dim - 1).bit_length())
+    chosen = {
         "block": side,
         "blocks": blocks,
-        "block_d": max(16, 1 << (head_dim - 1).bit_length()),
+        "block_d": width,
         "programs": PROGRAMS[arch],
         "num_stages": STAGES,
         "num_warps": warps,
         "num_warps_backward": WARPS_BACKWARD[arch][backward] if (side, blocks) == (64, 1) else warps,
     }
+    name = f"window_attention {backward.split(',')[0]}, {blocks} x {side}, heads of {width}" + ", cosine" * cosine
+    return chosen | TUNED.get(arch, {}).get(name, {})
 
 
 REGION_MATCH = {"block_m": 64, "block_n": 32, "block_c": 32, "num_warps": 16, "num_stages": 1}
@@ -72,21 +78,24 @@ BLOCKS = {
 pass, and stages. Larger blocks would not fit the registers, or not the shared memory of sm_86, sm_89 and sm_120."""
 
 
-def prototype_cross_entropy(itemsize: int, width: int, prototypes: int) -> dict[str, int]:
-    """Launch configuration for rows of so many channels. Splits depend on nothing but the number of prototypes."""
+def prototype_cross_entropy(
+    itemsize: int, width: int, prototypes: int, capability: tuple[int, int] | None = None
+) -> dict[str, int]:
+    """Launch configuration for rows of so many channels. Splits depend on prototypes and architecture alone."""
     blocks = BLOCKS["half" if itemsize == 2 else "float"]
-    m, n, warps, k, r, warps_backward, stages = next(found for most, found in blocks.items() if width <= most)
-    tiles = -(-prototypes // n)
-    tiles_of_split = -(-tiles // max(1, min(SPLITS, prototypes // 1024)))
-    return {
+    most, (m, n, warps, k, r, warps_backward, stages) = next(found for found in blocks.items() if width <= found[0])
+    chosen = {
         "block_m": m,
         "block_n": n,
         "block_k": k,
         "block_r": r,
         "block_d": max(16, 1 << (width - 1).bit_length()),
-        "splits": -(-tiles // tiles_of_split),
-        "tiles_of_split": tiles_of_split,
         "num_warps": warps,
         "num_warps_backward": warps_backward,
         "num_stages": stages,
     }
+    name = f"prototype_cross_entropy {'half' if itemsize == 2 else 'float'}, {most}"
+    chosen |= TUNED.get(architecture(capability), {}).get(name, {})
+    tiles = -(-prototypes // chosen["block_n"])
+    tiles_of_split = -(-tiles // max(1, min(SPLITS, prototypes // 1024)))
+    return chosen | {"splits": -(-tiles // tiles_of_split), "tiles_of_split": tiles_of_split}

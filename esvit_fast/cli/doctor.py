@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..ops import ORDER, BackendError, Facts, plan
+from ..ops._plan import implementations
+from ..ops._proven import PROVEN
 from ..training.environment import environment
 
 _OPERATORS = ("window_attention", "linear", "region_match", "soft_cross_entropy", "prototype_cross_entropy")
@@ -33,16 +35,26 @@ def doctor(argv: Sequence[str]) -> int:
     facts.add_row("ESVIT_FAST_BACKEND", forced or "not set: the first of " + ", ".join(ORDER) + " that can run")
     console.print(facts)
 
-    table = Table("operator", "backend", "why not a faster one", box=None, header_style="bold")
+    table = Table("operator", "backend", "run on a GPU", "why not a faster one", box=None, header_style="bold")
     for op in _OPERATORS:
         try:
             chosen = plan(op, Facts(device.type, torch.float32, {}, capability=capability, forced=forced))
-            table.add_row(op, chosen.backend, "\n".join(f"{b}: {reason}" for b, reason in chosen.refused.items()))
+            reasons = "\n".join(f"{b}: {reason}" for b, reason in chosen.refused.items())
+            table.add_row(op, chosen.backend, _proven(op), reasons)
         except (BackendError, ValueError) as error:
-            table.add_row(op, "none", str(error))
+            table.add_row(op, "none", _proven(op), str(error))
             failed = True
     console.print()
     console.print(table)
     if failed:
         print(f"ESVIT_FAST_BACKEND={forced} cannot be honoured; unset it or choose another", file=sys.stderr)
     return int(failed)
+
+
+def _proven(op: str) -> str:
+    """A line for each backend with kernels for GPUs: on which they have run and were right."""
+    lines = []
+    for backend in (name for name in ("cuda", "triton") if name in implementations(op)):
+        on = ", ".join(f"sm_{major}{minor}" for major, minor in sorted(PROVEN.get((op, backend), ())))
+        lines.append(f"{backend}: {on or 'not yet'}")
+    return "\n".join(lines) or "has no kernels for one"

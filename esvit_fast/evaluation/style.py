@@ -115,8 +115,8 @@ tr.chosen td { font-weight: 650; color: var(--after); }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; margin-top: 14px; }
 summary { padding: 13px 20px; cursor: pointer; font-weight: 600; }
 details > div, details > pre { margin: 0; padding: 2px 20px 18px; }
-pre { overflow-x: auto; color: var(--soft); font: 12.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation
-  Mono", monospace; }
+pre { overflow-x: auto; color: var(--soft); font: 12.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas,
+  "Liberation Mono", monospace; }
 footer { max-width: 1120px; margin: 64px auto 0; padding: 20px 28px 48px; color: var(--muted); font-size: 13px; }
 @media (max-width: 700px) { main, header, footer { padding-inline: 18px; } .facts { grid-template-columns: 1fr 1fr; }
   .crops { grid-template-columns: 1fr 2fr; }

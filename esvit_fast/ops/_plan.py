@@ -106,6 +106,11 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
     raise BackendError(f"no backend can run {op}: {reasons}")
 
 
+def implementations(op: str) -> tuple[str, ...]:
+    """The backends that have an operator, the preferred ones first."""
+    return tuple(backend for backend in ORDER if (op, backend) in _RULES)
+
+
 # a plain list, since torch.compile traces no context variables
 _forced: list[str | None] = [None]
 

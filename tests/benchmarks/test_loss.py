@@ -30,7 +30,7 @@ def without_bias(student, weight, teacher, teacher_weight, bias):
     return divergence(student, weight, *wide, torch.zeros_like(bias))
 
 
-@pytest.mark.parametrize("name", ["as published", "esvit_fast cpu"])
+@pytest.mark.parametrize("name", ["as published", "esvit_fast cpu", "esvit_fast chunked"])
 def test_everyone_computes_the_same(name):
     if CONTESTANTS[name].refuse("cpu"):
         pytest.skip("it does not run here")
@@ -69,7 +69,7 @@ def test_rows_of_an_image(tokens, rows):
 
 @pytest.mark.parametrize("case", [Case(4, 4096), Case(16, 2048), Case(1, 4096, "vit16")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["torch eager", "as published", "esvit_fast cpu"])
+@pytest.mark.parametrize("name", ["torch eager", "as published", "esvit_fast cpu", "esvit_fast chunked"])
 def test_no_one_allocates_more_than_is_estimated(name, case, dtype):
     contestant = CONTESTANTS[name]
     if contestant.refuse("cpu"):
@@ -104,7 +104,7 @@ def test_who_takes_part_on_a_gpu_is_planned_without_one(monkeypatch, device):
     refused = {name: benchmark.refusal(name, TINY, torch.bfloat16, device, GIB) for name in CONTESTANTS}
     there = {"esvit_fast triton", "liger fused JSD"} if "cuda" in device else {"esvit_fast cpu"}
     assert {name for name, reason in refused.items() if reason is None} == there | {
-        "torch eager", "as published", "torch.compile", "liger chunked",
+        "torch eager", "as published", "torch.compile", "liger chunked", "esvit_fast chunked",
     }  # fmt: skip
     monkeypatch.setattr(liger, "MISSING", "it is not here")
     assert benchmark.refusal("liger chunked", TINY, torch.bfloat16, device, GIB) == "it is not here"

@@ -10,6 +10,7 @@ from PIL import Image
 from esvit_fast.cli.main import main
 from esvit_fast.config import recipe_names, save_config
 from esvit_fast.models import create_model, list_models
+from esvit_fast.ops._proven import PROVEN
 from tests.training.runs import small, start, with_data
 
 
@@ -77,6 +78,9 @@ def test_doctor(capsys, monkeypatch):
     assert code == 0
     assert torch.__version__.split("+")[0] in out
     assert "window_attention" in out and "reference" in out
+    assert "triton: not yet" in out and "has no kernels for one" in out
+    monkeypatch.setitem(PROVEN, ("region_match", "triton"), frozenset({(9, 0), (8, 0)}))
+    assert "triton: sm_80, sm_90" in call(capsys, "doctor")[1]
     monkeypatch.setenv("ESVIT_FAST_BACKEND", "triton")
     code, out, err = call(capsys, "doctor")
     assert code == 1

@@ -57,14 +57,16 @@ def results(tensors, options, backend, dtype=None):
     out = ops.window_attention(**given, backend=backend, **options)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inputs = {name: x for name, x in given.items() if x is not None}
-    grads = torch.autograd.grad(out, list(inputs.values()), weights.to(out.dtype))
+    grads = torch.autograd.grad(out, list(inputs.values()), weights.to(out))
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
 
 
-def assert_as_exact_as_torch(tensors, options, backend):
+def assert_as_exact_as_torch(tensors, options, backend, leave_out=()):
     truth = results(tensors, options, "reference", torch.float64)
     plain, ours = (results(tensors, options, name) for name in ("reference", backend))
     for name, exact in truth.items():
+        if name in leave_out:
+            continue
         assert ours[name].dtype == plain[name].dtype and ours[name].shape == plain[name].shape
         # exponentials below the smallest normal float32 may count as zero
         floor = FLOOR[tensors["qkv"].dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny

@@ -29,8 +29,8 @@ def configure(facts: Facts) -> Mapping[str, int]:
 
     if "student" not in facts.shapes:
         return {}
-    itemsize = _computed(facts.dtype).itemsize
-    return _tables.prototype_cross_entropy(itemsize, facts.shapes["student"][1], facts.shapes["student_weight"][0])
+    itemsize, (count, width) = _computed(facts.dtype).itemsize, facts.shapes["student_weight"]
+    return _tables.prototype_cross_entropy(itemsize, width, count, facts.capability)
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:
@@ -56,7 +56,9 @@ def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
     from ...kernels.prototype_cross_entropy_bwd import prototype_cross_entropy_bwd
 
     count, width = given.weight.shape
-    config = dict(_tables.prototype_cross_entropy(dtype.itemsize, width, count))
+    device = given.student.device
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    config = dict(_tables.prototype_cross_entropy(dtype.itemsize, width, count, capability))
     prototypes, length = _prepare(given.weight, given.weight_g, dtype, config)
     teacher_prototypes, _ = _prepare(given.teacher_weight, given.teacher_weight_g, dtype, config)
     student, teacher = given.student.to(dtype), given.teacher.to(dtype)

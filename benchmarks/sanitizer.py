@@ -1,0 +1,147 @@
+"""compute-sanitizer on the smallest shapes of every operator that has kernels, and a record for each tool and operator.
+
+`python benchmarks/sanitizer.py`; with `--operator NAME` it only runs the operator, as it does under the sanitizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
+
+import torch
+
+from benchmarks.measuring import RECORDS, append, commit, folder, provenance
+from benchmarks.performance import read_lines
+from esvit_fast import ops
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+"""Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote."""
+FOUND = 9
+"""The code with which the sanitizer ends if it found anything."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def window_attention(device: str, backend: str) -> None:
+    """Windows of one block, with and without pads, and of several blocks; both passes."""
+    for side, window, shift in ((8, 4, 2), (7, 7, 0), (3, 7, 0), (10, 9, 4)):
+        for dtype in DTYPES:
+            qkv = torch.randn(1, side, side, 3 * 32, device=device, dtype=dtype, requires_grad=True)
+            bias = torch.randn((2 * window - 1) ** 2, 1, device=device, requires_grad=True)
+            pad_kv = torch.randn(2 * 32, device=device, dtype=dtype, requires_grad=True)
+            call = {"num_heads": 1, "window_size": window, "shift_size": shift, "backend": backend}
+            ops.window_attention(qkv, bias, pad_kv=pad_kv, **call).float().sum().backward()
+
+
+def prototype_cross_entropy(device: str, backend: str) -> None:
+    """Few rows, teachers and prototypes, with lengths."""
+    for dtype in DTYPES:
+        student, teacher = (torch.randn(n, 32, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+        weights = [torch.randn(130, 32, device=device, requires_grad=i == 0) for i in range(2)]
+        lengths = torch.ones(130, 1, device=device)
+        pairs = ops.Pairs(
+            torch.arange(5, device=device), torch.arange(5, device=device) % 3, torch.full((5,), 0.2, device=device)
+        )
+        center = torch.zeros(130, device=device)
+        options = {"student_weight_g": lengths.clone().requires_grad_(), "teacher_weight_g": lengths}
+        options |= {"student_temp": 0.1, "teacher_temp": 0.04, "backend": backend}
+        ops.prototype_cross_entropy(student, weights[0], teacher, weights[1], center, pairs, **options)[0].backward()
+
+
+def soft_cross_entropy(device: str, backend: str) -> None:
+    """Few rows of logits, of which one is in no pair."""
+    for dtype in DTYPES:
+        student, teacher = (torch.randn(n, 1300, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+        rows = torch.arange(4, device=device)
+        pairs = ops.Pairs(rows, rows % 3, torch.full((4,), 0.25, device=device))
+        options = {"student_temp": 0.1, "teacher_temp": 0.04, "backend": backend}
+        center = torch.zeros(1300, device=device)
+        ops.soft_cross_entropy(student, teacher, center, pairs, **options)[0].backward()
+
+
+def region_match(device: str, backend: str) -> None:
+    """More regions than a block has."""
+    for dtype in DTYPES:
+        student, teacher = (torch.randn(1, n, 40, device=device, dtype=dtype) for n in (33, 18))
+        ops.region_match(student, teacher, backend=backend)
+
+
+OPERATORS = {f.__name__: f for f in (window_attention, prototype_cross_entropy, region_match, soft_cross_entropy)}
+
+
+def run(operator: str, device: str, backends: Sequence[str]) -> int:
+    """Run an operator on all of these backends that can; 1 if none can."""
+    ran = []
+    for backend in backends:
+        try:
+            OPERATORS[operator](device, backend)
+        except ops.BackendError as error:
+            print(error)
+            continue
+        if device != "cpu":
+            torch.cuda.synchronize()
+        ran.append(backend)
+    return int(not ran)
+
+
+def sanitize(tool: str, operator: str) -> tuple[str, str]:
+    """The gate and the tool's last line."""
+    # every tensor has memory of its own: in a pool, what lies beside one belongs to the process too
+    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND)]
+    command += ["--target-processes", "application-only"]  # and not the compilers that it starts
+    if tool == "initcheck":
+        command += ["--kernel-name", f"kernel_substring={operator}"]
+    done = subprocess.run(
+        [*command, sys.executable, __file__, "--operator", operator],
+        env=os.environ | alone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return judge(done.returncode, done.stdout + done.stderr)
+
+
+def judge(code: int, output: str) -> tuple[str, str]:
+    """The gate: passed, failed, or absent where the tool did not do its work; and why."""
+    summary = re.findall(r"=========\s+((?:ERROR|RACECHECK) SUMMARY: .*)", output)
+    if code == 0 and summary:
+        return "pass", summary[-1]
+    if code == FOUND:
+        return "fail", summary[-1] if summary else "it found something"
+    last = (output.strip().splitlines() or ["it said nothing"])[-1]
+    return "absent", f"the tool or the run ended with {code}: {last[:200]}"
+
+
+def main() -> int:
+    """All tools on all operators, or one operator alone; 1 if anything was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--backend", help="none: all that have kernels for GPUs")
+    parser.add_argument("--operator", choices=[*OPERATORS])
+    args = parser.parse_args()
+    if args.operator:
+        return run(args.operator, args.device, [args.backend] if args.backend else ["triton", "cuda"])
+    file, gates = folder(args.device, args.records) / "sanitizer.jsonl", []
+    done = {(line["tool"], line["stem"]) for line in read_lines(file) if line.get("commit") == commit()}
+    for tool in TOOLS:
+        for operator in OPERATORS:
+            if (tool, operator) in done:
+                continue
+            gate, why = sanitize(tool, operator)
+            record = {"op": "sanitizer", "case": f"{tool} {operator}", "tool": tool, "stem": operator, "gate": gate}
+            append(record | {"why": why} | provenance(args.device), "sanitizer", args.records)
+            print(f"{tool} {operator}: {gate}, {why}", flush=True)
+            gates.append(gate)
+    return int("fail" in gates)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What the tests marked gpu share: backends that run there, tensors that are moved there, and bits compared."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+DEVICE = os.environ.get("ESVIT_FAST_TEST_DEVICE", "cuda")
+"""Where the tests marked gpu put their tensors; another one shows that the tests themselves are right."""
+BACKENDS = os.environ.get("ESVIT_FAST_TEST_BACKENDS", "triton cuda").split()
+HALF = [torch.float16, torch.bfloat16]
+DTYPES = [torch.float32, *HALF]
+
+
+def moved(x):
+    """Tensors in mappings, sequences and pairs, on the device of the tests."""
+    if isinstance(x, torch.Tensor):
+        return x.to(DEVICE)
+    if isinstance(x, dict):
+        return {name: moved(value) for name, value in x.items()}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*map(moved, x))
+    return type(x)(map(moved, x)) if isinstance(x, list | tuple) else x
+
+
+def same_bits(first, second) -> bool:
+    """Whether two mappings or sequences of tensors are equal, NaN included."""
+    pairs = zip(*(x.values() if isinstance(x, dict) else x for x in (first, second)), strict=True)
+    return all(torch.equal(torch.nan_to_num(a, 7), torch.nan_to_num(b, 7)) and a.dtype == b.dtype for a, b in pairs)
+
+
+def needs_memory(gibibytes: float) -> None:
+    """Skip where a GPU has not so much left."""
+    if DEVICE == "cpu" or torch.cuda.mem_get_info()[0] < gibibytes * 2**30:
+        pytest.skip(f"needs {gibibytes:g} GiB of a GPU")

@@ -1,0 +1,47 @@
+"""The cross-entropy of given logits on a GPU, on all backends with kernels for one, against the float64 oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from esvit_fast import ops
+
+from .gpu import BACKENDS, DTYPES, moved, same_bits
+
+pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("backend", BACKENDS)]
+SIZES = [(5, 3, 7, 9), (70, 20, 1300, 90), (3, 2, 65536, 6), (33, 40, 65537, 100), (1, 1, 1, 1)]
+
+
+def results(logits, center, pairs, backend, dtype):
+    """Loss and gradient."""
+    student, teacher = (x.to(dtype) for x in logits)
+    student = student.detach().requires_grad_()
+    temperatures = {"student_temp": 0.1, "teacher_temp": 0.04}
+    loss, _ = ops.soft_cross_entropy(student, teacher, center, pairs, **temperatures, backend=backend)
+    return [loss.detach(), *torch.autograd.grad(loss, student)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_as_exact_as_torch(backend, dtype, size):
+    """Twice plain torch's error and one rounding, in the same bits in every run."""
+    rows, teachers, prototypes, count = size
+    g = torch.Generator().manual_seed(0)
+    logits = [torch.randn(n, prototypes, generator=g).to(dtype) for n in (rows, teachers)]
+    which = [torch.randint(n, (count,), generator=g) for n in (rows, teachers)]
+    pairs = ops.Pairs(*which, torch.rand(count, generator=g) / count)
+    logits, center, pairs = moved((logits, 0.1 * torch.randn(prototypes, generator=g), pairs))
+    try:
+        ours = results(logits, center, pairs, backend, dtype)
+    except ops.BackendError as error:
+        pytest.skip(str(error))
+    wide = center.double(), pairs._replace(weight=pairs.weight.double())
+    truth = results(logits, *wide, "reference", torch.float64)
+    plain = results(logits, center, pairs, "reference", dtype)
+    for name, found, theirs, exact in zip(("loss", "gradient"), ours, plain, truth, strict=True):
+        floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}[found.dtype] * exact.abs().max()
+        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
+            error, allowed = (measure((x.double() - exact).abs()) for x in (found, theirs))
+            assert error <= 2 * allowed + floor, (name, size, error, allowed, floor)
+    assert same_bits(ours, results(logits, center, pairs, backend, dtype))
