@@ -175,10 +175,10 @@ DEVICE void backward(Arguments a) {
   const int tokens = share.tokens, row = 16 * warp;
   const bool has_queries = row < tokens, has_keys = row < tokens + (a.pad_kv != nullptr) && row < 8 * KEYS;
 
-  // where this lane points to of 16 queries' weights of this warp's 16 keys, or of the last 8
-  const bool whole = KEYS % 2 == 0 || row + 16 <= 8 * KEYS;
-  const int query = whole ? lane / 16 * 8 + lane % 8 : lane % 16;
-  const int transposed = query * Traits::weight_pitch + (2 * warp + (whole ? lane / 8 % 2 : 0)) * 16;
+  // where this lane points to of 16 queries' weights of this warp's 16 keys; for the last 8 of an odd number of column
+  // tiles, to these twice: what is made of them is not stored
+  const int eight = 2 * warp + lane / 8 % 2;
+  const int transposed = (lane / 16 * 8 + lane % 8) * Traits::weight_pitch + (eight < KEYS ? eight : KEYS - 1) * 16;
 
   char* memory = device::shared_memory();
   float* tile = reinterpret_cast<float*>(memory);
@@ -265,21 +265,13 @@ DEVICE void backward(Arguments a) {
       float dk[TILES][4] = {}, dv[TILES][4] = {};
       UNROLL for (int i = 0; i < Traits::rows; i += 16) {
         if (i >= tokens) break;
-        uint32_t p[4] = {}, ds[4] = {};
-        if (whole) {
-          device::ldmatrix_x4_trans(p, weights + transposed + i * Traits::weight_pitch);
-          device::ldmatrix_x4_trans(ds, derivatives + transposed + i * Traits::weight_pitch);
-        } else {
-          uint32_t half[2];
-          device::ldmatrix_x2_trans(half, weights + transposed + i * Traits::weight_pitch);
-          p[0] = half[0], p[2] = half[1];
-          device::ldmatrix_x2_trans(half, derivatives + transposed + i * Traits::weight_pitch);
-          ds[0] = half[0], ds[2] = half[1];
-        }
+        uint32_t p[4], ds[4];
+        device::ldmatrix_x4_trans(p, weights + transposed + i * Traits::weight_pitch);
+        device::ldmatrix_x4_trans(ds, derivatives + transposed + i * Traits::weight_pitch);
         multiply_columns<Traits>(dv, p, here.grad, i, lane);
         multiply_columns<Traits>(dk, ds, here.q, i, lane);
       }
-      if (a.pad_kv != nullptr) {
+      if (a.pad_kv != nullptr && tokens < 8 * KEYS) {
         add_virtual(dpad, dk, a.scale, tokens - row, lane);
         add_virtual(dpad + D, dv, 1.0f, tokens - row, lane);
       }

@@ -146,6 +146,14 @@ def test_as_exact_as_torch(seed, monkeypatch):
         raise AssertionError(f"{shapes} {options}: {error}") from None
 
 
+@pytest.mark.parametrize("window", [(2, 8), (4, 8), (7, 8), (8, 8)])
+def test_windows_that_fill_all_columns_beside_padded_ones(window):
+    """These have a virtual key, and those have no room for one."""
+    tensors, options = swin(size=(window[0] + 1, 2 * window[1] - 1), batch=1)
+    tensors["bias"] = torch.randn((2 * window[0] - 1) * (2 * window[1] - 1), 2)
+    assert_as_exact_as_torch(tensors, options | {"window_size": window, "shift_size": (0, 0)})
+
+
 @pytest.mark.parametrize("window", [7, 8])
 def test_the_same_bits_for_any_number_of_blocks(window, monkeypatch):
     """But for the small gradients, whose sums are divided otherwise: theirs are those of another run."""
