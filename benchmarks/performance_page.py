@@ -179,7 +179,8 @@ def _alone(entries: Sequence[Entry], entry: Entry) -> str:
         rows.append(
             [line.name, milliseconds(line.p50), spread, f"{row['peak_bytes'] / 2**20:,.0f} MiB", resident],
         )
-    return title + "\n" + _table(["", "time", "20 to 80 %", "allocated", "resident"], rows)
+    notes = "".join(f"\n{name}: {row['note']}.\n" for name, row in record["contestants"].items() if "note" in row)
+    return title + "\n" + _table(["", "time", "20 to 80 %", "allocated", "resident"], rows) + notes
 
 
 def _sizes(value: object) -> str:
