@@ -3,6 +3,7 @@
 from ._pairs import Pairs, Statistics
 from ._plan import ORDER, BackendError, Facts, Plan, backend, plan
 from .linear import linear
+from .multicrop_augment import augment_parameters, multicrop_augment
 from .prototype_cross_entropy import prototype_cross_entropy
 from .region_match import Matches, region_match
 from .soft_cross_entropy import soft_cross_entropy
@@ -16,8 +17,10 @@ __all__ = [
     "Pairs",
     "Plan",
     "Statistics",
+    "augment_parameters",
     "backend",
     "linear",
+    "multicrop_augment",
     "plan",
     "prototype_cross_entropy",
     "region_match",

@@ -4,6 +4,7 @@ They are the float64 truth in tests, the implementation where no kernel can run,
 """
 
 from .linear import linear
+from .multicrop_augment import multicrop_augment
 from .prototype_cross_entropy import prototype_cross_entropy
 from .region_match import region_match
 from .soft_cross_entropy import soft_cross_entropy
@@ -13,6 +14,7 @@ __all__ = [
     "dense_bias",
     "linear",
     "merge_windows",
+    "multicrop_augment",
     "prototype_cross_entropy",
     "region_match",
     "soft_cross_entropy",

@@ -16,7 +16,14 @@ OPERATORS = sorted(path.stem for path in (PACKAGE / "ops").glob("[!_]*.py"))
 
 
 def test_the_operators_of_this_version():
-    assert OPERATORS == ["linear", "prototype_cross_entropy", "region_match", "soft_cross_entropy", "window_attention"]
+    assert OPERATORS == [
+        "linear",
+        "multicrop_augment",
+        "prototype_cross_entropy",
+        "region_match",
+        "soft_cross_entropy",
+        "window_attention",
+    ]
 
 
 @pytest.mark.parametrize("stem", OPERATORS)
