@@ -12,6 +12,7 @@ using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
+Tensor multicrop_augment(Tensor, Tensor, Tensor, int64_t, torch::headeronly::ScalarType);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     Tensor, Tensor, Tensor, Optional, Optional, Optional, Optional, Optional, bool);
 Tensor prototype_weight_norm_backward(Tensor, Tensor, Tensor, Tensor);
@@ -27,6 +28,8 @@ Tensor window_attention_bias_backward(Tensor, Tensor, int64_t);
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def("linear_weight_gradient(Tensor grad, Tensor x) -> (Tensor, Tensor)");
+  m.def(
+      "multicrop_augment(Tensor images, Tensor parameters, Tensor levels, int radius, ScalarType dtype) -> Tensor");
   m.def(
       "prototype_assignment(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "
       "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -47,6 +50,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
+  m.impl("multicrop_augment", TORCH_BOX(&esvit_fast::multicrop_augment));
   m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));
   m.impl("prototype_weight_norm_backward", TORCH_BOX(&esvit_fast::prototype_weight_norm_backward));
   m.impl("region_match", TORCH_BOX(&esvit_fast::region_match));

@@ -1,4 +1,5 @@
 #include "linear.h"
+#include "multicrop_augment.h"
 #include "prototype_cross_entropy.h"
 #include "region_match.h"
 #include "soft_cross_entropy.h"
@@ -12,6 +13,7 @@
 namespace esvit_fast::avx512 {
 #include "simd.h"
 #include "linear_kernel.h"
+#include "multicrop_augment_kernel.h"
 #include "prototype_cross_entropy_kernel.h"
 #include "region_match_kernel.h"
 #include "soft_cross_entropy_kernel.h"

@@ -9,6 +9,7 @@ import torch
 _FOLDER = Path(__file__).resolve().parent.parent
 _CPU_SCHEMAS = {
     "linear_weight_gradient": "(Tensor grad, Tensor x) -> (Tensor, Tensor)",
+    "multicrop_augment": "(Tensor images, Tensor parameters, Tensor levels, int radius, ScalarType dtype) -> Tensor",
     "prototype_assignment": "(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "
     "Tensor? value_scale, Tensor? outer, Tensor(a!)? sum, bool fresh) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",

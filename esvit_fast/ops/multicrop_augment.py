@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ._cpu import multicrop_augment as cpu
 from ._library import define, implement
 from ._plan import choose, register_rule
 
@@ -149,4 +150,6 @@ define(
     _fake,
 )
 implement("multicrop_augment", "reference", _checked(reference.multicrop_augment))
+implement("multicrop_augment", "cpu", _checked(cpu.forward))
+register_rule("multicrop_augment", "cpu", cpu.refuse)
 register_rule("multicrop_augment", "reference", lambda facts: None)
