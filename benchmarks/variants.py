@@ -10,6 +10,7 @@ from triton import language as tl
 
 from esvit_fast.kernels import (
     _tables,
+    multicrop_augment,
     prototype_cross_entropy_bwd,
     prototype_cross_entropy_fwd,
     region_match,
@@ -60,6 +61,7 @@ def variants() -> Iterator[Variant]:
     yield from _prototype_cross_entropy()
     yield from _region_match()
     yield from _soft_cross_entropy()
+    yield from _multicrop_augment()
 
 
 def _window_attention() -> Iterator[Variant]:
@@ -230,3 +232,30 @@ def _soft_cross_entropy() -> Iterator[Variant]:
                 lambda arch, chosen=chosen: {"num_warps": chosen["num_warps"], "num_stages": 1},
                 ("count",),
             )
+
+
+def _multicrop_augment() -> Iterator[Variant]:
+    chosen, kernels = _tables.MULTICROP_AUGMENT, multicrop_augment
+    pixels, blur = (
+        (block, {"num_warps": chosen[warps], "num_stages": 1})
+        for block, warps in (("block", "num_warps"), ("block_blur", "num_warps_blur"))
+    )
+    kinds = {
+        "mean": (kernels.multicrop_augment_mean, pixels),
+        "color": (kernels.multicrop_augment_color, pixels),
+        "blur along": (kernels.multicrop_augment_blur_along, blur),
+        "blur across": (kernels.multicrop_augment_blur_across, blur),
+    }
+    common = dict.fromkeys(("parameters", "sums", "held", "blurred"), "*fp32") | {"images": "*u8"}
+    common |= {f"{of}_{color}": "fp32" for of in ("mean", "scale") for color in ("red", "green", "blue")}
+    for dtype in BYTES:
+        for kind, (kernel, (block, options)) in kinds.items():
+            if dtype == "fp32" or "out" in kernel.arg_names:
+                yield Variant(
+                    f"multicrop_augment {kind}" + (f" {dtype}" if "out" in kernel.arg_names else ""),
+                    kernel,
+                    common | {"out": f"*{dtype}"},
+                    lambda arch, block=block: {"BLOCK": chosen[block], "BLOCKS": 64},
+                    lambda arch, options=options: options,
+                    ("width", "pixels"),
+                )

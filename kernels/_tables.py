@@ -60,6 +60,10 @@ def window_attention(
     return chosen | TUNED.get(arch, {}).get(name, {})
 
 
+MULTICROP_AUGMENT = {"block": 1024, "num_warps": 4, "block_blur": 1024, "num_warps_blur": 4, "values": 1 << 24}
+"""Launch configuration for augmentation: pixels at a time, all channels of them or, in the blur, one; and values that
+are held at a time, twice, between the launches."""
+
 REGION_MATCH = {"block_m": 64, "block_n": 32, "block_c": 32, "num_warps": 16, "num_stages": 1}
 """Launch configuration for matching regions: blocks of both sides' regions, and channels at a time."""
 

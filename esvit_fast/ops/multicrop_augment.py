@@ -12,6 +12,7 @@ from .. import reference
 from ._cpu import multicrop_augment as cpu
 from ._library import define, implement
 from ._plan import choose, register_rule
+from ._triton import multicrop_augment as triton
 
 COLUMNS = ("flip", "order", "brightness", "contrast", "saturation", "hue", "grey", "sigma", "solarize")
 """What each column of parameters is."""
@@ -151,5 +152,7 @@ define(
 )
 implement("multicrop_augment", "reference", _checked(reference.multicrop_augment))
 implement("multicrop_augment", "cpu", _checked(cpu.forward))
+implement("multicrop_augment", "triton", _checked(triton.forward))
+register_rule("multicrop_augment", "triton", triton.refuse)
 register_rule("multicrop_augment", "cpu", cpu.refuse)
 register_rule("multicrop_augment", "reference", lambda facts: None)

@@ -45,7 +45,7 @@ def test_manifests_are_of_these_sources_and_complete():
 
 
 def multiplies(name):
-    return not name.startswith(("region_match", "soft_cross_entropy")) and not re.search(
+    return not name.startswith(("region_match", "soft_cross_entropy", "multicrop_augment")) and not re.search(
         r"cross_entropy (prepare|merge)", name
     )
 

@@ -49,7 +49,8 @@ def run_in_the_interpreter(module: str, call: str) -> None:
 
 def walled(x: torch.Tensor) -> torch.Tensor:
     """The same tensor between NaNs, or, of integers, between rows that are nowhere."""
-    wall = x.new_full((x.numel() + 128,), torch.nan if x.is_floating_point() else 10**9)
+    most = torch.nan if x.is_floating_point() else min(10**9, torch.iinfo(x.dtype).max)
+    wall = x.new_full((x.numel() + 128,), most)
     wall[64:-64] = x.flatten()
     return wall[64:-64].view(x.shape)
 
