@@ -102,6 +102,8 @@ class AugmentConfig:
     solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    exact_pil: bool = False
+    """Do all this with Pillow, image by image on the CPU as published, for studies of parity; slow."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,8 @@ class Augmenter:
     """Turn the crops of a batch into the views that the networks see.
 
     Per sample: flip; jitter of brightness, contrast, saturation and hue in one of 24 orders; grey; Gaussian blur;
-    solarisation; normalisation, by the operator `multicrop_augment`. Every parameter is a function of the batch's
-    draws; nothing else is random.
+    solarisation; normalisation, by the operator `multicrop_augment`, or by Pillow as published. Every parameter is a
+    function of the batch's draws; nothing else is random.
     """
 
     def __init__(self, config: AugmentConfig, sizes: Sequence[int]):
@@ -47,14 +47,18 @@ class Augmenter:
             draws: float32 [N, 11] uniforms on the CPU.
             kinds: int64 [N] on the CPU: 0 first global, 1 second global, 2 local.
         """
-        c = self.config
-        return multicrop_augment(
-            images.to(device, non_blocking=True),
-            sampled_parameters(c, draws, kinds),
-            mean=c.mean,
-            std=c.std,
-            blur_radius=math.ceil(3 * c.blur_sigma[1]),
-        )
+        parameters = sampled_parameters(self.config, draws, kinds)
+        if self.config.exact_pil:
+            from .exact_pil import exact_pil
+
+            return normalize(exact_pil(images, parameters).to(device), self.config)
+        images = images.to(device, non_blocking=True)
+        return multicrop_augment(images, parameters, **operator_settings(self.config))
+
+
+def operator_settings(config: AugmentConfig) -> dict[str, Any]:
+    """What `ops.multicrop_augment` is told beside the parameters of the samples."""
+    return {"mean": config.mean, "std": config.std, "blur_radius": math.ceil(3 * config.blur_sigma[1])}
 
 
 def sampled_parameters(config: AugmentConfig, draws: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
