@@ -13,7 +13,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import kernels, prototype_cross_entropy, step, whole_model, window_attention
+from benchmarks import kernels, multicrop_augment, prototype_cross_entropy, step, whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append, recorded
 
@@ -69,6 +69,15 @@ def loss(args: argparse.Namespace) -> None:
         print(prototype_cross_entropy.table(record), flush=True)
         if not args.dry:
             append(record, "prototype_cross_entropy", args.records)
+
+
+def augment(args: argparse.Namespace) -> None:
+    """Print and record the augmentation of a batch."""
+    names = args.contestants or [*multicrop_augment.CONTESTANTS]
+    record = multicrop_augment.measure(names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
+    print(multicrop_augment.table(record), flush=True)
+    if not args.dry:
+        append(record, "multicrop_augment", args.records)
 
 
 def training_step(args: argparse.Namespace) -> None:
@@ -132,6 +141,10 @@ def main() -> None:
     command.add_argument("--contestants", nargs="+", choices=[*prototype_cross_entropy.CONTESTANTS])
     command.add_argument("--memory", type=float, help="GiB that one may hold; without it a part of what is free")
     _common(command, several=True)
+    command = commands.add_parser("augment", help=multicrop_augment.__doc__)
+    command.set_defaults(run=augment)
+    command.add_argument("--contestants", nargs="+", choices=[*multicrop_augment.CONTESTANTS], help="all without it")
+    _common(command)
     command = commands.add_parser("step", help=step.__doc__)
     command.set_defaults(run=training_step)
     command.add_argument("--recipe", default="swin_tiny_w7")

@@ -15,6 +15,7 @@ from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, pr
 from esvit_fast import ops, reference
 from esvit_fast.config import Config, load_config, validate
 from esvit_fast.data import Batch
+from esvit_fast.data import augment as data_augment
 from esvit_fast.methods import esvit_loss
 from esvit_fast.nn import patches, swin_block
 from esvit_fast.training.distributed import Ranks
@@ -43,7 +44,11 @@ def plain_torch() -> Iterator[None]:
             qkv, bias, pad_kv, num_heads=num_heads, window_size=window, shift_size=shift, **fixed
         )
 
+    def augment(images, parameters, *, mean, std, blur_radius):
+        return reference.multicrop_augment(images, parameters, mean, std, blur_radius)
+
     with (
+        patch.object(data_augment, "multicrop_augment", augment),
         patch.multiple(ops, linear=reference.linear, window_attention=attention),
         patch.multiple(esvit_loss, region_match=matched, prototype_cross_entropy=cross_entropy),
         patch.object(swin_block, "through", lambda first, x, then: then(first(x))),
