@@ -22,6 +22,8 @@ _NEUTRAL = dict(zip(COLUMNS, (0, -1, 1, 1, 1, 0, 0, 0, 0), strict=True))
 def augment_parameters(count: int, **columns: Tensor | float | Sequence[float]) -> Tensor:
     """Parameters of `multicrop_augment` for `count` samples, float32 [count, 9]; what is not given changes nothing.
 
+    Each is a number or [count], and all are on the device of the first that is a tensor.
+
     Args:
         flip: 1 (or True) to exchange left and right.
         order: of the jitter, 0 to 23: the permutations of (brightness, contrast, saturation, hue) as
@@ -38,9 +40,10 @@ def augment_parameters(count: int, **columns: Tensor | float | Sequence[float]) 
     """
     if unknown := columns.keys() - _NEUTRAL.keys():
         raise TypeError(f"{min(unknown)} is no parameter; they are {', '.join(COLUMNS)}")
+    device = next((column.device for column in columns.values() if isinstance(column, Tensor)), None)
     made = []
     for name, neutral in _NEUTRAL.items():
-        column = torch.as_tensor(columns.get(name, neutral)).float()
+        column = torch.as_tensor(columns.get(name, neutral), dtype=torch.float32, device=device)
         if column.shape not in ((), (count,)):
             raise ValueError(f"{name} has shape {tuple(column.shape)}; it must be a number or [{count}]")
         made.append(column.expand(count))

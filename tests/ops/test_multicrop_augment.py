@@ -281,8 +281,9 @@ def test_wrong_arguments_are_named(changed, error, message):
         ops.multicrop_augment(**GOOD | changed)
 
 
-def test_wrong_parameters_are_named():
+def test_parameters_are_on_one_device_and_wrong_ones_are_named():
     with pytest.raises(TypeError, match="blur is no parameter; they are flip, order, brightness"):
         augment_parameters(2, blur=1)
+    assert augment_parameters(2, hue=torch.zeros(2, device="meta"), sigma=1.5).device.type == "meta"
     with pytest.raises(ValueError, match=r"hue has shape \(3,\); it must be a number or \[2\]"):
         augment_parameters(2, hue=torch.zeros(3))
