@@ -12,11 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ..ops import ORDER, BackendError, Facts, plan
-from ..ops._plan import implementations
+from ..ops._plan import asked_for_unproven, implementations
 from ..ops._proven import PROVEN
 from ..training.environment import environment
 
-_OPERATORS = ("window_attention", "linear", "region_match", "soft_cross_entropy", "prototype_cross_entropy")
+_OPERATORS = (
+    "window_attention",
+    "linear",
+    "multicrop_augment",
+    "region_match",
+    "soft_cross_entropy",
+    "prototype_cross_entropy",
+)
 
 
 def doctor(argv: Sequence[str]) -> int:
@@ -38,7 +45,8 @@ def doctor(argv: Sequence[str]) -> int:
     table = Table("operator", "backend", "run on a GPU", "why not a faster one", box=None, header_style="bold")
     for op in _OPERATORS:
         try:
-            chosen = plan(op, Facts(device.type, torch.float32, {}, capability=capability, forced=forced))
+            known = Facts(device.type, torch.float32, {}, {}, capability, forced=forced, unproven=asked_for_unproven())
+            chosen = plan(op, known)
             reasons = "\n".join(f"{b}: {reason}" for b, reason in chosen.refused.items())
             table.add_row(op, chosen.backend, _proven(op), reasons)
         except (BackendError, ValueError) as error:

@@ -131,6 +131,11 @@ def backend(name: str | None) -> Iterator[None]:
         _forced.pop()
 
 
+def asked_for_unproven() -> bool:
+    """Whether kernels may be chosen on GPUs that no record is of."""
+    return os.environ.get("ESVIT_FAST_UNPROVEN") == "1"
+
+
 def transformed() -> bool:
     """Whether a transform of torch.func or a forward-mode derivative is under way, which operators have none of."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -154,7 +159,7 @@ def choose(
         capability=torch.cuda.get_device_capability(first.device) if first.device.type == "cuda" else None,
         requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
         forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
-        unproven=os.environ.get("ESVIT_FAST_UNPROVEN") == "1",
+        unproven=asked_for_unproven(),
     )
     chosen = plan(op, facts)
     passed_over = {

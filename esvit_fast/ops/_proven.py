@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PROVEN: Mapping[tuple[str, str], frozenset[tuple[int, int]]] = {
+    ("multicrop_augment", "triton"): frozenset(),
     ("prototype_cross_entropy", "triton"): frozenset(),
     ("region_match", "triton"): frozenset(),
     ("soft_cross_entropy", "cuda"): frozenset(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from esvit_fast.kernels import _tables
 
 from esvit_fast import ops
+from esvit_fast.kernels import _tables
 from esvit_fast.ops import Facts, augment_parameters
 from esvit_fast.ops._triton import _device
 
@@ -65,5 +65,5 @@ def test_in_the_interpreter(call):
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
 def test_a_gpu_runs_triton(capability):
     for dtype, backend in ((torch.bfloat16, "triton"), (torch.float32, "triton"), (torch.float64, "reference")):
-        facts = Facts("cuda", torch.uint8, {"images": (64, 3, 224, 224)}, {"dtype": dtype}, capability)
+        facts = Facts("cuda", torch.uint8, {"images": (64, 3, 224, 224)}, {"dtype": dtype}, capability, unproven=True)
         assert ops.plan("multicrop_augment", facts).backend == backend

@@ -16,7 +16,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    return refuse_device(replace(facts, dtype=facts.options["dtype"]), "images are", _DTYPES)
+    return refuse_device(replace(facts, dtype=facts.options.get("dtype", torch.float32)), "images are", _DTYPES)
 
 
 def forward(

@@ -14,7 +14,7 @@ from ._device import refuse_device
 
 def refuse(facts: Facts) -> str | None:
     """Why the kernels cannot run, or None."""
-    return refuse_device(replace(facts, dtype=facts.options["dtype"]))
+    return refuse_device(replace(facts, dtype=facts.options.get("dtype", torch.float32)))
 
 
 def forward(
