@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
@@ -26,68 +27,66 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 FOUND = 9
 """The code with which the sanitizer ends if it found anything."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
 
 
-def window_attention(device: str, backend: str) -> None:
+Problem = Callable[[], object]
+
+
+def window_attention(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
     """Windows of one block, with and without pads, and of several blocks; both passes."""
     for side, window, shift in ((8, 4, 2), (7, 7, 0), (3, 7, 0), (10, 9, 4)):
-        for dtype in DTYPES:
-            qkv = torch.randn(1, side, side, 3 * 32, device=device, dtype=dtype, requires_grad=True)
-            bias = torch.randn((2 * window - 1) ** 2, 1, device=device, requires_grad=True)
-            pad_kv = torch.randn(2 * 32, device=device, dtype=dtype, requires_grad=True)
-            call = {"num_heads": 1, "window_size": window, "shift_size": shift, "backend": backend}
-            ops.window_attention(qkv, bias, pad_kv=pad_kv, **call).float().sum().backward()
+        qkv = torch.randn(1, side, side, 3 * 32, device=device, dtype=dtype, requires_grad=True)
+        bias = torch.randn((2 * window - 1) ** 2, 1, device=device, requires_grad=True)
+        pad_kv = torch.randn(2 * 32, device=device, dtype=dtype, requires_grad=True)
+        call = {"num_heads": 1, "window_size": window, "shift_size": shift, "pad_kv": pad_kv, "backend": backend}
+        yield lambda given=(qkv, bias), call=call: ops.window_attention(*given, **call).float().sum().backward()
 
 
-def prototype_cross_entropy(device: str, backend: str) -> None:
+def prototype_cross_entropy(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
     """Few rows, teachers and prototypes, with lengths."""
-    for dtype in DTYPES:
-        student, teacher = (torch.randn(n, 32, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
-        weights = [torch.randn(130, 32, device=device, requires_grad=i == 0) for i in range(2)]
-        lengths = torch.ones(130, 1, device=device)
-        pairs = ops.Pairs(
-            torch.arange(5, device=device), torch.arange(5, device=device) % 3, torch.full((5,), 0.2, device=device)
-        )
-        center = torch.zeros(130, device=device)
-        options = {"student_weight_g": lengths.clone().requires_grad_(), "teacher_weight_g": lengths}
-        options |= {"student_temp": 0.1, "teacher_temp": 0.04, "backend": backend}
-        ops.prototype_cross_entropy(student, weights[0], teacher, weights[1], center, pairs, **options)[0].backward()
+    student, teacher = (torch.randn(n, 32, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+    weight, teacher_weight = (torch.randn(130, 32, device=device, requires_grad=i == 0) for i in range(2))
+    lengths, center = torch.ones(130, 1, device=device), torch.zeros(130, device=device)
+    rows = torch.arange(5, device=device)
+    pairs = ops.Pairs(rows, rows % 3, torch.full((5,), 0.2, device=device))
+    options = {"student_weight_g": lengths.clone().requires_grad_(), "teacher_weight_g": lengths}
+    given = student, weight, teacher, teacher_weight, center, pairs
+    yield lambda: ops.prototype_cross_entropy(*given, **options, **TEMPERATURES, backend=backend)[0].backward()
 
 
-def soft_cross_entropy(device: str, backend: str) -> None:
+def soft_cross_entropy(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
     """Few rows of logits, of which one is in no pair."""
-    for dtype in DTYPES:
-        student, teacher = (torch.randn(n, 1300, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
-        rows = torch.arange(4, device=device)
-        pairs = ops.Pairs(rows, rows % 3, torch.full((4,), 0.25, device=device))
-        options = {"student_temp": 0.1, "teacher_temp": 0.04, "backend": backend}
-        center = torch.zeros(1300, device=device)
-        ops.soft_cross_entropy(student, teacher, center, pairs, **options)[0].backward()
+    student, teacher = (torch.randn(n, 1300, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+    rows, center = torch.arange(4, device=device), torch.zeros(1300, device=device)
+    pairs = ops.Pairs(rows, rows % 3, torch.full((4,), 0.25, device=device))
+    given = student, teacher, center, pairs
+    yield lambda: ops.soft_cross_entropy(*given, **TEMPERATURES, backend=backend)[0].backward()
 
 
-def region_match(device: str, backend: str) -> None:
+def region_match(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
     """More regions than a block has."""
-    for dtype in DTYPES:
-        student, teacher = (torch.randn(1, n, 40, device=device, dtype=dtype) for n in (33, 18))
-        ops.region_match(student, teacher, backend=backend)
+    student, teacher = (torch.randn(1, n, 40, device=device, dtype=dtype) for n in (33, 18))
+    yield lambda: ops.region_match(student, teacher, backend=backend)
 
 
 OPERATORS = {f.__name__: f for f in (window_attention, prototype_cross_entropy, region_match, soft_cross_entropy)}
 
 
 def run(operator: str, device: str, backends: Sequence[str]) -> int:
-    """Run an operator on all of these backends that can; 1 if none can."""
-    ran = []
-    for backend in backends:
-        try:
-            OPERATORS[operator](device, backend)
-        except ops.BackendError as error:
-            print(error)
-            continue
-        if device != "cpu":
-            torch.cuda.synchronize()
-        ran.append(backend)
-    return int(not ran)
+    """Run an operator on all of these backends and in all dtypes that they have; 1 if there are none."""
+    ran = 0
+    for backend, dtype in itertools.product(backends, DTYPES):
+        for problem in OPERATORS[operator](device, backend, dtype):
+            try:
+                problem()
+            except ops.BackendError as error:
+                print(error)
+                continue
+            if device != "cpu":
+                torch.cuda.synchronize()
+            ran += 1
+    return int(ran == 0)
 
 
 def sanitize(tool: str, operator: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from esvit_fast.data import Batch
 from esvit_fast.data import augment as data_augment
 from esvit_fast.methods import esvit_loss
 from esvit_fast.nn import patches, swin_block
+from esvit_fast.ops import _plan
 from esvit_fast.training.distributed import Ranks
 from esvit_fast.training.trainer import StepResult, Trainer
 
@@ -79,15 +80,25 @@ def timm_compiled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_cuda() -> Iterator[None]:
+    """What the library chooses where its CUDA library was not built."""
+    with patch.dict(_plan._RULES):
+        for key in [key for key in _plan._RULES if key[1] == "cuda"]:
+            del _plan._RULES[key]
+        yield
+
+
 CONTESTANTS = {
     "plain torch": plain_torch,
     "reference backend": lambda: ops.backend("reference"),
     "timm fused, compiled": timm_compiled,
+    "esvit_fast triton": without_cuda,
     "esvit_fast": nullcontext,
 }
 """Names, and what surrounds a step; the first is what others are compared with."""
-QUICK = ("plain torch", "esvit_fast")
-"""Those that are not compiled for minutes first."""
+FOR_GPUS = ("timm fused, compiled", "esvit_fast triton")
+"""Those that a CPU compiles for minutes, or that are no different there."""
 
 
 def configured(recipe: str, batch: int, precision: str, device: str) -> Config:

@@ -20,6 +20,8 @@ from benchmarks import (
     step,
 )
 from benchmarks.contestants import CASES, Case
+from esvit_fast import ops
+from esvit_fast.ops._plan import implementations
 
 # torch's own
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
@@ -154,6 +156,14 @@ def test_a_step_with_timms_attention_is_a_step(uncompiled):
     rows = record["contestants"]
     assert list(rows) == ["plain torch", "timm fused, compiled", "esvit_fast"]
     assert all(row["gate"] == "pass" and row["error"] < 0.1 for row in rows.values())
+
+
+def test_a_step_is_taken_without_cuda_too():
+    facts = ops.Facts("cuda", torch.float16, {}, capability=(9, 0), unproven=True)
+    with step.without_cuda():
+        assert ops.plan("window_attention", facts).backend == "triton"
+        assert "cuda" not in implementations("window_attention")
+    assert "cuda" in implementations("window_attention")
 
 
 def test_every_file_of_tests_has_a_record_when_it_is_over(tmp_path):

@@ -15,6 +15,12 @@ from tests.ops.gpu import DEVICE
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True)
+def kernels_run(monkeypatch):
+    """Also those that no record is of."""
+    monkeypatch.setenv("ESVIT_FAST_UNPROVEN", "1")
+
+
 def losses(precision, backend=None, steps=3):
     """Loss and gradient norm of each of a few steps."""
     config = benchmark.configured("sample", 8, precision, DEVICE)
