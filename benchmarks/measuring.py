@@ -174,12 +174,16 @@ def _fits(name: str, run: Callable[[], object], rows: dict[str, dict]) -> bool:
     return True
 
 
+_CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/records")
+"""Records are no part of what is measured: a run that writes several is not of a changed tree."""
+
+
 def provenance(device: str, world_size: int = 1) -> dict:
     """When, at which commit and on what a record was made."""
     return {
         "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if git("rev-parse", "HEAD") else None,
+        "dirty": bool(git(*_CHANGES)) if git("rev-parse", "HEAD") else None,
         "environment": environment(device, world_size),
         **({"card": gpu.state(device)} if on_gpu(device) else {}),
     }
