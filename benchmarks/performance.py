@@ -18,11 +18,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 PAGE = ROOT / "docs" / "performance.md"
-STEMS = ("window_attention", "prototype_cross_entropy", "soft_cross_entropy", "region_match", "linear")
+STEMS = (
+    "window_attention",
+    "prototype_cross_entropy",
+    "soft_cross_entropy",
+    "region_match",
+    "linear",
+    "multicrop_augment",
+)
 MODES = {
     "kernels": ("forward", "backward"),
     "window_attention": ("forward", "training"),
     "prototype_cross_entropy": ("training",),
+    "multicrop_augment": ("augment",),
     "step": ("training",),
     "model": ("training",),
 }

@@ -46,6 +46,7 @@ TITLES = {
     "kernels": "Window attention, the operator alone",
     "window_attention": "Window attention of a layer, with its projections",
     "model": "Whole models of timm",
+    "multicrop_augment": "Augmentation of a batch's crops",
     "learning": "What recipes learn",
 }
 """The sections of a device, by file of its records, most important first."""
@@ -67,9 +68,9 @@ def _where(entries: Sequence[Entry], devices: Sequence[str]) -> str:
     found, gpus = ["## What has run where"], [device for device in devices if device != "cpu"]
     if not gpus:
         found.append(
-            "**No kernel of this library has run on a GPU yet**: there is no record of one. The Triton kernels are\n"
-            "tested in Triton's interpreter and compiled for sm_80, sm_90 and sm_100; how fast they are is not known.\n"
-            "What follows was measured on CPUs.\n"
+            "**No kernel of this library has run on a GPU yet**: there is no record of one. Kernels in Triton are\n"
+            "tested in its interpreter and those in CUDA C++ thread by thread on a CPU, and all are compiled for\n"
+            "sm_80, sm_90 and sm_100; how fast they are is not known. What follows was measured on CPUs.\n"
         )
         return "\n".join(found)
     found += ["| GPU | commit | operator | tests | compute-sanitizer |", "| --- | --- | --- | --- | --- |"]
@@ -167,7 +168,8 @@ def _alone(entries: Sequence[Entry], entry: Entry) -> str:
     """A table of a case, with a row for each contestant."""
     record, (mode,) = entry.record, MODES[entry.file]
     shape = ", ".join(f"{key} {_sizes(value)}" for key, value in record["shape"].items())
-    title = f"`{record['case']}`, {shape}, {record['dtype'].removeprefix('torch.')}; forward and backward:\n"
+    passes = "; forward and backward" if mode == "training" else ""
+    title = f"`{record['case']}`, {shape}, {record['dtype'].removeprefix('torch.')}{passes}:\n"
     rows = []
     for line in lines(entries, entry, mode):
         row = record["contestants"][line.name]
@@ -184,7 +186,9 @@ def _alone(entries: Sequence[Entry], entry: Entry) -> str:
 
 
 def _sizes(value: object) -> str:
-    """A list with equal neighbours counted: 2 x 224 + 8 x 96."""
+    """A list with equal neighbours counted, or how many there are of each: 2 x 224 + 8 x 96."""
+    if isinstance(value, dict):
+        return " + ".join(f"{count} x {size}" for size, count in value.items())
     if not isinstance(value, list):
         return f"{value:,}" if isinstance(value, int) else str(value)
     return " + ".join(f"{value.count(size)} x {size}" for size in dict.fromkeys(value))
