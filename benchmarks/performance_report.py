@@ -110,7 +110,8 @@ def _card(entries: Sequence[Entry], entry: Entry) -> str:
         mark = Mark("floor", least / size) if least else None
         body.append(f"<h4>{mode}</h4>{bar_chart(bars, high=high / size, unit=unit, mark=mark)}")
     shape = record["shape"]
-    what = f"{shape['batch']} images, {record['dtype'].removeprefix('torch.')}"
+    many = f", {shape['prototypes']:,} prototypes" if "prototypes" in shape else ""
+    what = f"{shape['batch']} images{many}, {record['dtype'].removeprefix('torch.')}"
     notes = "".join(f'<p class="note{_red(line)}">{escape(_why(line))}</p>' for line in missing.values())
     return (
         f'<div class="card">{gain}<h3>{escape(record["case"])}</h3><p class="note">{escape(what)}</p>'
