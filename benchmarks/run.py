@@ -159,7 +159,6 @@ def main() -> None:
     )
     _common(command)
     args = parser.parse_args()
-    os.environ.setdefault("ESVIT_FAST_UNPROVEN", "1")  # what has no record yet is what a record is made of
     if args.threads:
         torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", message="Profiler clears events")
@@ -168,4 +167,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("ESVIT_FAST_UNPROVEN", "1")  # what has no record yet is what a record is made of
     main()

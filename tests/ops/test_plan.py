@@ -90,6 +90,7 @@ def test_a_backend_of_another_device_is_no_reason_to_warn():
 
 @pytest.fixture(autouse=True)
 def no_cuda_library(monkeypatch):
+    monkeypatch.delenv("ESVIT_FAST_UNPROVEN", raising=False)
     monkeypatch.setattr(_native, "CUDA_MISSING", "the library _C_cuda was not built")
 
 
