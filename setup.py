@@ -63,9 +63,17 @@ def cuda_arguments() -> dict | None:
     if version.split(".")[0] != torch.version.cuda.split(".")[0]:
         return without("CUDA", f"nvcc is of CUDA {version} and torch of {torch.version.cuda}; install that toolkit")
     os.environ["CUDA_HOME"] = home  # torch would take the folder of a script on PATH
-    codes = [f"arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    nvcc = [str(Path(home, "bin", "nvcc")), "--list-gpu-arch"]
+    known = subprocess.run(nvcc, capture_output=True, text=True, check=True).stdout.split()
+    architectures = [arch for arch in ARCHITECTURES if f"compute_{arch.rstrip('a')}" in known]
+    if len(architectures) < len(ARCHITECTURES) and wanted == "cuda":
+        return without(
+            "CUDA", f"nvcc of CUDA {version} does not know all of {', '.join(ARCHITECTURES)}; install a newer"
+        )
+    codes = [f"arch=compute_{arch},code=sm_{arch}" for arch in architectures]
     # newer GPUs compile this one when they first run it
-    codes.append(f"arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+    plain = [arch for arch in architectures if arch.isdigit()][-1]
+    codes.append(f"arch=compute_{plain},code=compute_{plain}")
     strict = "-Werror=all-warnings", "-Xptxas=-Werror,-warn-spills,-warn-lmem-usage"
     return {
         "nvcc": [
@@ -95,13 +103,34 @@ def libraries() -> dict:
     cuda = cuda_arguments() if wanted != "cpu" else None
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
+    broken = RuntimeError, OSError, BaseError, subprocess.CalledProcessError
+
     class Build(BuildExtension):
+        def build_extensions(self):
+            """All together, or one after the other where torch refuses a compiler that only some need."""
+            try:
+                return super().build_extensions()
+            except broken:
+                given = self.extensions
+            for self.extensions in [[extension] for extension in given]:
+                try:
+                    super().build_extensions()
+                except broken as error:
+                    self.go_without(self.extensions[0], error)
+            self.extensions = given
+
         def build_extension(self, extension):
             try:
                 super().build_extension(extension)
-            except (RuntimeError, OSError, BaseError) as error:
-                kind = extension.name.rpartition("_")[2].upper()
-                without(kind, f"compiling failed: {str(error).splitlines()[0]}")
+            except broken as error:
+                self.go_without(extension, error)
+
+        def go_without(self, extension, error):
+            """Also without a library that was built of other sources before."""
+            built = Path(self.get_ext_fullpath(extension.name))
+            for path in (built, Path("esvit_fast", built.name)):
+                path.unlink(missing_ok=True)
+            without(extension.name.rpartition("_")[2].upper(), f"compiling failed: {str(error).splitlines()[0]}")
 
     stable = ["-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     # no -march: each instruction set has files of its own, and the machine's is found when it runs

@@ -92,6 +92,7 @@ PARTS = (
         KERNELS,
     ),
     Part("tune", "times for the launch tables", ("benchmarks/tune.py", "measure", "{out}"), 1.5, KERNELS),
+    Part("augment", "augmentation of a batch's crops", _run("augment", "--rounds", "9"), 0.5, KERNELS),
     Part("layers", "attention with its projections", _run("attention", "--case", "swin_t 224"), 3, KERNELS),
     Part("models", "timm's Swin as it comes and patched", _run("model", "--rounds", "9"), 2, KERNELS),
     Part(

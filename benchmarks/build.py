@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -32,7 +33,8 @@ def main(again: bool = False) -> int:
         print("esvit_fast/kernels is linked to kernels/")
     sources = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()] + [ROOT / "setup.py"]
     libraries = sorted((ROOT / "esvit_fast").glob("_C_*.so"))
-    if not again and not stale(sources, libraries):
+    lacking = shutil.which("nvcc") is not None and not any("_C_cuda" in path.name for path in libraries)
+    if not again and not lacking and not stale(sources, libraries):
         print("libraries are newer than their sources:", ", ".join(path.name for path in libraries))
         return 0
     environment = os.environ | {"ESVIT_FAST_BUILD": os.environ.get("ESVIT_FAST_BUILD", "auto")}

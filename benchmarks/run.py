@@ -75,6 +75,8 @@ def loss(args: argparse.Namespace) -> None:
 def augment(args: argparse.Namespace) -> None:
     """Print and record the augmentation of a batch."""
     names = args.contestants or [*multicrop_augment.CONTESTANTS]
+    if done(args, "multicrop_augment", names, dtype=f"torch.{args.dtype}"):
+        return
     record = multicrop_augment.measure(names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
     print(multicrop_augment.table(record), flush=True)
     if not args.dry:

@@ -36,7 +36,8 @@ def _describe(logits, center, row, count, scale, BLOCK: tl.constexpr):
         total = shrink * total + p
         most = higher
     highest = tl.max(most, 0)
-    best = tl.min(tl.where(most == highest, where, 2147483647), 0)
+    best = tl.min(tl.where(most == highest, where, count), 0)
+    best = tl.where(best < count, best, 0)  # where all are no numbers
     drop = tl.where(most == float("-inf"), 0.0, (most - highest) * scale)
     shrink = tl.where(most == float("-inf"), 0.0, tl.exp(drop))
     moment = tl.sum(shrink * (moment + total * drop), 0)

@@ -45,10 +45,15 @@ def doctor(argv: Sequence[str]) -> int:
     table = Table("operator", "backend", "run on a GPU", "why not a faster one", box=None, header_style="bold")
     for op in _OPERATORS:
         try:
-            known = Facts(device.type, torch.float32, {}, {}, capability, forced=forced, unproven=asked_for_unproven())
-            chosen = plan(op, known)
-            reasons = "\n".join(f"{b}: {reason}" for b, reason in chosen.refused.items())
-            table.add_row(op, chosen.backend, _proven(op), reasons)
+            plans = {}
+            for dtype in (torch.float32, torch.bfloat16)[: 1 + (device.type == "cuda")]:
+                known = Facts(device.type, dtype, {}, {}, capability, forced=forced, unproven=asked_for_unproven())
+                plans[str(dtype).removeprefix("torch.")] = plan(op, known)
+            of_dtype = {name: chosen.backend for name, chosen in plans.items()}
+            same = len(set(of_dtype.values())) == 1
+            backends = plans["float32"].backend if same else "\n".join(f"{b} ({d})" for d, b in of_dtype.items())
+            reasons = "\n".join(f"{b}: {reason}" for b, reason in plans["float32"].refused.items())
+            table.add_row(op, backends, _proven(op), reasons)
         except (BackendError, ValueError) as error:
             table.add_row(op, "none", _proven(op), str(error))
             failed = True

@@ -133,7 +133,10 @@ def backend(name: str | None) -> Iterator[None]:
 
 def asked_for_unproven() -> bool:
     """Whether kernels may be chosen on GPUs that no record is of."""
-    return os.environ.get("ESVIT_FAST_UNPROVEN") == "1"
+    asked = os.environ.get("ESVIT_FAST_UNPROVEN", "")
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"ESVIT_FAST_UNPROVEN={asked!r} must be 0 or 1")
+    return asked == "1"
 
 
 def transformed() -> bool:

@@ -94,7 +94,7 @@ def cross_entropy(
     found = passes(given, pull)
 
     agreement = (given.student[student_row] * found.target[teacher_row]).sum(-1) / student_temp  # [P]
-    loss = (pair_weight * (found.log_total[student_row] - agreement)).sum(dtype=torch.float64).to(exact)
+    loss = (pair_weight * (found.log_total[student_row] - agreement)).sum(dtype=_widest(student)).to(exact)
     statistics = statistics_of(
         loss, found.entropy, found.most - found.teacher_log_total, found.best, found.usage, teacher_row, pair_weight
     )
@@ -140,7 +140,7 @@ def soft_cross_entropy(
     )
     if made is not gradient:
         gradient.copy_(made)
-    loss = losses.sum(dtype=torch.float64).to(exact)
+    loss = losses.sum(dtype=_widest(student)).to(exact)
     return loss, statistics_of(loss, entropy, -log_total, best, usage, teacher_row, pair_weight)
 
 
@@ -149,10 +149,17 @@ def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None = None,
     weights, [count]."""
     start, order = by_row(count, index)
     if rows is None:
-        return F.embedding_bag(order, weight[:, None], start, mode="sum", include_last_offset=True).flatten()
+        wide = weight[:, None].to(_widest(weight))
+        bags = F.embedding_bag(order, wide, start, mode="sum", include_last_offset=True)
+        return bags.flatten().to(weight.dtype)
     return F.embedding_bag(
         row[order], rows, start, mode="sum", per_sample_weights=weight[order], include_last_offset=True
     )
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    """In which long sums are formed: float64, where a device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def by_row(count: int, row: Tensor) -> tuple[Tensor, Tensor]:

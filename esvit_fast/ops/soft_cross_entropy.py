@@ -78,11 +78,11 @@ def soft_cross_entropy(
         # the gradient is rounded before the loss is scaled: it must be of a size that 16 bits hold. A power of 2 rounds
         # nothing, or a row's bits would depend on the weights of others
         largest = pairs.weight.float().abs().amax().clamp_min(1e-30)
-        factor = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent)
+        factor = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent.clamp(max=127))
         pairs = pairs._replace(weight=pairs.weight / factor)
     given = student_logits, teacher_logits.detach(), center, *pairs, student_temp, teacher_temp
     if needed and gradient_in_place:
-        _check_place(student_logits)
+        _check_place(student_logits, teacher_logits)
         loss, statistics = _InPlace.apply(*given, chosen)
     else:
         loss, statistics, _ = torch.ops.esvit_fast.soft_cross_entropy(*given, needed, chosen)
@@ -121,11 +121,19 @@ def _backward(ctx, grad, *_):
     return gradient, *(None,) * 9
 
 
-def _check_place(student_logits: Tensor) -> None:
-    if student_logits.is_leaf or not student_logits.is_contiguous():
+def _check_place(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    base = student_logits if student_logits._base is None else student_logits._base
+    why = None
+    if base.is_leaf:
+        why = "a leaf, or a view of one"
+    elif not student_logits.is_contiguous():
+        why = f"of strides {student_logits.stride()}"
+    elif student_logits.untyped_storage().data_ptr() == teacher_logits.untyped_storage().data_ptr():
+        why = "in the memory of teacher_logits"
+    if why is not None:
         raise ValueError(
-            "gradient_in_place=True needs student_logits that are contiguous and the output of an operator; they are "
-            + ("a leaf" if student_logits.is_leaf else f"of strides {student_logits.stride()}")
+            "gradient_in_place=True needs student_logits that are contiguous, the output of an operator and apart from "
+            f"teacher_logits; they are {why}"
         )
     if torch.compiler.is_compiling():
         raise ValueError("gradient_in_place=True is not for torch.compile, which plans memory itself; leave it out")
@@ -140,6 +148,7 @@ class _InPlace(torch.autograd.Function):
         loss, statistics = torch.ops.esvit_fast.soft_cross_entropy_in_place(ctx.gradient, *rest)
         # who kept the logits for a backward pass will be told
         torch.autograd.graph.increment_version(student_logits)
+        ctx.version = student_logits._version
         ctx.mark_non_differentiable(statistics)
         return loss, statistics
 
@@ -149,7 +158,11 @@ class _InPlace(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("the gradient in place was scaled already; for several backward passes leave it out")
-        return gradient.mul_(grad) if must_scale(grad) else gradient, *(None,) * 8
+        if gradient._version != ctx.version:
+            raise RuntimeError(
+                "the gradient in place was overwritten; gradient_in_place=True is for one loss of logits"
+            )
+        return _scale(gradient, grad, gradient) if must_scale(grad) else gradient, *(None,) * 8
 
 
 def _reference(student_logits, *rest):
@@ -186,7 +199,14 @@ def _in_place(run):
 
 
 def _scaled(grad, gradient):
-    return gradient * grad
+    return _scale(gradient, grad, torch.empty_like(gradient))
+
+
+def _scale(gradient: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+    """Products in float32, of a few rows at a time: torch would round the factor to 16 bits first."""
+    for part, to in zip(gradient.split(64), out.split(64), strict=True):
+        torch.mul(part if part.dtype == grad.dtype else part.to(grad.dtype), grad, out=to)
+    return out
 
 
 define(

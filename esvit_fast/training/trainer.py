@@ -132,6 +132,7 @@ class Trainer:
             NotFinite: this is the third step in a row whose loss or gradients are not finite.
         """
         point, train = self.point(self.samples), self.config.train
+        self.method.loss.forget()  # what a step left that an exception ended
         self._freeze_last_layer(point.freeze_last_layer)
         apply_schedule(self.optimizer, point)
         self.optimizer.zero_grad(set_to_none=True)

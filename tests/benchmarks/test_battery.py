@@ -55,7 +55,7 @@ def test_what_parts_ask_is_understood(p, monkeypatch):
     from benchmarks import run
 
     asked = []
-    for name in ("ceilings", "operators", "attention", "loss", "training_step", "model"):
+    for name in ("ceilings", "operators", "attention", "loss", "training_step", "model", "augment"):
         monkeypatch.setattr(run, name, asked.append)
     monkeypatch.setattr(sys, "argv", [argument.format(records="r", out="o", data="") for argument in p.command])
     run.main()

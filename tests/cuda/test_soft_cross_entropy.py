@@ -132,6 +132,17 @@ def test_what_is_no_number_or_infinite_does_what_it_does_in_torch():
     assert not results(student, teacher, center.clamp_max(1), alone)[2][1:].any()
 
 
+def test_a_block_as_large_as_on_a_gpu(monkeypatch):
+    """Most threads have no part of a row of 4,096 logits."""
+    given = problem(2, 2, 4096, 3, 0, torch.float16)
+    loss, statistics, gradient = results(*given)
+    monkeypatch.setitem(globals(), "THREADS", 1024)
+    found = results(*given)
+    torch.testing.assert_close(found[0], loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[1], statistics, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[2], gradient, rtol=2e-3, atol=1e-6)
+
+
 def test_ties_go_to_the_first():
     teacher = torch.zeros(2, 64, dtype=torch.float16)
     teacher[0, [13, 40]] = 5

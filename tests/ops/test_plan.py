@@ -260,6 +260,9 @@ def test_what_is_passed_over_on_a_gpu(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert choose() == "triton"
+        monkeypatch.setenv("ESVIT_FAST_UNPROVEN", "true")
+        with pytest.raises(ValueError, match="ESVIT_FAST_UNPROVEN='true' must be 0 or 1"):
+            choose()
         monkeypatch.setenv("ESVIT_FAST_UNPROVEN", "1")
         assert choose() == "cuda"
     first.dtype = torch.float32

@@ -193,6 +193,14 @@ def test_a_gradient_in_place_is_refused_where_it_would_be_wrong():
     loss, _ = ops.soft_cross_entropy(needs_its_output, *rest, **options)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+    with pytest.raises(ValueError, match="they are a leaf, or a view of one"):
+        ops.soft_cross_entropy(student.view(-1).view(6, 7), *rest, **options)
+    made = student * 1
+    with pytest.raises(ValueError, match="they are in the memory of teacher_logits"):
+        ops.soft_cross_entropy(made, made.detach(), rest[1], ops.Pairs(*(x[:1] * 0 for x in rest[2])), **options)
+    first, _ = (ops.soft_cross_entropy(made, *rest, **options)[0] for _ in range(2))
+    with pytest.raises(RuntimeError, match="was overwritten; gradient_in_place=True is for one loss of logits"):
+        first.backward()
     loss, _ = ops.soft_cross_entropy(student * 1, *rest, **options)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="scaled already; for several backward passes leave it out"):

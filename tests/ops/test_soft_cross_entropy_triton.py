@@ -59,6 +59,11 @@ def check_edges():
             assert ours[0].isnan()
             assert plain[0].isnan()
             assert torch.equal(ours[2].isnan(), plain[2].isnan())
+    for prototypes in (300, 5000, 8192):
+        student, teacher, center, pairs = problem(3, 2, prototypes, 4, 1)
+        teacher[int(pairs[1][0])] = math.nan  # none of its logits is the highest
+        assert results(student, teacher, center, pairs, "triton")[0].isnan()
+    student, teacher, center, pairs = problem(4, 3, 300, 8, 0)
     center[5] = math.inf  # this prototype is never meant
     ours, plain = (results(student, teacher, center, pairs, backend) for backend in ("triton", "reference"))
     torch.testing.assert_close(ours[0], plain[0])
