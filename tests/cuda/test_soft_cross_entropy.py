@@ -1,6 +1,7 @@
 """The CUDA kernels of the cross-entropy of given logits, run by the executor."""
 
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,10 @@ def problem(rows, teachers, prototypes, pairs, seed, dtype, offset=0.0):
     g = torch.Generator().manual_seed(seed)
     student, teacher = ((offset + torch.randn(n, prototypes, generator=g)).to(dtype) for n in (rows, teachers))
     index = (torch.randint(n, (pairs,), generator=g) for n in (rows, teachers))
-    return student, teacher, 0.1 * torch.randn(prototypes, generator=g), Pairs(*index, torch.rand(pairs, generator=g))
+    center = 0.1 * torch.randn(prototypes, generator=g)
+    if offset:  # far from zero its subtraction rounds, here as in torch, and chance says who is nearer
+        center.zero_()
+    return student, teacher, center, Pairs(*index, torch.rand(pairs, generator=g))
 
 
 def results(student, teacher, center, pairs, gradient=True):
@@ -91,11 +95,17 @@ def plainly(student, teacher, center, pairs):
     return loss.detach(), statistics, torch.autograd.grad(loss, student)[0]
 
 
+def drawn(seed):
+    """Rows, teachers, prototypes and pairs."""
+    r = random.Random(seed)
+    prototypes = 8 * r.choice([1, r.randint(1, 16), r.randint(1, 100), 64, 65, 512])
+    return r.randint(1, 6), r.randint(1, 5), prototypes, r.randint(1, 12)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_errors_are_at_most_twice_torchs(dtype, offset):
-    sizes = [(1, 1, 8, 1), (3, 2, 128, 5), (5, 4, 512, 9), (2, 3, 520, 3), (4, 2, 1024, 6), (2, 2, 4096, 3)]
-    for seed, size in enumerate(sizes):
+    for seed, size in enumerate(map(drawn, range(20))):
         given = problem(*size, seed, dtype, offset)
         *tensors, pairs = given
         exact = plainly(*(x.double() for x in tensors), pairs)
