@@ -7,28 +7,14 @@
 
 #include <cstdint>
 
+#include "types.cuh"
+
 #define DEVICE __device__ __forceinline__
 // A loop that is written out as many times as it turns, without which arrays are not in registers; one that is not.
 #define UNROLL _Pragma("unroll")
 #define ROLL _Pragma("unroll 1")
 
 namespace device {
-
-struct half {
-  uint16_t bits;
-};
-struct bfloat16 {
-  uint16_t bits;
-};
-struct float_2 {
-  float x, y;
-};
-
-// As many 32-bit words as one access moves.
-template <int BYTES>
-struct alignas(BYTES) vector {
-  uint32_t word[BYTES / 4];
-};
 
 // The block's dynamic shared memory.
 DEVICE char* shared_memory() {

@@ -1,24 +1,14 @@
-// The 16-bit types of device code on the host: their bits, and conversions that round as a GPU's do.
+// The 16-bit types of device code on the host: conversions that round as a GPU's do.
 #pragma once
 
 #include <cstdint>
+
+#include "../cuda/types.cuh"
 
 // Inlined even at -O1, so that what calls the executor returns to the line of the device code.
 #define HOST_INLINE inline __attribute__((always_inline))
 
 namespace device {
-
-struct half {
-  uint16_t bits;
-};
-
-struct bfloat16 {
-  uint16_t bits;
-};
-
-struct float_2 {
-  float x, y;
-};
 
 HOST_INLINE float to_float(half x) {
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
@@ -65,11 +55,5 @@ template <class T>
 HOST_INLINE float_2 unpack(uint32_t both) {
   return {to_float(T{static_cast<uint16_t>(both)}), to_float(T{static_cast<uint16_t>(both >> 16)})};
 }
-
-// 4, 8 or 16 bytes that are read or written at once.
-template <int bytes>
-struct alignas(bytes) vector {
-  uint32_t word[bytes / 4];
-};
 
 }  // namespace device

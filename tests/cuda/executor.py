@@ -88,7 +88,7 @@ def _once(target: Path, command: list[str]) -> Path:
 def _objects(cxx: str, sources: tuple[Path, ...]) -> list[Path]:
     """The executor's objects and those of device code, in this order: of functions that both have, its own are kept."""
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout
-    headers = list(HOST.glob("*.h"))
+    headers = [*HOST.glob("*.h"), ROOT / "csrc" / "cuda" / "types.cuh"]
     includes = [f"-isystem{path}" for path in (Path(torch.__file__).parent / "include", sysconfig.get_path("include"))]
     long = [(HOST / "module.cpp", ["-O0", *includes], headers)]
     for source in sources:
