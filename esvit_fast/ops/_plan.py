@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.autograd import forward_ad
@@ -49,6 +49,10 @@ class Facts:
     deterministic: bool = True
     forced: str | None = None
     unproven: bool = False
+
+    def of_result(self) -> Facts:
+        """The same with the dtype of the result, where that is one of the options."""
+        return replace(self, dtype=self.options.get("dtype", self.dtype))
 
 
 @dataclass(frozen=True)

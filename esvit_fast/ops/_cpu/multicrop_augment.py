@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    return refuse_device(replace(facts, dtype=facts.options.get("dtype", torch.float32)), "images are", _DTYPES)
+    return refuse_device(facts.of_result(), "images are", _DTYPES)
 
 
 def forward(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ._device import refuse_device
 
 def refuse(facts: Facts) -> str | None:
     """Why the kernels cannot run, or None."""
-    return refuse_device(replace(facts, dtype=facts.options.get("dtype", torch.float32)))
+    return refuse_device(facts.of_result())
 
 
 def forward(
