@@ -19,6 +19,8 @@ _ARGUMENTS = (
     "Tensor pair_weight, float student_temp, float teacher_temp"
 )
 
+_CHUNK = 1 << 24  # values scaled at a time: bounds temporary memory
+
 
 def soft_cross_entropy(
     student_logits: Tensor,
@@ -203,9 +205,12 @@ def _scaled(grad, gradient):
 
 
 def _scale(gradient: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-    """Products in float32, of a few rows at a time: torch would round the factor to 16 bits first."""
-    for part, to in zip(gradient.split(64), out.split(64), strict=True):
-        torch.mul(part if part.dtype == grad.dtype else part.to(grad.dtype), grad, out=to)
+    """Products in float32, of some rows at a time where those have 16 bits, to which torch would round the factor."""
+    if gradient.dtype == grad.dtype:
+        return torch.mul(gradient, grad, out=out)
+    rows = max(1, _CHUNK // gradient.shape[1])
+    for part, to in zip(gradient.split(rows), out.split(rows), strict=True):
+        torch.mul(part.to(grad.dtype), grad, out=to)
     return out
 
 
