@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+
+from esvit_fast.ops import BackendError
 
 DEVICE = os.environ.get("ESVIT_FAST_TEST_DEVICE", "cuda")
 """Where the tests marked gpu put their tensors; another one shows that the tests themselves are right."""
@@ -29,6 +33,17 @@ def same_bits(first, second) -> bool:
     """Whether two mappings or sequences of tensors are equal, NaN included."""
     pairs = zip(*(x.values() if isinstance(x, dict) else x for x in (first, second)), strict=True)
     return all(torch.equal(torch.nan_to_num(a, 7), torch.nan_to_num(b, 7)) and a.dtype == b.dtype for a, b in pairs)
+
+
+@contextmanager
+def taken_by(backend: str) -> Iterator[None]:
+    """What the CUDA library does not have is skipped; others have everything."""
+    try:
+        yield
+    except BackendError as error:
+        if backend != "cuda":
+            raise
+        pytest.skip(str(error))
 
 
 def needs_memory(gibibytes: float) -> None:

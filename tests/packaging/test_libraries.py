@@ -12,7 +12,7 @@ import pytest
 
 from esvit_fast.ops import _native
 
-from .tree import PACKAGE, ROOT
+from .tree import PACKAGE, ROOT, build_libraries
 
 LIBRARIES = {"_C_cpu": _native._CPU_SCHEMAS, "_C_cuda": _native._CUDA_SCHEMAS}
 
@@ -73,16 +73,5 @@ def test_a_toolkit_that_will_not_do(version, said, tmp_path):
         nvcc = tmp_path / "bin" / "nvcc"
         nvcc.write_text(f"#!/bin/sh\necho 'release {version}, V{version}.0'\necho '#$ TOP=/opt/cuda/bin/..' >&2\n")
         nvcc.chmod(0o755)
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--build-lib",
-        str(tmp_path),
-        "--build-temp",
-        str(tmp_path),
-    ]
-    environment = os.environ | {"ESVIT_FAST_BUILD": "cuda", "CUDA_HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = build_libraries(tmp_path, ESVIT_FAST_BUILD="cuda", CUDA_HOME=str(tmp_path))
     assert done.returncode != 0 and f"ESVIT_FAST_BUILD=cuda: {said}" in done.stderr

@@ -13,7 +13,7 @@ import pytest
 
 import esvit_fast
 
-from .tree import KERNELS, PACKAGE, ROOT
+from .tree import KERNELS, PACKAGE, ROOT, build_libraries
 
 
 @pytest.fixture(scope="module", params=["python", "cpu"])
@@ -68,29 +68,10 @@ def test_the_wheel_says_what_it_is(wheel):
 
 
 def test_builds_that_cannot_be(tmp_path):
-    def build(**environment):
-        return subprocess.run(
-            [
-                sys.executable,
-                "setup.py",
-                "-q",
-                "build_ext",
-                "--build-lib",
-                str(tmp_path),
-                "--build-temp",
-                str(tmp_path),
-            ],
-            cwd=ROOT,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    wrong = build(ESVIT_FAST_BUILD="gpu")
+    wrong = build_libraries(tmp_path, ESVIT_FAST_BUILD="gpu")
     assert wrong.returncode != 0 and "ESVIT_FAST_BUILD='gpu' must be one of auto, python, cpu, cuda" in wrong.stderr
-    missing = build(ESVIT_FAST_BUILD="cpu", CXX="no-such-compiler")
+    missing = build_libraries(tmp_path, ESVIT_FAST_BUILD="cpu", CXX="no-such-compiler")
     assert missing.returncode != 0 and "ESVIT_FAST_BUILD=cpu: the C++ compiler 'no-such-compiler'" in missing.stderr
-    without = build(ESVIT_FAST_BUILD="auto", CXX="no-such-compiler")
+    without = build_libraries(tmp_path, ESVIT_FAST_BUILD="auto", CXX="no-such-compiler")
     assert without.returncode == 0
     assert "esvit_fast is built without CPU kernels: the C++ compiler 'no-such-compiler' is not here" in without.stderr

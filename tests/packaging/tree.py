@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "esvit_fast"
 KERNELS = ROOT / "kernels"
 """Installed as esvit_fast.kernels."""
+
+
+def build_libraries(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run setup.py as it is run to compile, with libraries in another folder."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
 def module_files(package: Path = PACKAGE) -> dict[str, Path]:
