@@ -1,4 +1,4 @@
-"""Prove and measure everything on a GPU machine in minutes: `python benchmarks/battery.py --out DIR`.
+"""Prove and measure on a GPU machine, in a given time: `python benchmarks/battery.py --out DIR`.
 
 Parts come in the order of their importance, each in a process and a box of time of its own, and every measurement is
 written as it is made: a run that is cut short, even by kill -9, leaves what it has, and the next one with the same DIR
@@ -152,7 +152,7 @@ def run(
     shortest: float = SHORTEST,
 ) -> list[Outcome]:
     """Do parts within so many minutes, but for those that are done at this commit; say and note what became of each."""
-    end, commit, before = time.monotonic() + 60 * minutes, _commit(), outcomes(out)
+    end, commit, before = time.monotonic() + 60 * minutes, performance.commit(), outcomes(out)
     (out / "logs").mkdir(parents=True, exist_ok=True)
     found = []
     for number, part in enumerate(parts, 1):
@@ -225,11 +225,6 @@ def _die_with_parent() -> None:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"{lines[-1].strip()[:160] if lines else 'it said nothing'} ({log})"
-
-
-def _commit() -> str | None:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or os.environ.get("ESVIT_FAST_COMMIT")
 
 
 def table(out: Path, parts: Sequence[Part]) -> str:

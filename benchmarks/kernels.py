@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import contestants
-from benchmarks.contestants import CASES, Case
+from benchmarks import contestants, gpu, window_attention
+from benchmarks.contestants import Case
 from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, provenance, worst_ratio
 from benchmarks.performance import milliseconds
 from esvit_fast import ops, reference
@@ -127,8 +127,6 @@ CONTESTANTS = {
     **{f"esvit_fast {b}": Entry(_ours(b), contestants.needs(b)) for b in ("cpu", "triton", "cuda")},
 }
 """The first is what the gate measures all others by."""
-QUICK = ("torch eager", "sdpa", "esvit_fast triton", "esvit_fast cuda")
-"""Those that are not compiled for a minute first."""
 
 
 def inputs(case: Case, batch: int, dtype: torch.dtype, device: str) -> tuple[list[Tensor], Tensor]:
@@ -193,15 +191,12 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
         rows[name]["backward"] = times
     for name, run in whole.items():
         rows[name] |= costs(run, device)
-    record = identity(case, batch, dtype) | {"rounds": rounds, "least": least(case, batch, dtype), "contestants": rows}
+    record = window_attention.identity(case, batch, dtype) | {
+        "rounds": rounds,
+        "least": least(case, batch, dtype),
+        "contestants": rows,
+    }
     return record | provenance(device)
-
-
-def identity(case: Case, batch: int, dtype: torch.dtype) -> dict:
-    """What tells a record from those of other cases."""
-    shape = {"batch": batch, "side": case.side, "dim": case.dim, "heads": case.num_heads, "window": case.window_size}
-    shape |= {"shift": case.shift_size}
-    return {"op": "window_attention", "case": case.name, "shape": shape, "dtype": str(dtype)}
 
 
 def table(record: dict) -> str:
@@ -222,13 +217,6 @@ def table(record: dict) -> str:
 
 def ceilings(device: str) -> dict:
     """A record of what the card can do at all."""
-    from benchmarks import gpu
-
     if not on_gpu(device):
         raise SystemExit("ceilings are those of a GPU; pass --device cuda on a machine that has one")
     return {"op": "ceilings", **gpu.ceilings(device), **provenance(device)}
-
-
-def chosen(text: str | None) -> list[Case]:
-    """Cases of this name's part, as the layers' benchmark has them; those of Swin's own windows come first."""
-    return [case for case in CASES if text is None or text in case.name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 DRIVERS = {11: 450, 12: 525, 13: 580}
 """The oldest driver that runs programs of a major version of CUDA."""
-PACKAGES = ("triton", "timm", "pytest", "liger_kernel", "matplotlib")
+PACKAGES = ("triton", "timm", "pytest")
 
 
 class Machine(NamedTuple):
@@ -160,8 +159,3 @@ def _library() -> frozenset[str] | None:
     except (subprocess.SubprocessError, OSError):
         return None
     return architectures(done.stdout)
-
-
-if __name__ == "__main__":
-    machine = look()
-    print(*(no_gpu(machine), *notes(machine)), sep="\n", file=sys.stderr)

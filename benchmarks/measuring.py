@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
-import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu
+from benchmarks.performance import append_line, commit, git, read_lines
 from esvit_fast.training.environment import environment
 
 RECORDS = Path(__file__).parent / "records"
@@ -189,23 +187,6 @@ def provenance(device: str, world_size: int = 1) -> dict:
     }
 
 
-def commit() -> str | None:
-    """The commit of this checkout; of a copy without git's folder, what ESVIT_FAST_COMMIT says, or None."""
-    return git("rev-parse", "HEAD") or os.environ.get("ESVIT_FAST_COMMIT")
-
-
-def git(*arguments: str) -> str:
-    """What git says about this checkout; nothing where there is no git, or no repository of its own."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
 def folder(device: str, records: Path = RECORDS) -> Path:
     """Where the records of a device lie."""
     name = torch.cuda.get_device_name(device) if on_gpu(device) else "cpu"
@@ -216,13 +197,7 @@ def append(record: dict, name: str, records: Path = RECORDS) -> Path:
     """Add a line to records/<device>/<name>.jsonl, for good before the next measurement begins."""
     file = folder(record["environment"]["device"], records) / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "ab+") as lines:
-        if lines.tell():
-            lines.seek(-1, os.SEEK_END)
-        whole = lines.read(1) in (b"", b"\n")  # or a run was cut short within its line
-        lines.write((b"" if whole else b"\n") + json.dumps(record).encode() + b"\n")
-        lines.flush()
-        os.fsync(lines.fileno())
+    append_line(file, record)
     return file
 
 
@@ -230,11 +205,7 @@ def recorded(like: Mapping, names: Sequence[str], name: str, device: str, record
     """Whether a record of this commit has these entries and contestants, so that it need not be made again."""
     file = folder(device, records) / f"{name}.jsonl"
     wanted = {**like, "commit": commit()}
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the end of a run that was cut short
-        if wanted == {key: record.get(key) for key in wanted} and set(names) <= set(record.get("contestants", [])):
-            return True
-    return False
+    return any(
+        wanted == {key: record.get(key) for key in wanted} and set(names) <= set(record.get("contestants", []))
+        for record in read_lines(file)
+    )

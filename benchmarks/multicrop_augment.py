@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measuring import interleaved, on_gpu, peak_bytes, provenance, resident_growth
+from benchmarks.measuring import costs, interleaved, judged, on_gpu, provenance, resident_growth
 from esvit_fast import ops
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import normalize
@@ -105,18 +105,21 @@ def measure(names: Sequence[str], batch: int, dtype: torch.dtype, device: str, r
         if reason is not None:
             rows[name] = {"gate": "absent", "why": reason}
             continue
-        ratio = gate(name, dtype, device)
-        rows[name] = {"gate": "pass" if ratio <= 1 else "fail", "error": round(ratio, 3)}
-        if ratio <= 1:
+        rows[name] = judged(lambda name=name: gate(name, dtype, device))
+        if rows[name]["gate"] == "pass":
             runs[name] = lambda run=CONTESTANTS[name]: [run(x, dtype) for x in given]
     for name, times in interleaved(runs, rounds, device).items():
-        rows[name] |= {"augment": times, "peak_bytes": peak_bytes(runs[name], device)}
+        rows[name] |= {"augment": times, **costs(runs[name], device)}
         if not on_gpu(device):
             rows[name]["resident_bytes"] = resident_growth(runs[name])
+    return identity(batch, dtype) | {"rounds": rounds, "contestants": rows} | provenance(device)
+
+
+def identity(batch: int, dtype: torch.dtype) -> dict:
+    """What tells a record from those of other batches."""
     shape = {"batch": batch, "views": {str(size): len(kinds) for size, kinds in SIZES.items()}}
     record = {"op": "multicrop_augment", "case": "published probabilities", "shape": shape}
-    record |= {"threads": torch.get_num_threads(), "dtype": str(dtype), "rounds": rounds, "contestants": rows}
-    return record | provenance(device)
+    return record | {"threads": torch.get_num_threads(), "dtype": str(dtype)}
 
 
 def table(record: dict) -> str:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,14 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 PAGE = ROOT / "docs" / "performance.md"
-STEMS = (
-    "window_attention",
-    "prototype_cross_entropy",
-    "soft_cross_entropy",
-    "region_match",
-    "linear",
-    "multicrop_augment",
-)
+STEMS = tuple(sorted(path.stem for path in (ROOT / "esvit_fast" / "ops").glob("[!_]*.py")))
 MODES = {
     "kernels": ("forward", "backward"),
     "window_attention": ("forward", "training"),
@@ -37,6 +31,22 @@ MODES = {
 """What the records of each file time; `training` is forward and backward."""
 USES = {"step": STEMS, "model": ("window_attention",), "kernels": ("window_attention",)}
 """The operators that a file's records depend on, other than the one of its name."""
+
+
+def commit() -> str | None:
+    """The commit of this checkout; of a copy without git's folder, what ESVIT_FAST_COMMIT says, or None."""
+    return git("rev-parse", "HEAD") or os.environ.get("ESVIT_FAST_COMMIT")
+
+
+def git(*arguments: str) -> str:
+    """What git says about this checkout; nothing where there is no git, or no repository of its own."""
+    if not (ROOT / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
 
 
 class Entry(NamedTuple):
@@ -80,8 +90,11 @@ def read_lines(path: Path) -> list[dict]:
 
 def append_line(path: Path, fields: Mapping) -> None:
     """Add a line to a file, for good before anything else happens."""
-    with open(path, "a") as lines:
-        lines.write(json.dumps(fields) + "\n")
+    with open(path, "ab+") as lines:
+        if lines.tell():
+            lines.seek(-1, os.SEEK_END)
+        whole = lines.read(1) in (b"", b"\n")  # or a run was cut short within its line
+        lines.write((b"" if whole else b"\n") + json.dumps(fields).encode() + b"\n")
         lines.flush()
         os.fsync(lines.fileno())
 
@@ -106,12 +119,15 @@ def newest(entries: Iterable[Entry]) -> list[Entry]:
     return list(found.values())
 
 
-def red(entries: Iterable[Entry], device: str, commit: str | None) -> dict[str, str]:
+def red(
+    entries: Iterable[Entry], device: str, commit: str | None, files: Sequence[str] = ("tests", "sanitizer")
+) -> dict[str, str]:
     """Operators whose tests or sanitizer failed on a device at a commit, and in which."""
     found = {}
-    for entry in newest(e for e in entries if e.record.get("commit") == commit):
+    here = (e for e in entries if (e.device, e.record.get("commit")) == (device, commit) and e.file in files)
+    for entry in newest(here):
         record = entry.record
-        if entry.device == device and entry.file in ("tests", "sanitizer") and record["gate"] == "fail":
+        if record["gate"] == "fail":
             # what is of no operator's, is of all
             for stem in [record["stem"]] if record["stem"] in STEMS else STEMS:
                 found.setdefault(stem, record["case"])
@@ -127,14 +143,14 @@ def tested(entries: Iterable[Entry], device: str, commit: str | None) -> set[str
     }
 
 
-def proven(entries: Iterable[Entry]) -> dict[tuple[str, str], set[tuple[int, int]]]:
+def proven(entries: Sequence[Entry]) -> dict[tuple[str, str], set[tuple[int, int]]]:
     """By operator and backend, the capabilities of the GPUs on which all tests passed when they ran last."""
     found: dict[tuple[str, str], set[tuple[int, int]]] = {}
-    for entry in newest(entries):
-        named = re.search(r"sm_(\d+)(\d)$", entry.record["environment"].get("gpu", ""))
-        if entry.file == "tests" and entry.record["gate"] == "pass" and named:
-            for backend in entry.record["backends"]:
-                found.setdefault((entry.record["stem"], backend), set()).add((int(named[1]), int(named[2])))
+    for device, _, record in (entry for entry in newest(entries) if entry.file == "tests"):
+        named = re.search(r"sm_(\d+)(\d)$", record["environment"].get("gpu", ""))
+        if named and record["gate"] == "pass" and record["stem"] not in red(entries, device, record.get("commit")):
+            for backend in record["backends"]:
+                found.setdefault((record["stem"], backend), set()).add((int(named[1]), int(named[2])))
     return found
 
 

@@ -26,6 +26,10 @@ METHOD = """## How it is measured
 - **The gate comes first.** Every contestant's outputs and gradients are compared with the oracle in float64. Its error,
   at most and root mean square, may be twice that of plain torch in the same dtype, plus one rounding. Who fails has no
   time. On a GPU, an operator whose tests or whose sanitizer run failed at the record's commit has no time either.
+  Three differ: the loss and gradient norm of a step are those of plain torch to 1e-4 in float32 and 1e-2 otherwise; of
+  a whole model the root mean square is held so, and in float32 the largest error to 1e-5 of the largest value; colours
+  of an augmentation are held to 1e-5 and one rounding, to 2/255 where solarisation may fall on either side, and those
+  of Pillow to 2/255 on average.
 - **Contestants take turns** in one process; each round begins with another. Stated is the median.
 - **On a GPU** times are between CUDA events, with a second-level cache that holds something else (it is filled by
   reading: written lines would have to be written back within the time). Operators alone are timed with their launches
@@ -35,7 +39,8 @@ METHOD = """## How it is measured
   7 x 7 in bfloat16, 64 images, stage 1 of Swin-T, bytes alone say 35.8 us forward and 62.7 us backward at 4.3 TB/s.
 - **Memory** is the peak of torch's allocator beyond what was there before; on a CPU also the growth of the process.
 - **A record** names device, driver, clocks and reasons for throttling, versions, commit, and whether the tree was
-  changed. `python benchmarks/battery.py --out DIR` makes all of them on a GPU machine in less than ten minutes, and
+  changed. `python benchmarks/battery.py --out DIR` makes them on a GPU machine, the most important first, as many as
+  `--minutes` allow, and goes on where it stopped when it is run again;
   `python -m benchmarks.performance add DIR` takes them into the repository.
 
 Times of one case vary from run to run: on a shared CPU by a third, ratios too.
@@ -77,12 +82,13 @@ def _where(entries: Sequence[Entry], devices: Sequence[str]) -> str:
     for device in gpus:
         here = [entry for entry in newest(entries) if entry.device == device]
         for commit in dict.fromkeys(e.record.get("commit") for e in here):
-            broken, ran = red(entries, device, commit), tested(entries, device, commit)
+            broken, dirty = (red(entries, device, commit, [file]) for file in ("tests", "sanitizer"))
+            ran = tested(entries, device, commit)
             sanitized = [e.record for e in here if (e.file, e.record.get("commit")) == ("sanitizer", commit)]
             checked = {record["stem"] for record in sanitized if record["gate"] != "absent"}
             for stem in STEMS:
                 tests = "not run" if stem not in ran else f"red: {broken[stem]}" if stem in broken else "green"
-                clean = "not run" if stem not in checked else "red" if stem in broken else "clean"
+                clean = "not run" if stem not in checked else "red" if stem in dirty else "clean"
                 found.append(f"| {_gpu(here, device)} | {_short(commit)} | `{stem}` | {tests} | {clean} |")
     return "\n".join(found) + "\n"
 

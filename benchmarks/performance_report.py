@@ -30,7 +30,7 @@ h2.device { margin-top: 64px; padding-top: 26px; border-top: 1px solid var(--lin
 @media (max-width: 700px) { .cards { grid-template-columns: 1fr; } .bar { grid-template-columns: 104px 1fr 84px; } }
 """
 LEAD = (
-    "Medians of interleaved runs; bars of one card share their scale. Who fails the gate against float64 has no bar. "
+    "Medians of interleaved runs; bars of one card share their scale. Who fails its gate has no bar. "
     "The dashed line is the least time that this device could take, by its own copying and multiplying speed."
 )
 

@@ -24,12 +24,18 @@ def done(args: argparse.Namespace, file: str, names: list[str], **like: object) 
     return args.resume and recorded(like, names, file, args.device, args.records)
 
 
+def keep(args: argparse.Namespace, text: str, record: dict, file: str) -> None:
+    """Print what a record says, and add it to the others unless nothing is to be recorded."""
+    print(text, flush=True)
+    if not args.dry:
+        append(record, file, args.records)
+
+
 def ceilings(args: argparse.Namespace) -> None:
     """Print and record what a GPU can do at all."""
     record = kernels.ceilings(args.device)
-    print(f"copy {record['bytes_per_s'] / 1e12:.2f} TB/s, bfloat16 product {record['flop_per_s'] / 1e12:.0f} TFLOP/s")
-    if not args.dry:
-        append(record, "ceilings", args.records)
+    copied, multiplied = record["bytes_per_s"] / 1e12, record["flop_per_s"] / 1e12
+    keep(args, f"copy {copied:.2f} TB/s, bfloat16 product {multiplied:.0f} TFLOP/s", record, "ceilings")
 
 
 def operators(args: argparse.Namespace) -> None:
@@ -37,24 +43,21 @@ def operators(args: argparse.Namespace) -> None:
     names = [name for name in kernels.CONTESTANTS if name in (args.contestants or kernels.CONTESTANTS)]
     dtype = getattr(torch, args.dtype)
     for case in window_attention.chosen_cases(args.case):
-        if done(args, "kernels", names, **kernels.identity(case, args.batch, dtype)):
+        if done(args, "kernels", names, **window_attention.identity(case, args.batch, dtype)):
             continue
         record = kernels.measure(case, names, args.batch, dtype, args.device, args.rounds)
-        print(kernels.table(record) + "\n", flush=True)
-        if not args.dry:
-            append(record, "kernels", args.records)
+        keep(args, kernels.table(record) + "\n", record, "kernels")
 
 
 def attention(args: argparse.Namespace) -> None:
     """Print and record every case."""
     names = [name for name in CONTESTANTS if not args.contestants or name in args.contestants]
+    dtype = getattr(torch, args.dtype)
     for case in window_attention.chosen_cases(args.case):
-        if done(args, "window_attention", names, case=case.name, dtype=f"torch.{args.dtype}"):
+        if done(args, "window_attention", names, **window_attention.identity(case, args.batch, dtype)):
             continue
-        record = window_attention.measure(case, names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
-        print(window_attention.table(record) + "\n", flush=True)
-        if not args.dry:
-            append(record, "window_attention", args.records)
+        record = window_attention.measure(case, names, args.batch, dtype, args.device, args.rounds)
+        keep(args, window_attention.table(record) + "\n", record, "window_attention")
 
 
 def loss(args: argparse.Namespace) -> None:
@@ -67,32 +70,27 @@ def loss(args: argparse.Namespace) -> None:
             continue
         dtype = getattr(torch, args.dtype)
         record = prototype_cross_entropy.measure(case, names, dtype, args.device, args.rounds, most)
-        print(prototype_cross_entropy.table(record), flush=True)
-        if not args.dry:
-            append(record, "prototype_cross_entropy", args.records)
+        keep(args, prototype_cross_entropy.table(record), record, "prototype_cross_entropy")
 
 
 def augment(args: argparse.Namespace) -> None:
     """Print and record the augmentation of a batch."""
     names = args.contestants or [*multicrop_augment.CONTESTANTS]
-    if done(args, "multicrop_augment", names, dtype=f"torch.{args.dtype}"):
+    dtype = getattr(torch, args.dtype)
+    if done(args, "multicrop_augment", names, **multicrop_augment.identity(args.batch, dtype)):
         return
-    record = multicrop_augment.measure(names, args.batch, getattr(torch, args.dtype), args.device, args.rounds)
-    print(multicrop_augment.table(record), flush=True)
-    if not args.dry:
-        append(record, "multicrop_augment", args.records)
+    record = multicrop_augment.measure(names, args.batch, dtype, args.device, args.rounds)
+    keep(args, multicrop_augment.table(record), record, "multicrop_augment")
 
 
 def training_step(args: argparse.Namespace) -> None:
     """Print and record a training step."""
     names = args.contestants or [name for name in step.CONTESTANTS if on_gpu(args.device) or name not in step.FOR_GPUS]
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[args.dtype]
-    if done(args, "step", names, case=args.recipe, dtype=precision):
+    if done(args, "step", names, **step.identity(args.recipe, args.batch, precision)):
         return
     record = step.measure(args.recipe, names, args.batch, precision, args.device, args.rounds)
-    print(step.table(record), flush=True)
-    if not args.dry:
-        append(record, "step", args.records)
+    keep(args, step.table(record), record, "step")
 
 
 def model(args: argparse.Namespace) -> None:
@@ -100,9 +98,7 @@ def model(args: argparse.Namespace) -> None:
     record = whole_model.measure(
         args.name, args.contestants, args.batch, getattr(torch, args.dtype), args.device, args.rounds
     )
-    print(whole_model.table(record), flush=True)
-    if not args.dry:
-        append(record, "model", args.records)
+    keep(args, whole_model.table(record), record, "model")
 
 
 def _common(command: argparse.ArgumentParser, several: bool = False) -> None:

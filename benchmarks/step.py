@@ -166,8 +166,13 @@ def measure(recipe: str, names: Sequence[str], batch: int, precision: str, devic
         rows[name] |= {"training": times, **costs(passed[name], device)}
         if not on_gpu(device):
             rows[name]["resident_bytes"] = resident_growth(passed[name])
-    record = {"op": "step", "case": recipe, "shape": {"batch": batch, "views": list(config.data.crops.sizes)}}
-    return record | {"dtype": precision, "rounds": rounds, "contestants": rows} | provenance(device)
+    return identity(recipe, batch, precision) | {"rounds": rounds, "contestants": rows} | provenance(device)
+
+
+def identity(recipe: str, batch: int, precision: str) -> dict:
+    """What tells a record from those of other steps."""
+    views = list(load_config(recipe).data.crops.sizes)
+    return {"op": "step", "case": recipe, "shape": {"batch": batch, "views": views}, "dtype": precision}
 
 
 def table(record: dict) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.contestants import CASES, CONTESTANTS, NAMES, Case, Contestant, Weights, eager
 from benchmarks.measuring import costs, fitting, interleaved, judged, provenance, worst_ratio
+from benchmarks.performance import ours
 
 
 def inputs(case: Case, batch: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Weights, Tensor]:
@@ -70,9 +71,14 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
             rows[name][mode] = times
     for name, run in training.items():
         rows[name] |= costs(run, device)
+    return identity(case, batch, dtype) | {"rounds": rounds, "contestants": rows} | provenance(device)
+
+
+def identity(case: Case, batch: int, dtype: torch.dtype) -> dict:
+    """What tells a record from those of other cases."""
     shape = {"batch": batch, "side": case.side, "dim": case.dim, "heads": case.num_heads, "window": case.window_size}
-    record = {"op": "window_attention", "case": case.name, "shape": shape | {"shift": case.shift_size}}
-    return record | {"dtype": str(dtype), "rounds": rounds, "contestants": rows} | provenance(device)
+    shape |= {"shift": case.shift_size}
+    return {"op": "window_attention", "case": case.name, "shape": shape, "dtype": str(dtype)}
 
 
 def _without_grad(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ def table(record: dict) -> str:
         f"  {'':18} {'forward':>10} {'training':>10} {'times':>7} {'peak':>9}  gate",
     ]
     timed = {name: row for name, row in rows.items() if "training" in row}
-    peers = [row["training"]["p50"] for name, row in timed.items() if "esvit_fast" not in name and "our" not in name]
+    peers = [row["training"]["p50"] for name, row in timed.items() if not ours(name)]
     for name, row in rows.items():
         if name not in timed:
             lines.append(f"  {name:18} {row['gate']}: {row.get('why') or row['error']}")

@@ -12,18 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..ops import ORDER, BackendError, Facts, plan
-from ..ops._plan import asked_for_unproven, implementations
+from ..ops._plan import asked_for_unproven, implementations, operators
 from ..ops._proven import PROVEN
 from ..training.environment import environment
-
-_OPERATORS = (
-    "window_attention",
-    "linear",
-    "multicrop_augment",
-    "region_match",
-    "soft_cross_entropy",
-    "prototype_cross_entropy",
-)
 
 
 def doctor(argv: Sequence[str]) -> int:
@@ -34,6 +25,11 @@ def doctor(argv: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     capability = torch.cuda.get_device_capability() if device.type == "cuda" else None
     forced = os.environ.get("ESVIT_FAST_BACKEND") or None
+    try:
+        unproven = asked_for_unproven()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     console, failed = Console(), False
 
     facts = Table(box=None, show_header=False)
@@ -43,11 +39,11 @@ def doctor(argv: Sequence[str]) -> int:
     console.print(facts)
 
     table = Table("operator", "backend", "run on a GPU", "why not a faster one", box=None, header_style="bold")
-    for op in _OPERATORS:
+    for op in operators():
         try:
             plans = {}
             for dtype in (torch.float32, torch.bfloat16)[: 1 + (device.type == "cuda")]:
-                known = Facts(device.type, dtype, {}, {}, capability, forced=forced, unproven=asked_for_unproven())
+                known = Facts(device.type, dtype, {}, {}, capability, forced=forced, unproven=unproven)
                 plans[str(dtype).removeprefix("torch.")] = plan(op, known)
             of_dtype = {name: chosen.backend for name, chosen in plans.items()}
             same = len(set(of_dtype.values())) == 1

@@ -110,6 +110,11 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
     raise BackendError(f"no backend can run {op}: {reasons}")
 
 
+def operators() -> list[str]:
+    """All operators, in the order of their names."""
+    return sorted({op for op, _ in _RULES})
+
+
 def implementations(op: str) -> tuple[str, ...]:
     """The backends that have an operator, the preferred ones first."""
     return tuple(backend for backend in ORDER if (op, backend) in _RULES)

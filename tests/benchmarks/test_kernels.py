@@ -18,6 +18,7 @@ from benchmarks import (
     performance,
     sanitizer,
     step,
+    window_attention,
 )
 from benchmarks.contestants import CASES, Case
 from esvit_fast import ops
@@ -87,7 +88,7 @@ def test_a_record_of_operators_alone(tmp_path):
         assert ("forward" in row) == ("backward" in row) == ("peak_bytes" in row) == (row["gate"] == "pass")
     assert "absent: it has no backward pass on a CPU" in kernels.table(record)
     measuring.append(record, "kernels", tmp_path)
-    like = kernels.identity(SMALL[0], 1, torch.float32)
+    like = window_attention.identity(SMALL[0], 1, torch.float32)
     assert measuring.recorded(like, names[:2], "kernels", "cpu", tmp_path)
     assert not measuring.recorded(like, ["esvit_fast cuda"], "kernels", "cpu", tmp_path)
     assert not measuring.recorded(like | {"dtype": "torch.float16"}, names, "kernels", "cpu", tmp_path)
