@@ -45,8 +45,8 @@ def plain_torch() -> Iterator[None]:
             qkv, bias, pad_kv, num_heads=num_heads, window_size=window, shift_size=shift, **fixed
         )
 
-    def augment(images, parameters, *, mean, std, blur_radius):
-        return reference.multicrop_augment(images, parameters, mean, std, blur_radius)
+    def augment(images, parameters, *, mean, std, blur_radius, dtype):
+        return reference.multicrop_augment(images, parameters, mean, std, blur_radius, dtype)
 
     with (
         patch.object(data_augment, "multicrop_augment", augment),

@@ -23,15 +23,19 @@ class Augmenter:
     Per sample: flip; jitter of brightness, contrast, saturation and hue in one of 24 orders; grey; Gaussian blur;
     solarisation; normalisation, by the operator `multicrop_augment`, or by Pillow as published. Every parameter is a
     function of the batch's draws; nothing else is random.
+
+    Args:
+        sizes: side of each view in px.
+        dtype: of the views: what the networks compute in, which then need not round them again.
     """
 
-    def __init__(self, config: AugmentConfig, sizes: Sequence[int]):
-        self.config = config
+    def __init__(self, config: AugmentConfig, sizes: Sequence[int], dtype: torch.dtype = torch.float32):
+        self.config, self.dtype = config, dtype
         self.groups = view_groups(sizes)
         self.views = len(sizes)
 
     def __call__(self, batch: Batch, device: torch.device | str) -> list[torch.Tensor]:
-        """Augmented views of a batch, float32 [B, 3, S, S] each, in view order (0 and 1 are the global ones)."""
+        """Augmented views of a batch, [B, 3, S, S] each, in view order (0 and 1 are the global ones)."""
         views: list[torch.Tensor] = [None] * self.views  # type: ignore[list-item]
         for crops, (_, numbers) in zip(batch.crops, self.groups, strict=True):
             kinds = torch.tensor(numbers).clamp(max=2).repeat_interleave(crops.shape[1])
@@ -41,7 +45,7 @@ class Augmenter:
         return views
 
     def augment(self, images: torch.Tensor, draws: torch.Tensor, kinds: torch.Tensor, device: torch.device | str):
-        """Augment and normalise uint8 [N, 3, S, S]; float32 [N, 3, S, S] on the device.
+        """Augment and normalise uint8 [N, 3, S, S]; [N, 3, S, S] of the dtype on the device.
 
         Args:
             draws: float32 [N, 11] uniforms on the CPU.
@@ -51,9 +55,9 @@ class Augmenter:
         if self.config.exact_pil:
             from .exact_pil import exact_pil
 
-            return normalize(exact_pil(images, parameters).to(device), self.config)
+            return normalize(exact_pil(images, parameters).to(device), self.config).to(self.dtype)
         images = images.to(device, non_blocking=True)
-        return multicrop_augment(images, parameters, **operator_settings(self.config))
+        return multicrop_augment(images, parameters, **operator_settings(self.config), dtype=self.dtype)
 
 
 def operator_settings(config: AugmentConfig) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Trainer:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         self.optimizer = make_optimizer(self.method.student, config.train)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
-        self.augment = Augmenter(config.data.augment, config.data.crops.sizes)
+        self.augment = Augmenter(config.data.augment, config.data.crops.sizes, _AUTOCAST[config.train.precision])
         self._frozen: bool | None = None
         self._model: nn.Module = self.method
 

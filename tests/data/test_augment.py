@@ -145,6 +145,17 @@ def test_autocast_changes_nothing():
     assert inside.dtype == torch.float32 and torch.equal(inside, augment(AugmentConfig(), x, draws))
 
 
+@pytest.mark.parametrize("exact_pil", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_views_of_another_dtype_are_those_of_float32_rounded_once(dtype, exact_pil):
+    sizes, config = (16, 16, 8), AugmentConfig(exact_pil=exact_pil)
+    batch = make_batch(sizes, 6)
+    exact = Augmenter(config, sizes)(batch, "cpu")
+    assert {view.dtype for view in exact} == {torch.float32}
+    for view, expected in zip(Augmenter(config, sizes, dtype)(batch, "cpu"), exact, strict=True):
+        assert view.dtype == dtype and torch.equal(view, expected.to(dtype))
+
+
 def test_inputs_are_left_alone():
     x, draws = images(4), uniform(4)
     before = x.clone(), draws.clone()

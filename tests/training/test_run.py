@@ -200,6 +200,22 @@ def test_half_precision_starts_as_full_precision_and_trains_float32_weights(prec
     assert all(map(math.isfinite, losses[precision]))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_views_come_in_the_precision_of_training_which_changes_no_step(precision):
+    """The first operation of autocast would round them just so."""
+    batch, steps = next(_batches(1)), []
+    for dtype in (None, torch.float32):
+        trainer = Trainer(small(precision=precision), 48, CPU)
+        assert trainer.augment.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        trainer.augment.dtype = dtype or trainer.augment.dtype
+        steps.append(trainer.train_step([batch]))
+    a, b = steps
+    assert a.values.keys() == b.values.keys()
+    # equal_nan: a gradient that is not finite is part of float16's search for its loss scale
+    assert all(torch.equal(a.values[name], b.values[name]) for name in a.values)
+    torch.testing.assert_close(a.grad_norm, b.grad_norm, rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     trainer = Trainer(small(), 48, CPU)
     batches = list(_batches(4))
