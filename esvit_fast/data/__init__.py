@@ -6,6 +6,7 @@ from .draws import SLOTS, uniforms
 from .encoded import Source, SourceError, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
 from .multicrop import MultiCrop, crop_boxes, eval_image
+from .prefetch import prefetch
 from .sources import open_source
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "make_loader",
     "normalize",
     "open_source",
+    "prefetch",
     "steps_per_epoch",
     "uniforms",
 ]

@@ -21,6 +21,7 @@ from ..data import (
     fingerprint,
     make_loader,
     open_source,
+    prefetch,
     steps_per_epoch,
 )
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
@@ -169,7 +170,7 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
             reporter.start(trainer)
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        saved, batches = trainer.step, iter(inputs.loader)
+        saved, batches = trainer.step, prefetch(inputs.loader, ranks.device)
         try:
             while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
                 clock.wait()

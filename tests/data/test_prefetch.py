@@ -1,0 +1,138 @@
+"""Batches that are copied ahead: the order of what is asked of the device, and a GPU's results."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from esvit_fast.data import Batch, TooManyCorrupt, prefetch
+
+GPU = torch.device("cuda", 0)
+
+
+class Streams:
+    """Stands in for torch.cuda, and writes down what is asked of it."""
+
+    def __init__(self):
+        self.calls, self.copying = [], False
+
+    def Stream(self, device):  # noqa: N802
+        assert device == GPU
+        return FakeStream(self, "copies")
+
+    def current_stream(self, device):
+        assert device == GPU
+        return FakeStream(self, "work")
+
+    @contextmanager
+    def stream(self, stream):
+        assert stream.name == "copies" and not self.copying
+        self.copying = True
+        yield
+        self.copying = False
+
+
+class FakeStream:
+    def __init__(self, cuda, name):
+        self.cuda, self.name = cuda, name
+
+    def record_event(self):
+        assert self.name == "copies"
+        return sum(call[0] == "copy" for call in self.cuda.calls)  # what is copied when the event is reached
+
+    def wait_event(self, event):
+        self.cuda.calls.append(("wait", self.name, event))
+
+
+class Crop:
+    """A pinned tensor, or its copy on the device."""
+
+    def __init__(self, cuda, name, place="cpu"):
+        self.cuda, self.name, self.place = cuda, name, place
+
+    def to(self, device, non_blocking):
+        assert device == GPU and non_blocking and self.cuda.copying and self.place == "cpu"
+        self.cuda.calls.append(("copy", self.name))
+        return Crop(self.cuda, self.name, "gpu")
+
+    def record_stream(self, stream):
+        assert self.place == "gpu" and not self.cuda.copying
+        self.cuda.calls.append(("keep", self.name, stream.name))
+
+
+def batch(number, crops):
+    return Batch(crops, torch.full((1,), number), torch.tensor([number]), [(number, "path", "why")])
+
+
+def loader(cuda, count, failure=None):
+    for number in range(count):
+        cuda.calls.append(("load", number))
+        yield batch(number, [Crop(cuda, f"{number}a"), Crop(cuda, f"{number}b")])
+    if failure is not None:
+        raise failure
+
+
+def of_batch(number):
+    copied = 2 * (number + 1)
+    return [("wait", "work", copied), ("keep", f"{number}a", "work"), ("keep", f"{number}b", "work")]
+
+
+def sent(number):
+    return [("load", number), ("copy", f"{number}a"), ("copy", f"{number}b")]
+
+
+def test_the_next_batch_is_sent_before_one_is_handed_out():
+    cuda = Streams()
+    for number, got in enumerate(prefetch(loader(cuda, 3), GPU, cuda)):
+        cuda.calls.append(("step", number))
+        assert got.index.tolist() == [number] and got.draws.tolist() == [number] and got.failures[0][0] == number
+        assert [(crop.name, crop.place) for crop in got.crops] == [(f"{number}a", "gpu"), (f"{number}b", "gpu")]
+    first = [*sent(0), *sent(1), *of_batch(0), ("step", 0)]
+    assert cuda.calls == [*first, *sent(2), *of_batch(1), ("step", 1), *of_batch(2), ("step", 2)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_good_batches_come_before_what_ends_them(count):
+    cuda = Streams()
+    batches = prefetch(loader(cuda, count, TooManyCorrupt("enough")), GPU, cuda)
+    assert [next(batches).index.tolist() for _ in range(count)] == [[number] for number in range(count)]
+    with pytest.raises(TooManyCorrupt, match="enough"):
+        next(batches)
+
+
+def test_a_loop_may_leave():
+    cuda = Streams()
+    batches = prefetch(loader(cuda, 9), GPU, cuda)
+    next(batches)
+    batches.close()
+    assert [call for call in cuda.calls if call[0] == "load"] == [("load", 0), ("load", 1)]
+
+
+def test_a_cpu_is_given_the_batches_as_they_come():
+    given = [batch(n, [torch.zeros(1)]) for n in range(3)]
+    taken, seen = iter(given), []
+    for got in prefetch(taken, torch.device("cpu"), None):
+        seen.append(got)
+        if len(seen) == 1:
+            assert next(taken) is given[1]  # nothing was read ahead
+    assert len(seen) == 2 and seen[0] is given[0] and seen[1] is given[2]
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_given_what_was_loaded():
+    if not torch.cuda.is_available():
+        pytest.skip("a copy stream is a GPU's")
+    g = torch.Generator().manual_seed(0)
+    shapes = (2, 16, 3, 224, 224), (8, 16, 3, 96, 96)
+    given = [
+        batch(n, [torch.randint(256, s, dtype=torch.uint8, generator=g).pin_memory() for s in shapes]) for n in range(6)
+    ]
+    device, work = torch.device("cuda", torch.cuda.current_device()), torch.zeros(4096, 4096, device="cuda")
+    for expected, got in zip(given, prefetch(given, device), strict=True):
+        for _ in range(20):
+            work = work @ work  # what the copies of the next batch run beside
+        sums = [crop.long().sum() for crop in got.crops]
+        assert [crop.device for crop in got.crops] == [device] * 2 and not got.draws.is_cuda
+        assert [s.item() for s in sums] == [crop.long().sum().item() for crop in expected.crops]
