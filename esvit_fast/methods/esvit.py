@@ -36,9 +36,10 @@ class MultiCropNetwork(nn.Module):
             views.append(view)
             regions.append(region.flatten(0, 1))
             tokens += [region.shape[1]] * len(group)
-        found = {}
+        pooled = torch.cat(views)
+        found = {"pooled": pooled.detach()}
         if self.head is not None:
-            found |= _projected("view", self.head, torch.cat(views))
+            found |= _projected("view", self.head, pooled)
         if self.head_dense is not None:
             features = torch.cat(regions)
             found |= _projected("region", self.head_dense, features) | {"features": features.detach()}

@@ -28,6 +28,7 @@ class Projection:
         region: the same of the region head, [sum_v N_v B, D] or [sum_v N_v B, K]; None without a region task.
         region_prototypes, region_weight_g: likewise.
         features: [sum_v N_v B, C], the backbone's regions, by which they are matched; None without a region task.
+        pooled: [V B, C], the backbone's views, detached, for statistics; None leaves those out.
     """
 
     tokens: tuple[int, ...]
@@ -38,6 +39,7 @@ class Projection:
     region_prototypes: Tensor | None = None
     region_weight_g: Tensor | None = None
     features: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class MatchStatistics(NamedTuple):
@@ -62,6 +64,7 @@ class EsViTStatistics(NamedTuple):
         view, region: `ops.Statistics`, likewise.
         match: `MatchStatistics`; None without a region task.
         koleo_loss: mean of `koleo` over the views that the teacher sees; None where it has no weight.
+        features: [B, C], the student backbone's features of the first view; None where they are not given.
     """
 
     view_loss: Tensor | None
@@ -70,6 +73,7 @@ class EsViTStatistics(NamedTuple):
     region: Statistics | None
     match: MatchStatistics | None
     koleo_loss: Tensor | None = None
+    features: Tensor | None = None
 
 
 class EsViTLoss(nn.Module):
@@ -173,6 +177,7 @@ class EsViTLoss(nn.Module):
             statistics.get("region"),
             match,
             spread,
+            None if student.pooled is None else student.pooled[:batch],
         )
 
     def _batch(self, student: Projection, teacher: Projection) -> int:

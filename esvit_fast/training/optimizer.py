@@ -69,6 +69,26 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, by: Literal["t
     return norm
 
 
+@torch.no_grad()
+def update_ratio(optimizer: AdamW, parameters: Iterable[Tensor]) -> Tensor:
+    """Norm of AdamW's last step of these parameters, without weight decay, as a share of their own norm, float32 0-d.
+
+    It is made again from the optimiser's state, so that no weights need be kept; parameters that were never stepped
+    are left out, and without any the ratio is 0. Healthy training moves weights by about a thousandth of their norm.
+    """
+    group, steps, stepped = optimizer.param_groups[0], [], []
+    (beta1, beta2), rate, eps = group["betas"], group["lr"], group["eps"]
+    for parameter in parameters:
+        if state := optimizer.state.get(parameter):
+            count = float(state["step"])
+            scale = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
+            steps.append(torch.linalg.vector_norm(state["exp_avg"] / scale) * (rate / (1 - beta1**count)))
+            stepped.append(torch.linalg.vector_norm(parameter))
+    if not stepped:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(steps)) / torch.linalg.vector_norm(torch.stack(stepped))
+
+
 def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """AdamW's state as ``optimizer.<parameter name>.{step, exp_avg, exp_avg_sq}``.
 

@@ -29,6 +29,7 @@ from .distributed import Ranks, all_reduce_sum, barrier, gather
 from .environment import environment
 from .metrics import MetricsLog, truncate_after
 from .online_knn import OnlineKnn
+from .signals import signals
 from .stopping import StopRequest
 from .trainer import NotFinite, StepResult, Trainer
 
@@ -274,6 +275,7 @@ def _record(trainer: Trainer, result: StepResult, clock: _Clock) -> dict[str, An
         **_position(trainer),
         **dict(zip(values, mean.tolist(), strict=True)),
         "grad_norm": result.grad_norm.item(),
+        **signals(trainer, result),
         "skipped_steps": trainer.skipped,
         "lr": point.learning_rate,
         "weight_decay": point.weight_decay,

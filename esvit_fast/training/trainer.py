@@ -36,12 +36,14 @@ class StepResult(NamedTuple):
         grad_norm: global norm before clipping.
         taken: False when loss or gradients were not finite and nothing was changed.
         point: the schedules' values.
+        features: [B, C], the student backbone's, of the first view of the last micro-batch.
     """
 
     values: dict[str, Tensor]
     grad_norm: Tensor
     taken: bool
     point: SchedulePoint
+    features: Tensor
 
 
 def build_backbone(config: Config) -> nn.Module:
@@ -154,7 +156,7 @@ class Trainer:
         mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
         finite_loss = bool(mean["loss"].isfinite())
         taken = self._finish(finite_loss and bool(norm.isfinite()), finite_loss, point)
-        return StepResult(mean, norm, taken, point)
+        return StepResult(mean, norm, taken, point, statistics.features)
 
     def _finish(self, finite: bool, finite_loss: bool, point: SchedulePoint) -> bool:
         if self.ranks.world_size > 1:

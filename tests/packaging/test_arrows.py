@@ -20,8 +20,8 @@ ALLOWED = {
     # augmentation is an operator
     "data": {"config", "ops"},
     "evaluation": {*CHAIN, *LEAVES},
-    # k-NN while training
-    "training": {*CHAIN, *LEAVES, "evaluation.knn", "evaluation.features"},
+    # k-NN and the rank of features while training
+    "training": {*CHAIN, *LEAVES, "evaluation.knn", "evaluation.features", "evaluation.health"},
     "cli": {*CHAIN, *LEAVES, "evaluation", "training", ""},
     "__main__": {"cli"},
     "": set(),
