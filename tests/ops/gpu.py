@@ -9,13 +9,19 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from esvit_fast.ops import BackendError
+from esvit_fast.ops import BackendError, _native, _plan
 
 DEVICE = os.environ.get("ESVIT_FAST_TEST_DEVICE", "cuda")
 """Where the tests marked gpu put their tensors; another one shows that the tests themselves are right."""
 BACKENDS = os.environ.get("ESVIT_FAST_TEST_BACKENDS", "triton cuda").split()
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [torch.float32, *HALF]
+
+
+def on_kernels_of(stem: str) -> list[pytest.MarkDecorator]:
+    """Marks of a file of tests: they need a GPU, and run on all backends that have the operator."""
+    backends = [b for b in BACKENDS if b in _plan.implementations(stem)]
+    return [pytest.mark.gpu, pytest.mark.parametrize("backend", backends)]
 
 
 def moved(x):
@@ -41,9 +47,14 @@ def taken_by(backend: str) -> Iterator[None]:
     try:
         yield
     except BackendError as error:
-        if backend != "cuda":
+        if not may_refuse(backend):
             raise
         pytest.skip(str(error))
+
+
+def may_refuse(backend: str) -> bool:
+    """Whether a backend may lack a problem: the CUDA library, but for one that was built and does not load."""
+    return backend == "cuda" and (_native.CUDA_MISSING is None or not any(_native._FOLDER.glob("_C_cuda*.so")))
 
 
 def needs_memory(gibibytes: float) -> None:

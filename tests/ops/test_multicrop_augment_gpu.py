@@ -5,15 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esvit_fast import ops
-
-from .gpu import BACKENDS, moved, same_bits
+from .gpu import moved, on_kernels_of, same_bits
 from .test_multicrop_augment import MEAN, STD, assert_near_float64, augment, images, sampled
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.parametrize("backend", [b for b in BACKENDS if b in ops._plan.implementations("multicrop_augment")]),
-]
+pytestmark = on_kernels_of("multicrop_augment")
 
 
 @pytest.mark.parametrize("size", [(96, 96), (224, 224), (17, 45), (1, 3)])

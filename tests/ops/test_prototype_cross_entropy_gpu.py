@@ -7,11 +7,11 @@ import torch
 
 from esvit_fast import ops
 
-from .gpu import BACKENDS, DEVICE, DTYPES, moved, needs_memory, same_bits, taken_by
+from .gpu import DEVICE, DTYPES, moved, needs_memory, on_kernels_of, same_bits, taken_by
 from .problems import REGIMES, TEMPERATURES, regime, results
 from .test_prototype_cross_entropy_triton import SIZES, assert_close, autocast, drawn, rounded
 
-pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = on_kernels_of("prototype_cross_entropy")
 ALLOWED = {
     torch.float32: (1e-6, 2e-6, 5e-6),
     torch.float16: (1e-4, 1e-3, 3e-3),
@@ -77,10 +77,9 @@ def test_more_scores_than_31_bits_count(backend):
     def gradient(x, of):
         pairs = ops.Pairs(of, torch.arange(64, device=DEVICE), torch.full((64,), 1 / 64, device=DEVICE))
         x = x.half().requires_grad_()
-        with taken_by(backend):
-            loss, _ = ops.prototype_cross_entropy(
-                x, weight, teacher.half(), weight, center, pairs, **TEMPERATURES, backend=backend
-            )
+        loss, _ = ops.prototype_cross_entropy(
+            x, weight, teacher.half(), weight, center, pairs, **TEMPERATURES, backend=backend
+        )
         return torch.autograd.grad(loss, x)[0][of]
 
     alone = gradient(student[-64:].clone(), last - rows + 64)

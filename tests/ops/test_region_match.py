@@ -12,6 +12,28 @@ from esvit_fast import ops
 from .problems import BACKENDS, NATIVE
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
+SHAPES = [(2, 2, 9, 49, 40), (1, 1, 49, 70, 96), (2, None, 1, 1, 7), (1, 3, 33, 31, 16)]
+"""Images, views of the teacher, regions of a student's and of a teacher's view, and channels."""
+
+
+def drawn(shape, dtype, seed=0):
+    """Maps of student and teacher."""
+    batch, views, tokens, candidates, channels = shape
+    g = torch.Generator().manual_seed(seed)
+    student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
+    of = (batch, candidates, channels) if views is None else (batch, views, candidates, channels)
+    return student, torch.randn(of, generator=g).to(dtype)
+
+
+def assert_those_of_float64(found, student, teacher):
+    """Wherever two candidates are not equal but for rounding; which is, bool as the index."""
+    exact = ops.region_match(student.double(), teacher.double(), backend="reference")
+    clear = exact.margin > 1e-5
+    assert found.index.shape == exact.index.shape
+    assert torch.equal(found.index[clear], exact.index[clear])
+    for ours, true in ((found.similarity, exact.similarity), (found.margin, exact.margin)):
+        torch.testing.assert_close(ours.double(), true, rtol=0, atol=2e-6)
+    return clear
 
 
 @each_backend
@@ -31,26 +53,20 @@ def test_is_the_first_maximum_of_the_cosine_similarity(backend):
 @pytest.mark.parametrize("part", range(4))
 def test_cpu_finds_what_torch_finds_at_any_size(part):
     for seed in range(15 * part, 15 * part + 15):
-        r, g = random.Random(seed), torch.Generator().manual_seed(seed)
+        r = random.Random(seed)
         tokens, candidates = (r.choice([1, 2, 49, 63, 64, 65, r.randint(1, 300), 1024]) for _ in range(2))
         channels, views = r.choice([1, 3, 16, 96, r.randint(1, 200)]), r.choice([None, 1, 2])
         batch = r.randint(1, 3)
         dtype = r.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])
-        shape = (batch, candidates, channels) if views is None else (batch, views, candidates, channels)
-        student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
-        teacher = torch.randn(shape, generator=g).to(dtype)
+        student, teacher = drawn((batch, views, tokens, candidates, channels), dtype, seed)
         half = candidates // 2 if r.random() < 0.5 else 0
         if half:  # every region twice, and one more: of two the first wins
             teacher = torch.cat([teacher[..., :half, :]] * 2 + [teacher[..., -1:, :]], -2)
         found, plain = (ops.region_match(student, teacher, backend=b) for b in ("cpu", "reference"))
-        exact = ops.region_match(student.double(), teacher.double(), backend="reference")
-        clear = exact.margin > 1e-5
         assert found.index.shape == plain.index.shape == plain.similarity.shape
-        assert torch.equal(found.index[clear], exact.index[clear]), seed
+        assert_those_of_float64(found, student, teacher)
         assert not half or ((found.index < half) | (found.index == 2 * half)).all(), seed
         assert found.similarity.dtype == plain.similarity.dtype
-        for ours, true in ((found.similarity, exact.similarity), (found.margin, exact.margin)):
-            torch.testing.assert_close(ours.double(), true, rtol=0, atol=2e-6)
 
 
 @each_backend

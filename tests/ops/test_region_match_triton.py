@@ -10,25 +10,16 @@ from esvit_fast.ops._plan import Facts
 from esvit_fast.ops._triton import _device
 
 from .harness import run_in_the_interpreter, walled
+from .test_region_match import SHAPES, assert_those_of_float64, drawn
 
 pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
 
 
 def check():
-    for seed, (batch, views, tokens, candidates, channels) in enumerate(
-        [(2, 2, 9, 49, 40), (1, 1, 49, 70, 96), (2, None, 1, 1, 7), (1, 3, 33, 31, 16), (1, None, 65, 196, 33)]
-    ):
-        g = torch.Generator().manual_seed(seed)
-        shape = (batch, candidates, channels) if views is None else (batch, views, candidates, channels)
+    for seed, shape in enumerate([*SHAPES, (1, None, 65, 196, 33)]):
         for dtype in (torch.float32, torch.float16):
-            student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
-            teacher = torch.randn(shape, generator=g).to(dtype)
-            found = ops.region_match(student, teacher, backend="triton")
-            exact = ops.region_match(student.double(), teacher.double(), backend="reference")
-            clear = exact.margin > 1e-5
-            assert clear.any() and torch.equal(found.index[clear], exact.index[clear])
-            for ours, true in ((found.similarity, exact.similarity), (found.margin, exact.margin)):
-                torch.testing.assert_close(ours.double(), true, rtol=0, atol=2e-6)
+            maps = drawn(shape, dtype, seed)
+            assert assert_those_of_float64(ops.region_match(*maps, backend="triton"), *maps).any()
 
 
 def check_rounding():

@@ -7,9 +7,9 @@ import torch
 
 from esvit_fast import ops
 
-from .gpu import BACKENDS, DTYPES, moved, same_bits, taken_by
+from .gpu import DTYPES, moved, on_kernels_of, same_bits, taken_by
 
-pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("backend", BACKENDS)]
+pytestmark = on_kernels_of("soft_cross_entropy")
 SIZES = [(5, 3, 7, 9), (70, 20, 1300, 90), (3, 2, 65536, 6), (33, 40, 65537, 100), (1, 1, 1, 1)]
 
 

@@ -7,9 +7,11 @@ import torch
 
 from esvit_fast import ops
 from esvit_fast.ops import Facts, Pairs, _native
+from esvit_fast.ops._triton import _device
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 
+pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
 TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
 
 
