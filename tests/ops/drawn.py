@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from esvit_fast import ops
 from esvit_fast.ops import Pairs
+from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
 
 from .problems import BACKENDS
 
@@ -180,12 +183,22 @@ PROPERTIES: list[tuple[Callable, dict]] = []
 
 
 def for_every_problem(examples: int = 25, interpreted: bool = True, **drawn):
-    """A property(p, backend) becomes a test of every backend that runs here, on problems that are drawn."""
+    """A property(p, backend) becomes a test of every backend that runs here, on problems that are drawn.
+
+    Chunks are of a few rows, and of prototypes: given logits have none.
+    """
 
     def decorate(prop):
         if interpreted:
             PROPERTIES.append((prop, drawn))
-        test = settings(max_examples=examples, deadline=None)(given(p=problems(**drawn))(prop))
-        return pytest.mark.parametrize("backend", BACKENDS)(test)
+
+        @wraps(prop)
+        def test(p, backend):
+            assume(p.weights or backend != "chunked")
+            with patch.object(chunked, "SCORES", 4000):
+                prop(p, backend)
+
+        test = settings(max_examples=examples, deadline=None)(given(p=problems(**drawn))(test))
+        return pytest.mark.parametrize("backend", BACKENDS + ["chunked"] * (drawn.get("kinds") != ("logits",)))(test)
 
     return decorate
