@@ -14,7 +14,7 @@ import torch
 from esvit_fast.ops._cuda import _tables
 from esvit_fast.ops._cuda import window_attention as cuda
 
-from ..ops.test_window_attention_backends import FLOOR, results
+from ..ops.test_window_attention_backends import assert_as_exact_as_torch
 from . import executor
 
 SOURCE = executor.HOST / "window_attention.cpp"
@@ -100,7 +100,7 @@ def draw(seed):
     return tensors, options
 
 
-def on_the_executor(tensors, options):
+def on_the_executor(tensors, options, backend="cuda"):
     """Output and gradients, by name."""
     qkv, bias, pad_kv = tensors.values()
     options = {"scale": (qkv.shape[3] // 3 // options["num_heads"]) ** -0.5, **options}
@@ -108,17 +108,6 @@ def on_the_executor(tensors, options):
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
     grads = cuda.backward(weights, qkv, bias, pad_kv, None, **options)
     return {"out": out, **{name: grad for name, grad in zip(tensors, grads, strict=False) if tensors[name] is not None}}
-
-
-def assert_as_exact_as_torch(tensors, options):
-    truth = results(tensors, options, "reference", torch.float64)
-    plain, ours = results(tensors, options, "reference"), on_the_executor(tensors, options)
-    for name, exact in truth.items():
-        assert ours[name].dtype == plain[name].dtype and ours[name].shape == plain[name].shape
-        floor = FLOOR[tensors["qkv"].dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
-        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
-            error, allowed = (measure((x[name].double() - exact).abs()) for x in (ours, plain))
-            assert error <= 2 * allowed + floor, f"{name}: {error:.2e}, torch {allowed:.2e}, floor {floor:.2e}"
 
 
 def swin(size=(14, 17), window=7, heads=2, head_dim=32, dtype=torch.bfloat16, batch=2):
@@ -140,7 +129,7 @@ def test_as_exact_as_torch(seed, monkeypatch):
     monkeypatch.setitem(_tables.PROCESSORS, 90, (1, 132)[seed % 2])
     tensors, options = draw(seed)
     try:
-        assert_as_exact_as_torch(tensors, options)
+        assert_as_exact_as_torch(tensors, options, "cuda", run=on_the_executor)
     except AssertionError as error:
         shapes = {name: None if x is None else (tuple(x.shape), x.dtype) for name, x in tensors.items()}
         raise AssertionError(f"{shapes} {options}: {error}") from None
@@ -151,7 +140,8 @@ def test_windows_that_fill_all_columns_beside_padded_ones(window):
     """These have a virtual key, and those have no room for one."""
     tensors, options = swin(size=(window[0] + 1, 2 * window[1] - 1), batch=1)
     tensors["bias"] = torch.randn((2 * window[0] - 1) * (2 * window[1] - 1), 2)
-    assert_as_exact_as_torch(tensors, options | {"window_size": window, "shift_size": (0, 0)})
+    options |= {"window_size": window, "shift_size": (0, 0)}
+    assert_as_exact_as_torch(tensors, options, "cuda", run=on_the_executor)
 
 
 @pytest.mark.parametrize("window", [7, 8])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -45,6 +45,18 @@ def run_in_the_interpreter(module: str, call: str) -> None:
     """Call a function of a test module in Triton's interpreter, which is chosen before triton is imported."""
     done = run(f"import tests.conftest\nfrom {module} import *\n{call}", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stderr
+
+
+def with_threads(run: Callable[[], object], *counts: int) -> list:
+    """What `run()` gives with so many threads each."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            found.append(run())
+    finally:
+        torch.set_num_threads(before)
+    return found
 
 
 def walled(x: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ from torch.library import opcheck
 from esvit_fast import nn, ops
 from esvit_fast.ops import _native
 
+from .harness import with_threads
+
 NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 
 NAMES = ("out", "x", "weight", "bias")
@@ -137,15 +139,9 @@ def test_the_output_may_be_changed_in_place(backend, shape):
 @NATIVE
 def test_the_same_bits_for_any_number_of_threads():
     grad, x = torch.randn(1000, 150), torch.randn(1000, 70)
-    found = []
-    try:
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
-            found.append(torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x))
-    finally:
-        torch.set_num_threads(1)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    first, *others = with_threads(lambda: torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x), 1, 2, 3, 8)
+    for other in others:
+        assert all(map(torch.equal, first, other))
 
 
 @NATIVE

@@ -16,7 +16,7 @@ from esvit_fast import ops
 from esvit_fast.ops import augment_parameters
 from esvit_fast.ops.multicrop_augment import COLUMNS
 
-from .harness import run_with_instruction_set
+from .harness import run_with_instruction_set, with_threads
 from .problems import BACKENDS, NATIVE
 
 # the oracle's name is that of its module
@@ -112,15 +112,9 @@ def test_every_instruction_set(isa):
 
 @NATIVE
 def test_threads_change_no_bit():
-    x, parameters, threads = images(33, 40), sampled(33), torch.get_num_threads()
-    found = []
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            found.append(augment(x, parameters, "cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    x, parameters = images(33, 40), sampled(33)
+    first, *others = with_threads(lambda: augment(x, parameters, "cpu"), 1, 2, 3)
+    assert all(torch.equal(first, other) for other in others)
 
 
 @NATIVE

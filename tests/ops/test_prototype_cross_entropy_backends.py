@@ -9,7 +9,7 @@ from esvit_fast import ops
 from esvit_fast.ops import _native
 from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
 
-from .harness import run_with_instruction_set
+from .harness import run_with_instruction_set, with_threads
 from .problems import REGIMES, TEMPERATURES, lengths, problem, regime, results
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
@@ -110,17 +110,11 @@ def test_no_logits_are_held(backend, monkeypatch):
 
 
 def test_the_same_bits_for_any_number_of_threads():
-    threads = torch.get_num_threads()
     matrices = problem(torch.float32, rows=530, teachers=300, prototypes=3000, width=40)
-    try:
-        bits = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            bits.append(results(matrices, TEMPERATURES | lengths(3000, torch.float32), "cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    for found in bits[1:]:
-        assert all(map(torch.equal, found, bits[0]))
+    options = TEMPERATURES | lengths(3000, torch.float32)
+    first, *others = with_threads(lambda: results(matrices, options, "cpu"), 1, 2, 5)
+    for found in others:
+        assert all(map(torch.equal, found, first))
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

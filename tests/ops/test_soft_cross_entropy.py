@@ -9,6 +9,7 @@ from torch.library import opcheck
 
 from esvit_fast import ops
 
+from .harness import with_threads
 from .problems import BACKENDS, NATIVE, TEMPERATURES, problem
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -233,17 +234,9 @@ def test_scores_far_from_zero_lose_no_more_than_in_torch(offset):
 @NATIVE
 def test_the_same_bits_for_any_number_of_threads():
     given = logits(torch.float32, rows=70, teachers=30, prototypes=5000, pairs=200)
-    threads = torch.get_num_threads()
-    try:
-        bits = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            bits.append(_with_gradient(*given, "cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    for statistics, (loss, gradient) in bits[1:]:
-        assert torch.equal(statistics, bits[0][0])
-        assert torch.equal(loss, bits[0][1][0]) and torch.equal(gradient, bits[0][1][1])
+    (statistics, first), *others = with_threads(lambda: _with_gradient(*given, "cpu"), 1, 2, 5)
+    for other, found in others:
+        assert torch.equal(statistics, other) and all(map(torch.equal, first, found))
 
 
 GOOD = (

@@ -10,7 +10,7 @@ import torch
 from esvit_fast import ops
 from esvit_fast.ops import _native
 
-from .harness import refused_instruction_set, run, run_with_instruction_set, walled
+from .harness import refused_instruction_set, run, run_with_instruction_set, walled, with_threads
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -61,9 +61,10 @@ def results(tensors, options, backend, dtype=None):
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
 
 
-def assert_as_exact_as_torch(tensors, options, backend, leave_out=()):
+def assert_as_exact_as_torch(tensors, options, backend, leave_out=(), run=results):
+    """Outputs and gradients of a backend, or of what `run` runs by its name, against twice the error of plain torch."""
     truth = results(tensors, options, "reference", torch.float64)
-    plain, ours = (results(tensors, options, name) for name in ("reference", backend))
+    plain, ours = results(tensors, options, "reference"), run(tensors, options, backend)
     for name, exact in truth.items():
         if name in leave_out:
             continue
@@ -125,17 +126,13 @@ def test_the_same_bits_for_any_number_of_threads(window, heads, size):
         "pad_kv": torch.randn(2 * channels, generator=g),
     }
     options = {"num_heads": heads, "window_size": window, "shift_size": window // 2}
-    found = []
     torch.use_deterministic_algorithms(False)
     try:
-        for threads in (1, 2, 4, 4):
-            torch.set_num_threads(threads)
-            found.append(results(tensors, options, "cpu"))
+        first, *others = with_threads(lambda: results(tensors, options, "cpu"), 1, 2, 4, 4)
     finally:
-        torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
-    for other in found[1:]:
-        assert all(torch.equal(found[0][name], other[name]) for name in other)
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in other)
 
 
 def test_any_nan_stays_nan():
@@ -175,11 +172,7 @@ def test_groups_of_heads_are_as_exact(case):
         "cosine_scale": None,
     }
     options = {"num_heads": heads, "window_size": window, "shift_size": 1}
-    torch.set_num_threads(8)
-    try:
-        assert_as_exact_as_torch(tensors, options, "cpu")
-    finally:
-        torch.set_num_threads(1)
+    with_threads(lambda: assert_as_exact_as_torch(tensors, options, "cpu"), 8)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
