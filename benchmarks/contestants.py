@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,8 @@ CASES = (
 )
 NAMES = ("qkv.weight", "qkv.bias", "relative_position_bias_table", "proj.weight", "proj.bias")
 Weights = dict[str, Tensor]
+Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of qkv, the table of biases, and the key and value of padded positions."""
 
 
 @dataclass(frozen=True)
@@ -137,31 +139,50 @@ def regions(side: int, window_size: int, shift_size: int, device: str | torch.de
     return partition_windows(places, (window_size, window_size), (0, 0), "before_roll").view(-1, window_size**2)
 
 
-def _flex(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+def windows(qkv: Tensor, pads: Tensor, num_heads: int, window_size: int, shift_size: int) -> list[Tensor]:
+    """Query, key and value [windows, heads, N, head_dim] of a padded and shifted square map."""
+    batch, height, width, channels = qkv.shape
+    beyond = -height % window_size
+    if beyond:
+        padding = torch.cat([pads.new_zeros(channels - len(pads)), pads]).to(qkv.dtype)
+        right = padding.expand(batch, height, beyond, -1)
+        below = padding.expand(batch, beyond, width + beyond, -1)
+        qkv = torch.cat([torch.cat([qkv, right], 2), below], 1)
+    cut = partition_windows(qkv, (window_size,) * 2, (shift_size,) * 2, "before_roll").flatten(0, 1)
+    return list(cut.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind())
+
+
+def merged(out: Tensor, shape: Sequence[int], window_size: int, shift_size: int) -> Tensor:
+    """Undo `windows`: [windows, heads, N, head_dim] -> a map of `shape` [B, H, W, …]."""
+    out = out.transpose(1, 2).flatten(2).unflatten(0, (shape[0], -1))
+    return reference.merge_windows(out, tuple(shape[1:3]), (window_size,) * 2, (shift_size,) * 2, "before_roll")
+
+
+def flex(case: Case, device: str | torch.device) -> Operator:
+    """The operator by FlexAttention, compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
     torch._dynamo.reset()
-    qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
-    size, shift = (case.window_size,) * 2, (case.shift_size,) * 2
-    attend = torch.compile(flex_attention, dynamic=False)
-    padded = case.side + -case.side % case.window_size
-    region = regions(case.side, case.window_size, case.shift_size, table.device)
+    attend, geometry = torch.compile(flex_attention, dynamic=False), (case.window_size, case.shift_size)
+    region = regions(case.side, *geometry, device)
 
-    def run(x: Tensor) -> Tensor:
-        bias = reference.dense_bias(table, size)
+    def run(qkv: Tensor, table: Tensor, pads: Tensor) -> Tensor:
+        bias = reference.dense_bias(table, (case.window_size,) * 2)
 
         def score_mod(score, b, h, i, j):
             window = b % len(region)
             return score + bias[h, i, j] + torch.where(region[window, i] == region[window, j], 0.0, -100.0)
 
-        padding = (0, 0, 0, padded - case.side, 0, padded - case.side)
-        packed = F.linear(F.pad(x, padding), qkv, qkv_bias)
-        windows = partition_windows(packed, size, shift, "before_roll").flatten(0, 1)
-        query, key, value = windows.unflatten(-1, (3, case.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attend(query, key, value, score_mod=score_mod).transpose(1, 2).flatten(2).unflatten(0, (len(x), -1))
-        return F.linear(reference.merge_windows(out, x.shape[1:3], size, shift, "before_roll"), proj, proj_bias)
+        parts = (x.contiguous() for x in windows(qkv, pads, case.num_heads, *geometry))
+        return merged(attend(*parts, score_mod=score_mod), qkv.shape, *geometry)
 
     return run
+
+
+def _flex_layer(case: Case, weights: Weights) -> Callable[[Tensor], Tensor]:
+    qkv, qkv_bias, table, proj, proj_bias = (weights[name] for name in NAMES)
+    attend = flex(case, table.device)
+    return lambda x: F.linear(attend(F.linear(x, qkv, qkv_bias), table, qkv_bias[case.dim :]), proj, proj_bias)
 
 
 def needs(backend: str) -> Callable[[Case, str, torch.dtype], str | None]:
@@ -198,7 +219,7 @@ CONTESTANTS = {
     ),
     "torch.compile": Contestant(_compiled),
     "flex attention": Contestant(
-        _flex, refuse=lambda case, device, dtype: None if on_gpu(device) else "it has no backward pass on a CPU"
+        _flex_layer, refuse=lambda case, device, dtype: None if on_gpu(device) else "it has no backward pass on a CPU"
     ),
     "timm": Contestant(_timm(False), "after_roll"),
     "timm fused": Contestant(_timm(True), "after_roll"),

@@ -10,14 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import contestants, gpu, window_attention
-from benchmarks.contestants import Case
+from benchmarks.contestants import Case, Operator, flex, merged, windows
 from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, provenance, worst_ratio
 from benchmarks.performance import milliseconds
 from esvit_fast import ops, reference
-from esvit_fast.reference.window_attention import partition_windows
-
-Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A function of qkv, the table of biases, and the key and value of padded positions."""
 
 
 def _fixed(case: Case) -> dict:
@@ -35,25 +31,6 @@ def oracle(case: Case, device: str) -> Operator:
 def _compiled(case: Case, device: str) -> Operator:
     torch._dynamo.reset()
     return torch.compile(oracle(case, device), dynamic=False)
-
-
-def windows(qkv: Tensor, pads: Tensor, num_heads: int, window_size: int, shift_size: int) -> list[Tensor]:
-    """Query, key and value [windows, heads, N, head_dim] of a padded and shifted square map."""
-    batch, height, width, channels = qkv.shape
-    beyond = -height % window_size
-    if beyond:
-        padding = torch.cat([pads.new_zeros(channels - len(pads)), pads]).to(qkv.dtype)
-        right = padding.expand(batch, height, beyond, -1)
-        below = padding.expand(batch, beyond, width + beyond, -1)
-        qkv = torch.cat([torch.cat([qkv, right], 2), below], 1)
-    cut = partition_windows(qkv, (window_size,) * 2, (shift_size,) * 2, "before_roll").flatten(0, 1)
-    return list(cut.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind())
-
-
-def merged(out: Tensor, shape: Sequence[int], window_size: int, shift_size: int) -> Tensor:
-    """Undo `windows`: [windows, heads, N, head_dim] -> a map of `shape` [B, H, W, …]."""
-    out = out.transpose(1, 2).flatten(2).unflatten(0, (shape[0], -1))
-    return reference.merge_windows(out, tuple(shape[1:3]), (window_size,) * 2, (shift_size,) * 2, "before_roll")
 
 
 def sdpa(
@@ -83,26 +60,6 @@ def _sdpa(case: Case, device: str) -> Operator:
     return lambda qkv, table, pads: sdpa(qkv, table, pad_kv=pads, region=region, **options)
 
 
-def _flex(case: Case, device: str) -> Operator:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    torch._dynamo.reset()
-    attend, geometry = torch.compile(flex_attention, dynamic=False), (case.window_size, case.shift_size)
-    region = contestants.regions(case.side, *geometry, device)
-
-    def run(qkv: Tensor, table: Tensor, pads: Tensor) -> Tensor:
-        bias = reference.dense_bias(table, (case.window_size,) * 2)
-
-        def score_mod(score, b, h, i, j):
-            window = b % len(region)
-            return score + bias[h, i, j] + torch.where(region[window, i] == region[window, j], 0.0, -100.0)
-
-        parts = (x.contiguous() for x in windows(qkv, pads, case.num_heads, *geometry))
-        return merged(attend(*parts, score_mod=score_mod), qkv.shape, *geometry)
-
-    return run
-
-
 def _ours(backend: str) -> Callable[[Case, str], Operator]:
     def make(case: Case, device: str) -> Operator:
         options = _fixed(case) | {"backend": backend}
@@ -123,7 +80,7 @@ CONTESTANTS = {
     "torch eager": Entry(oracle),
     "torch.compile": Entry(_compiled),
     "sdpa": Entry(_sdpa),
-    "flex attention": Entry(_flex, contestants.CONTESTANTS["flex attention"].refuse),
+    "flex attention": Entry(flex, contestants.CONTESTANTS["flex attention"].refuse),
     **{f"esvit_fast {b}": Entry(_ours(b), contestants.needs(b)) for b in ("cpu", "triton", "cuda")},
 }
 """The first is what the gate measures all others by."""

@@ -91,25 +91,6 @@ def test_a_record_has_times_of_those_that_passed_only(monkeypatch):
     assert len(record["commit"]) == 40 and record["environment"]["threads"] == torch.get_num_threads()
 
 
-def test_the_peak_of_memory_counts_what_is_freed_again():
-    def run():
-        first = torch.empty(2**18)
-        second = first + 1
-        del first
-        return second.sum()
-
-    peak = measuring.peak_bytes(run, "cpu")
-    assert 2 * 2**20 <= peak < 2 * 2**20 + 2**14
-
-
-def test_times_are_interleaved_and_begin_with_another_each_round():
-    order = []
-    runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = measuring.interleaved(runs, 3, "cpu")
-    assert [order[i : i + 3] for i in range(6, 15, 3)] == [list("abc"), list("bca"), list("cab")]
-    assert set(times) == set("abc") and set(times["a"]) == {"p20", "p50", "p80"}
-
-
 def test_a_whole_model_is_patched_in_all_its_blocks():
     models = whole_model.contestants(
         SwinTransformer(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from esvit_fast.ops._cuda import _tables
 from esvit_fast.ops._triton import _device
+from tests.ops.harness import run
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = {
@@ -25,8 +24,8 @@ needs_tools = pytest.mark.skipif(
 )
 
 
-def run(code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+def said(code):
+    done = run(code)
     assert not done.stderr, done.stderr
     return done.stdout
 
@@ -37,7 +36,7 @@ def name(kind, head_dim, tiles, dtype):
 
 @needs_tools
 def test_manifests_are_of_these_sources():
-    digest = run("from benchmarks import cuda_manifest as m; print(m.sources())")
+    digest = said("from benchmarks import cuda_manifest as m; print(m.sources())")
     for manifest in MANIFESTS.values():
         assert manifest["sources"] == digest.strip(), (
             "kernels have changed: build, then python -m benchmarks.cuda_manifest write"
@@ -73,10 +72,10 @@ def test_tables_count_on_the_blocks_that_there_is_room_for(arch):
 
 @needs_tools
 def test_the_library_is_what_the_manifest_says():
-    said = run("from benchmarks import cuda_manifest as m; m.library() and m.main(['check'])")
-    if not said:
+    found = said("from benchmarks import cuda_manifest as m; m.library() and m.main(['check'])")
+    if not found:
         pytest.skip("the CUDA library was not built")
-    compiler, _, different = said.partition("\n")
+    compiler, _, different = found.partition("\n")
     if compiler != f"nvcc {MANIFESTS['80']['nvcc']}":
         pytest.skip(f"{compiler} compiles otherwise")
     assert not different

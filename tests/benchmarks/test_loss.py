@@ -130,7 +130,7 @@ def test_a_record_says_why_someone_is_absent():
     assert record["shape"] == {"batch": 2, "prototypes": 4096, "tokens": "swin", "width": 16}
 
 
-def test_a_grid_is_run_case_by_case(monkeypatch, capsys, tmp_path):
+def test_a_grid_is_run_case_by_case(monkeypatch, tmp_path):
     cases = []
 
     def measure(case, names, dtype, device, rounds, most):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from esvit_fast.ops._triton import _device
+from tests.ops.harness import run
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = (80, 90, 100)
@@ -28,15 +26,10 @@ same_triton = pytest.mark.skipif(
 )
 
 
-def run(*arguments, code=None):
-    start = [sys.executable, "-c", code] if code else [sys.executable, "-m", "benchmarks.manifest", *arguments]
-    return subprocess.run(start, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-
-
 @needs_triton
 def test_manifests_are_of_these_sources_and_complete():
     code = "from benchmarks import manifest as m; print(m.sources(), *(v.name for v in m.variants()), sep='\\n')"
-    done = run(code=code)
+    done = run(code)
     assert done.returncode == 0, done.stderr
     digest, *names = done.stdout.splitlines()
     for manifest in MANIFESTS.values():
@@ -45,6 +38,7 @@ def test_manifests_are_of_these_sources_and_complete():
 
 
 def multiplies(name):
+    """Whether it has products of matrices that may be rounded, as those of matching regions may not."""
     return not name.startswith(("region_match", "soft_cross_entropy", "multicrop_augment")) and not re.search(
         r"cross_entropy (prepare|merge)", name
     )
@@ -52,7 +46,6 @@ def multiplies(name):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_half_precision_multiplies_on_tensor_cores(arch):
-    """But for matching regions, where nothing is rounded."""
     for name, entry in MANIFESTS[arch]["variants"].items():
         # the newer ones take 64 rows
         kind = "mma" if any(few in name for few in (" 3x3 ", " 5x5 ", " D 384 ")) else TENSOR_CORE[arch]
@@ -96,9 +89,6 @@ def test_what_has_no_registers_left(arch):
 @pytest.mark.slow
 def test_what_is_compiled_now_is_in_the_manifest(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    done = run(
-        "check",
-        "--only",
-        "(forward|backward) 7x7 head_dim 32 bf16 padded$|keys 14x14 head_dim 32 bf16$|backward D 256 fp16",
-    )
+    only = "(forward|backward) 7x7 head_dim 32 bf16 padded$|keys 14x14 head_dim 32 bf16$|backward D 256 fp16"
+    done = run(f"import sys; from benchmarks import manifest as m; sys.exit(m.main(['check', '--only', {only!r}]))")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,11 +17,11 @@ from . import paper
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_that_of_the_committed_records(capsys):
+def test_the_page_is_that_of_the_committed_records():
     assert performance.main(["check"]) == 0, "python -m benchmarks.performance write"
 
 
-def test_another_page_is_found(tmp_path, monkeypatch, capsys):
+def test_another_page_is_found(tmp_path, monkeypatch):
     other = tmp_path / "performance.md"
     other.write_text("fast\n")
     monkeypatch.setattr(performance, "PAGE", other)

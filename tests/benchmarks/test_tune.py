@@ -65,7 +65,7 @@ def test_the_loss_has_no_programs_to_share():
     assert chosen["block_m"] == 128 and chosen["block_k"] == 64 and chosen["num_warps_backward"] == 8
 
 
-def test_a_table_is_written_in_place_and_read_by_the_kernels(monkeypatch):
+def test_a_table_is_written_in_place_and_read_by_the_kernels():
     tuned = {90: {PROBLEM: {"programs": 264, "num_warps": 2}, tune.LOSS: {"block_n": 64}}}
     text = tune.render(SOURCE, tuned)
     assert tune.render(text, {}) == text and tune.render(SOURCE, {}) == SOURCE

@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import Augmenter, Batch, normalize
-from esvit_fast.data.augment import operator_settings
 from esvit_fast.data.draws import (
     BLUR,
     BRIGHTNESS,
@@ -26,9 +25,7 @@ from esvit_fast.data.draws import (
     SIGMA,
     SOLARIZE,
 )
-from esvit_fast.data.exact_pil import exact_pil
 from esvit_fast.data.multicrop import view_groups
-from esvit_fast.ops import augment_parameters, multicrop_augment
 
 from .stand_ins import pixels
 
@@ -116,8 +113,9 @@ def test_probabilities_follow_the_kind_of_view():
     plain = x.float() / 255
     sigma = 0.1 + 1.9 * draws[:, SIGMA]
     torch.testing.assert_close(augment(config, x, draws, 0), oracle.gaussian_blur(plain, sigma, 6))
-    torch.testing.assert_close(augment(config, x, draws, 1), oracle.solarize(plain), rtol=0, atol=1e-6)
-    torch.testing.assert_close(augment(config, x, draws, 2), plain, rtol=0, atol=1e-6)
+    # one rounding, as operations are in another order
+    torch.testing.assert_close(augment(config, x, draws, 1), oracle.solarize(plain), rtol=0, atol=6e-8)
+    torch.testing.assert_close(augment(config, x, draws, 2), plain, rtol=0, atol=6e-8)
 
 
 def make_batch(sizes, count):
@@ -201,39 +199,6 @@ def test_statistics_equal_the_published_pil_augmentation(kind, by_pillow):
         shift = 0 if by_pillow else 0.002
         assert abs(a.mean() - b.mean()) < 4 * error + shift, measure.__name__
         assert abs(a.std() / b.std() - 1) < 0.12, measure.__name__
-
-
-@pytest.mark.parametrize(
-    ("columns", "largest", "average"),
-    [
-        ({"flip": 1}, 0.001, 0.001),
-        ({"order": 0, "brightness": 1.3}, 1.01, 0.5),
-        ({"order": 0, "contrast": 0.7}, 1.6, 0.6),
-        ({"order": 0, "saturation": 1.2}, 1.6, 0.6),
-        ({"order": 0, "hue": 0.07}, 20, 1.5),  # 8-bit HSV
-        ({"grey": 1}, 0.6, 0.5),
-        ({"sigma": 1.0}, 6, 1),  # boxes
-        ({"solarize": 1}, 0.001, 0.001),
-    ],
-)
-def test_each_operation_is_near_pillows(columns, largest, average):
-    """In levels of 255."""
-    x, parameters = images(100), augment_parameters(100, **columns)
-    ours = multicrop_augment(x, parameters, **operator_settings(PLAIN))
-    error = (255 * ours - exact_pil(x, parameters)).abs()
-    assert error.max() <= largest and error.mean() <= average
-
-
-@pytest.mark.parametrize("kind", [0, 1, 2])
-def test_the_same_draws_give_nearly_what_pillow_gives(kind):
-    x, draws = images(200, 32), uniform(200, kind)
-    ours, pillows = (
-        augment(AugmentConfig(mean=(0, 0, 0), std=(1, 1, 1), exact_pil=exact), x, draws, kind)
-        for exact in (False, True)
-    )
-    assert ours.dtype == pillows.dtype and ours.shape == pillows.shape
-    error = 255 * (ours - pillows).abs()
-    assert error.mean((1, 2, 3)).max() < 4 and error.mean() < 2 and error.max() < 40
 
 
 def _mean(x):

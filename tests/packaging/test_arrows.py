@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-from .tree import PACKAGE, imported_modules, module_files
+from .tree import PACKAGE, ROOT, imported_modules, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
@@ -67,6 +68,9 @@ def test_device_code_knows_no_torch():
             roots = {alias.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for alias in n.names}
             roots |= {n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
             assert roots <= {"os", "triton"}, module
+    for path in (ROOT / "csrc" / "cuda").glob("*.cuh"):
+        included = set(re.findall(r"#include [<\"](.+)[>\"]", path.read_text()))
+        assert included <= {"cstdint", "../host/device.h"} | {p.name for p in path.parent.glob("*.cuh")}, path.name
 
 
 @pytest.mark.parametrize(

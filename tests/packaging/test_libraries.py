@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from esvit_fast.ops import _native
+from tests.ops.harness import run
 
-from .tree import PACKAGE, ROOT, build_libraries
+from .tree import PACKAGE, build_libraries
 
 LIBRARIES = {"_C_cpu": _native._CPU_SCHEMAS, "_C_cuda": _native._CUDA_SCHEMAS}
 
@@ -29,10 +28,8 @@ def test_a_library_that_was_built_loads_without_a_gpu(stem):
     """And without a driver, where the machine has none."""
     built(stem)
     code = "from esvit_fast.ops import _native as n; print(n.CPU_MISSING, n.CUDA_MISSING, sep='\\n')"
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    done = run(code, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
     missing = dict(zip(LIBRARIES, done.stdout.splitlines(), strict=True))
     assert missing[stem] == "None"
 

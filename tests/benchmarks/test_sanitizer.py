@@ -1,0 +1,25 @@
+"""What compute-sanitizer is given, and how its words are judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import sanitizer
+
+
+def test_what_a_sanitizer_says_is_judged():
+    clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+    assert sanitizer.judge(0, clean) == ("pass", "ERROR SUMMARY: 0 errors")
+    race = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
+    assert sanitizer.judge(sanitizer.FOUND, race) == (
+        "fail",
+        "RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)",
+    )
+    assert sanitizer.judge(1, "========= Error: Device not supported\n")[0] == "absent"
+    assert sanitizer.judge(0, "")[0] == "absent"
+
+
+@pytest.mark.parametrize("operator", sanitizer.OPERATORS)
+def test_the_smallest_shapes_run(operator):
+    assert sanitizer.run(operator, "cpu", ["cpu"]) == 0
+    assert sanitizer.run(operator, "cpu", ["cuda"]) == 1  # there is none, and nothing was shown
