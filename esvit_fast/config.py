@@ -111,7 +111,8 @@ class DataConfig:
     """Where the images come from and how views are made of them."""
 
     source: str = ""
-    """A folder, a list (.txt, .csv, .tsv), a .zip or .tar of images, `torchvision:NAME@ROOT`, or `sample`."""
+    """A folder, a list (.txt, .csv, .tsv), a .zip or .tar of images, .tar shards or .parquet files ('*.tar',
+    '{000..127}.tar', or their folder), a .npy or .npz, `torchvision:NAME@ROOT`, or `sample`."""
     workers: int = -1
     """Processes that decode and crop; -1: one per core but one, at most 8; 0: in the training process."""
     max_megapixels: float = 64.0

@@ -27,7 +27,7 @@ def pretrain(argv: Sequence[str]) -> int:
         add_help=False,
     )
     parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
-    parser.add_argument("--data", help="images: a folder, list, .zip, .tar, torchvision:NAME@ROOT, or sample")
+    parser.add_argument("--data", help="images: a folder, list, archive, shards, … (see data.source)")
     parser.add_argument("--out", type=Path, help="folder of the run, new or empty")
     args, settings = parser.parse_known_args(list(argv))
     if {"-h", "--help"} & set(settings):

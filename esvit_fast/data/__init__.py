@@ -3,7 +3,8 @@
 from .augment import Augmenter, normalize
 from .decode import CorruptImage, decode_image
 from .draws import SLOTS, uniforms
-from .encoded import Source, SourceError, fingerprint
+from .encoded import Source, SourceError
+from .fingerprint import Fingerprint, changes, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
 from .multicrop import MultiCrop, crop_boxes, eval_image
 from .prefetch import prefetch
@@ -15,11 +16,13 @@ __all__ = [
     "Batch",
     "CorruptImage",
     "CorruptionLog",
+    "Fingerprint",
     "Loader",
     "MultiCrop",
     "Source",
     "SourceError",
     "TooManyCorrupt",
+    "changes",
     "crop_boxes",
     "decode_image",
     "eval_image",

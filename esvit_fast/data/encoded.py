@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -14,6 +13,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 """The folders that hold each split, by preference."""
 UNLABELLED = -1
+_NO_LABEL = {"", str(UNLABELLED)}
 
 _SPLIT_FOLDERS = tuple(name for names in SPLITS.values() for name in names)
 
@@ -50,10 +50,27 @@ class Strings:
         self.ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
         self.buffer = b"".join(encoded)
 
+    @classmethod
+    def of(cls, buffer: bytes, ends: np.ndarray) -> Strings:
+        """From its buffers: UTF-8, and where each string ends in it, int64 [N]."""
+        strings = cls(())
+        strings.buffer, strings.ends = buffer, ends
+        return strings
+
+    @classmethod
+    def join(cls, parts: Iterable[Strings]) -> Strings:
+        """One sequence after the other."""
+        parts = list(parts)
+        starts = np.cumsum([0, *(len(part.buffer) for part in parts)])
+        ends = [part.ends + start for part, start in zip(parts, starts, strict=False)]
+        return cls.of(b"".join(part.buffer for part in parts), np.concatenate(ends))
+
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         start = self.ends[index - 1] if index else 0
         return self.buffer[start : self.ends[index]].decode("utf-8", "surrogateescape")
 
@@ -65,7 +82,8 @@ class EncodedSource:
         self, name: str, paths: Iterable[str], labels: Sequence[int], classes: Sequence[str], max_megapixels: float
     ):
         self.name, self.classes, self.max_megapixels = name, tuple(classes), max_megapixels
-        self.paths, self.labels = Strings(paths), np.asarray(labels, dtype=np.int64)
+        self.paths = paths if isinstance(paths, Strings) else Strings(paths)
+        self.labels = np.asarray(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,20 +115,6 @@ class EncodedSource:
             raise CorruptImage(
                 self.path(index), f"has {size} bytes, too many for max_megapixels={self.max_megapixels:g}; shrink it"
             )
-
-
-def fingerprint(source: Source) -> str:
-    """A hash of the names of all images in order, and of their labels if those are known without reading images.
-
-    Names in folders, lists and archives are relative, so that it stays the same where they are moved.
-    """
-    names = getattr(source, "paths", None) or [source.path(index) for index in range(len(source))]
-    labels = getattr(source, "labels", None)
-    digest = hashlib.sha256()
-    for index, name in enumerate(names):
-        label = "" if labels is None else labels[index]
-        digest.update(f"{name}\0{label}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def is_image_path(path: str) -> bool:
@@ -151,6 +155,39 @@ def split_folder(spec: str, has_folders: dict[str, bool], split: str) -> str | N
             f"add that folder, or pass images that are not divided into splits"
         )
     return max(fitting, key=lambda name: has_folders[name], default=None)  # the first of the best
+
+
+def select_split(spec: str, paths: list[str], split: str) -> tuple[list[int], list[int], list[str]]:
+    """Which of the paths in an archive are in a split, their labels, and the classes of all splits."""
+    while (
+        len(tops := {path.split("/", 1)[0] for path in paths}) == 1
+        and tops.isdisjoint(_SPLIT_FOLDERS)
+        and "/" in paths[0]
+    ):
+        paths = [path.split("/", 1)[1] for path in paths]  # a folder around everything
+    has_folders: dict[str, bool] = {}
+    for path in paths:
+        top, *below = path.split("/")
+        if below:
+            has_folders[top] = has_folders.get(top, False) or len(below) > 1
+    part = split_folder(spec, has_folders, split)
+    if part is None:
+        return list(range(len(paths))), *label_by_folder(paths)
+    inside = [path.partition("/")[2] for path in paths if path.partition("/")[0] in _SPLIT_FOLDERS]
+    chosen = [row for row, path in enumerate(paths) if path.startswith(f"{part}/")]
+    _, classes = label_by_folder(inside)
+    return chosen, *label_by_folder([paths[row].partition("/")[2] for row in chosen], classes)
+
+
+def number_labels(labels: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Labels as numbers, -1 for "" and "-1", and class names: numbers below a million stay, others count as names."""
+    given = set(labels) - _NO_LABEL
+    if given and all(label.isdecimal() and len(label) <= 6 for label in given):
+        count = max(map(int, given)) + 1
+        return [UNLABELLED if label in _NO_LABEL else int(label) for label in labels], [str(n) for n in range(count)]
+    classes = sorted(given)
+    number = {name: label for label, name in enumerate(classes)}
+    return [number.get(label, UNLABELLED) for label in labels], classes
 
 
 def nothing_found(spec: str, what: str) -> SourceError:

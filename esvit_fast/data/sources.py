@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .encoded import (
     SPLITS,
-    UNLABELLED,
     EncodedSource,
     Source,
     SourceError,
     is_image_path,
     label_by_folder,
     nothing_found,
+    number_labels,
     split_folder,
 )
+from .files import expand, is_pattern, of_split
 
 _LISTS = (".txt", ".csv", ".tsv")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst", ".7z", ".rar")
@@ -28,10 +29,12 @@ def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -
 
     Args:
         spec: a folder; a list (.txt, .csv, .tsv) of lines `path` or `path<tab, comma or space>label`, with paths
-            relative to it; a .zip or uncompressed .tar; `torchvision:NAME@ROOT`; `sample` or `sample:COUNT`, the
-            procedural set.
+            relative to it; a .zip or uncompressed .tar; .tar shards or .parquet files, as a folder, list, wildcards
+            (`shards/*.tar`) or range (`shards/{000..127}.tar`); a .npy or .npz; `torchvision:NAME@ROOT`; `sample` or
+            `sample:COUNT`, the procedural set.
         split: "train" or "test". A folder or archive with train/ and test/ (or val/, validation/) is divided; one
-            without them, and a list, are the same images for both.
+            without them, and a list, are the same images for both. So are shards whose names all begin with train, or
+            with test, or with neither.
         max_megapixels: larger images are refused before they are decoded.
 
     Raises:
@@ -47,26 +50,61 @@ def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -
 
         return open_torchvision(spec, rest, split, max_megapixels)
     path = Path(spec).expanduser()
+    if is_pattern(spec) and not path.exists():
+        return open_files(spec, expand(spec), split, max_megapixels)
     if not spec or not path.exists():
+        away = "is not on this machine; copy it to a disk, and" if "://" in spec else "does not exist;"
         raise SourceError(
-            f"data.source={spec!r} does not exist; pass a folder, a list ({' '.join(_LISTS)}), a .zip or .tar of "
-            "images, torchvision:NAME@ROOT, or sample"
+            f"data.source={spec!r} {away} pass a folder, a list ({' '.join(_LISTS)}), a .zip or .tar of "
+            "images, shards ('*.tar', '{000..127}.tar'), .parquet, .npy, .npz, torchvision:NAME@ROOT, or sample"
         )
     suffix = path.suffix.lower()
     if path.is_dir():
         return open_folder(spec, path, split, max_megapixels)
     if suffix in _LISTS:
-        return open_list(spec, path, max_megapixels)
-    if suffix in (".zip", ".tar"):
-        from .archives import open_archive
+        return open_list(spec, path, split, max_megapixels)
+    if suffix == ".zip":
+        from .zip_source import open_zip
 
-        return open_archive(spec, path, split, max_megapixels)
+        return open_zip(spec, path, split, max_megapixels)
+    if suffix == ".tar":
+        from .shards import open_tar
+
+        return open_tar(spec, path, split, max_megapixels)
+    if suffix == ".parquet":
+        return open_files(spec, [path], split, max_megapixels)
+    if suffix in (".npy", ".npz"):
+        from .array_source import open_array
+
+        return open_array(spec, path, split, max_megapixels)
     if suffix in _COMPRESSED:
         raise SourceError(
             f"data.source={spec!r} is compressed, so its images cannot be read in random order; "
             "unpack it to an uncompressed .tar or to a folder"
         )
-    raise SourceError(f"data.source={spec!r} is neither a folder, nor a {' '.join(_LISTS)} list, nor a .zip or .tar")
+    raise SourceError(
+        f"data.source={spec!r} is neither a folder, nor a {' '.join(_LISTS)} list, nor a .zip, .tar, .parquet, .npy or "
+        ".npz"
+    )
+
+
+def open_files(spec: str, files: Sequence[Path], split: str, max_megapixels: float) -> Source:
+    """Open .tar or .parquet files as one set; of several that may be a split, the first with labels.
+
+    Raises:
+        SourceError: they are of other or of several kinds, one of them cannot be read, or there is no such split.
+    """
+    from .parquet_source import open_parquet
+    from .shards import open_shards
+
+    kinds = {file.suffix.lower() for file in files}
+    if kinds not in ({".tar"}, {".parquet"}):
+        raise SourceError(
+            f"data.source={spec!r} names {' and '.join(sorted(kinds))} files; name uncompressed .tar or .parquet ones"
+        )
+    opened = open_shards if kinds == {".tar"} else open_parquet
+    sources = [opened(spec, chosen, max_megapixels) for chosen in of_split(spec, files, split)]
+    return next((source for source in sources if (source.labels >= 0).any()), sources[0])
 
 
 class FileSource(EncodedSource):
@@ -89,11 +127,19 @@ class FileSource(EncodedSource):
             return file.read()
 
 
-def open_folder(spec: str, root: Path, split: str, max_megapixels: float) -> FileSource:
-    """Images below a folder; the first sub-folder is the class. All splits share one numbering of classes."""
+def open_folder(spec: str, root: Path, split: str, max_megapixels: float) -> Source:
+    """Images below a folder; the first sub-folder is the class. All splits share one numbering of classes.
+
+    In a folder without images, .tar or .parquet files are its shards.
+    """
     part = split_folder(spec, {name: bool(_folders(root / name)) for name in _folders(root)}, split)
     base = root / part if part else root
     paths = sorted(_walk(base))
+    if not paths and (shards := sorted(_shards(base))):
+        from .shards import check_card
+
+        check_card(spec, base, shards)
+        return open_files(spec, shards, split, max_megapixels)
     if not paths:
         raise nothing_found(spec, f"{base}/")
     labels, classes = label_by_folder(paths)
@@ -121,13 +167,20 @@ def _walk(base: Path) -> Iterator[str]:
                 yield path
 
 
+def _shards(base: Path) -> Iterator[Path]:
+    for file in base.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(base).parts)
+        if file.suffix.lower() in (".tar", ".parquet") and not hidden and file.is_file():
+            yield file
+
+
 def _encloses(folder: str, name: str, here: str) -> bool:
     path = os.path.join(folder, name)
     return os.path.islink(path) and here.startswith(os.path.realpath(path) + os.sep)
 
 
-def open_list(spec: str, path: Path, max_megapixels: float) -> FileSource:
-    """Images that a text file lists, one a line, with an optional label that is a name or a number."""
+def open_list(spec: str, path: Path, split: str, max_megapixels: float) -> Source:
+    """Images that a text file lists, one a line, with an optional label that is a name or a number; or shards."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
@@ -142,7 +195,9 @@ def open_list(spec: str, path: Path, max_megapixels: float) -> FileSource:
             f"data.source={spec!r} lists {rows[0][0]!r}, which is not a file in {path.parent}/; "
             "write paths that are absolute or relative to the list"
         )
-    labels, classes = _number([label for _, label in rows])
+    if Path(rows[0][0]).suffix.lower() in (".tar", ".parquet"):
+        return open_files(spec, [path.parent / file for file, _ in rows], split, max_megapixels)
+    labels, classes = number_labels([label for _, label in rows])
     return FileSource(spec, path.parent, [file for file, _ in rows], labels, classes, max_megapixels)
 
 
@@ -154,13 +209,3 @@ def _parse_line(line: str) -> tuple[str, str]:
             # a space or comma may also be part of the path
             return (line.strip('"'), "") if is_image_path(label.replace(os.sep, "/")) else (file, label)
     return line.strip('"'), ""
-
-
-def _number(labels: list[str]) -> tuple[list[int], list[str]]:
-    given = set(labels) - {""}
-    if given and all(label.isdecimal() for label in given):
-        count = max(map(int, given)) + 1
-        return [int(label) if label else UNLABELLED for label in labels], [str(n) for n in range(count)]
-    classes = sorted(given)
-    number = {name: label for label, name in enumerate(classes)}
-    return [number.get(label, UNLABELLED) for label in labels], classes

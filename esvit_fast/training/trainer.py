@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import Config, to_tree
-from ..data import Augmenter, Batch
+from ..data import Augmenter, Batch, Fingerprint, changes
 from ..methods import EsViT, EsViTStatistics
 from ..models import create_model
 from ..models.checkpoint import difference_of
@@ -97,7 +97,7 @@ class Trainer:
         data: `data.fingerprint` of the images, which a checkpoint must match.
     """
 
-    def __init__(self, config: Config, epoch_samples: int, ranks: Ranks, data: str = ""):
+    def __init__(self, config: Config, epoch_samples: int, ranks: Ranks, data: Fingerprint | str = ""):
         torch.set_float32_matmul_precision({"exact": "highest", "fast": "medium"}[config.train.matmul])
         self.config, self.epoch_samples, self.data, self.ranks = config, epoch_samples, data, ranks
         self.total_steps = total_steps(config, epoch_samples)
@@ -228,10 +228,10 @@ class Trainer:
                 f"{self.config.model.name!r}: {difference}; resume with the configuration that the run began with"
             )
         meta = checkpoint.meta
-        if meta["data"] != self.data:
+        if changed := changes(meta["data"], self.data):
             raise CheckpointError(
                 f"checkpoint={str(checkpoint.path)!r} saw other images than data.source={self.config.data.source!r} "
-                "has now (names or labels differ); resume with the data that it began with"
+                f"has now: {changed}; resume with the data that it began with"
             )
         begun = meta["config"]["train"]["batch_size"]
         if begun != self.config.train.batch_size:

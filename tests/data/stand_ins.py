@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,10 @@ class ArraySource:
 
     def path(self, index: int) -> str:
         return f"{index}.png"
+
+
+def encoded(seed: int) -> bytes:
+    """A PNG of pixels(seed)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esvit_fast.data import CorruptImage, SourceError, fingerprint, open_source
+from esvit_fast.data import CorruptImage, SourceError, open_source
 from esvit_fast.data.encoded import Strings
 
 from .stand_ins import pixels, write_images
@@ -262,7 +262,7 @@ def test_truncated_tar(tmp_path):
         except CorruptImage as error:
             assert error.why == "the archive ends before the image does"
     assert len(readable) == 1
-    with pytest.raises(SourceError, match=r"cannot be read as an uncompressed \.tar: unexpected end of data"):
+    with pytest.raises(SourceError, match=r"as an uncompressed \.tar: ends early; fetch or pack it again"):
         open_source(str(archive))
 
 
@@ -310,18 +310,3 @@ def test_grey_jpeg_in_a_folder(tmp_path):
     Image.fromarray(pixels(0)).convert("L").save(tmp_path / "g.jpeg")
     image = open_source(str(tmp_path)).image(0)
     assert image.shape == (24, 32, 3) and (image[..., 0] == image[..., 2]).all()
-
-
-def test_fingerprint_tells_names_labels_and_order_but_not_where_the_folder_lies(tmp_path):
-    def tree(root, *names):
-        write_images(root, names)
-        return fingerprint(open_source(str(root)))
-
-    first = tree(tmp_path / "one", "cat/a.png", "dog/b.png")
-    assert tree(tmp_path / "two", "cat/a.png", "dog/b.png") == first
-    assert tree(tmp_path / "three", "cat/a.png", "dog/c.png") != first
-    assert tree(tmp_path / "four", "cat/a.png", "elk/b.png") != first
-    assert fingerprint(open_source("sample:20")) != fingerprint(open_source("sample:21"))
-    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
-    one.write_text("one/cat/a.png 0\none/dog/b.png 1\n"), two.write_text("one/cat/a.png 1\none/dog/b.png 0\n")
-    assert fingerprint(open_source(str(one))) != fingerprint(open_source(str(two)))

@@ -57,7 +57,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     assert "torch>=2.10" in metadata.get_all("Requires-Dist")
-    assert {"plots", "jpeg", "log", "eval", "test", "all"} == set(metadata.get_all("Provides-Extra"))
+    assert {"plots", "jpeg", "log", "data", "eval", "test", "all"} == set(metadata.get_all("Provides-Extra"))
     assert b"esvit-fast = esvit_fast.cli.main:main" in wheel.read(f"{info}/entry_points.txt")
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert metadata.get_payload() == (ROOT / "README.md").read_text()

@@ -1,0 +1,224 @@
+"""Images in .parquet files, as Hugging Face lays them out: a column of encoded images, and perhaps one of labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .encoded import UNLABELLED, EncodedSource, SourceError, number_labels
+
+try:
+    import pyarrow
+    import pyarrow.parquet
+except ImportError:
+    pyarrow = None
+
+CACHE = 256 * 2**20
+"""Bytes of unpacked row groups that a process keeps, and at least one row group."""
+LARGE = 32 * 2**20
+"""Bytes of a row group from which on reading it for one image is worth a warning."""
+
+logger = logging.getLogger(__name__)
+
+
+class Group(NamedTuple):
+    """A row group: the file it is in, its number there, and its first image's number in the source."""
+
+    file: int
+    number: int
+    start: int
+
+
+class ParquetSource(EncodedSource):
+    """Images in .parquet files, in the order of the files and within each.
+
+    A row group is unpacked as a whole, so an image costs as much as its row group, unless that is kept from before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path],
+        groups: Sequence[Group],
+        column: str,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        max_megapixels: float,
+    ):
+        super().__init__(name, paths, labels, classes, max_megapixels)
+        self.files, self.column = [str(file) for file in files], column
+        self.groups = np.array(groups, dtype=np.int64)  # [G, 3]
+        firsts = [min(group.start for group in groups if group.file == n) for n in range(len(files))]
+        root = os.path.commonpath([file.parent for file in files])
+        counts = np.diff([*firsts, len(self)]).tolist()
+        self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts, strict=True)]
+        self._kept = _Kept()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _kept=_Kept())
+
+    def path(self, index: int) -> str:
+        """File, and the image's own path or its row."""
+        return f"{self.files[self.groups[self._group(index), 0]]}/{self.paths[index]}"
+
+    def read(self, index: int) -> bytes:
+        """The encoded image; raises OSError if the file is damaged or holds none."""
+        group = self._group(index)
+        file, number, start = self.groups[group].tolist()
+        images = self._kept.get(group)
+        if images is None:
+            try:
+                images = _column(self.files[file], number, self.column)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise OSError(f"its row group cannot be read: {str(error).splitlines()[0]}") from None
+            self._kept.put(group, images)
+        image = images[index - start]
+        if not image.is_valid:
+            raise OSError("the file holds no bytes of it")
+        self.check_bytes(index, image.as_buffer().size)
+        return image.as_py()
+
+    def _group(self, index: int) -> int:
+        return int(np.searchsorted(self.groups[:, 2], index, side="right")) - 1
+
+
+class _Kept:
+    """Row groups last used, up to `CACHE` bytes."""
+
+    def __init__(self):
+        self.groups: OrderedDict[int, Any] = OrderedDict()
+        self.lock = Lock()
+
+    def get(self, key: int) -> Any | None:
+        with self.lock:
+            if key in self.groups:
+                self.groups.move_to_end(key)
+            return self.groups.get(key)
+
+    def put(self, key: int, images: Any) -> None:
+        with self.lock:
+            self.groups[key] = images
+            while len(self.groups) > 1 and sum(group.nbytes for group in self.groups.values()) > CACHE:
+                self.groups.popitem(last=False)
+
+
+def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> ParquetSource:
+    """Open .parquet files as one set: a column of bytes, or of structs with `bytes` (and `path`), the one named image
+    if there are several; labels are in the column `label`, or the first that Hugging Face calls a ClassLabel.
+
+    Raises:
+        SourceError: pyarrow is not installed, a file is damaged, or there is no such column.
+    """
+    if pyarrow is None:
+        raise SourceError(f"data.source={spec!r} needs pyarrow, which is not installed: pip install pyarrow")
+    groups, paths, labels, starts, facts = [], [], [], 0, None
+    for number, file in enumerate(files):
+        try:
+            opened = pyarrow.parquet.ParquetFile(file)
+            own = _facts(spec, opened.schema_arrow)
+            facts = facts or own
+            if own[:3] != facts[:3]:
+                raise SourceError(
+                    f"data.source={spec!r}: {str(file)!r} has other columns for images or labels than "
+                    f"{files[0].name!r}; name files of one kind"
+                )
+            names, values = _rows(opened, facts)
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise SourceError(f"data.source={spec!r}: {str(file)!r} cannot be read: {reason}; check it") from None
+        for group in range(opened.metadata.num_row_groups):
+            groups.append(Group(number, group, starts))
+            starts += opened.metadata.row_group(group).num_rows
+        if not names:
+            raise SourceError(f"data.source={spec!r}: {str(file)!r} has no rows; leave it out")
+        paths += names
+        labels += values
+        _warn_of_large_groups(file, opened.metadata, facts.column)
+    classes = facts.classes
+    if any(isinstance(label, str) for label in labels):
+        labels, classes = number_labels([label or "" for label in labels])
+    labels = [UNLABELLED if label is None else label for label in labels]
+    if not classes and max(labels) >= 0:
+        classes = [str(n) for n in range(max(labels) + 1)]
+    return ParquetSource(spec, files, groups, facts.column, paths, labels, classes, max_megapixels)
+
+
+class _Facts(NamedTuple):
+    """Column names: of the images' bytes, of their paths and of labels, if there are any; and the classes."""
+
+    column: str
+    path: str | None
+    label: str | None
+    classes: list[str]
+
+
+def _facts(spec: str, schema: pyarrow.Schema) -> _Facts:
+    found = list(_byte_columns(schema))
+    if not found:
+        raise SourceError(
+            f"data.source={spec!r} has no column of encoded images (bytes, or structs with bytes), only "
+            f"{', '.join(schema.names)}; write them as Hugging Face's datasets does"
+        )
+    name = next((name for name in found if name == "image"), found[0])
+    kind = schema.field(name).type
+    nested = pyarrow.types.is_struct(kind)
+    column = f"{name}.bytes" if nested else name
+    path = f"{name}.path" if nested and kind.get_field_index("path") >= 0 else None
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    named = {key: value["names"] for key, value in features.items() if "names" in value and key in schema.names}
+    label = "label" if "label" in schema.names else next(iter(named), None)
+    if label and not (pyarrow.types.is_integer(kind := schema.field(label).type) or pyarrow.types.is_string(kind)):
+        logger.warning("data.source=%r: its column %s is %s, no class: the images are unlabelled", spec, label, kind)
+        label = None
+    return _Facts(column, path, label, named.get(label, []))
+
+
+def _byte_columns(schema: pyarrow.Schema) -> Iterator[str]:
+    for field in schema:
+        kind = field.type
+        if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+            yield field.name
+
+
+def _rows(opened: pyarrow.parquet.ParquetFile, facts: _Facts) -> tuple[list[str], list[int | str | None]]:
+    """Name and label of every row."""
+    count = opened.metadata.num_rows
+    table = opened.read(columns=[name for name in (facts.path, facts.label) if name], use_threads=False)
+    names: list[str | None] = [None] * count
+    if facts.path:
+        names = [row["path"] for row in table.column(facts.path.removesuffix(".path")).to_pylist()]
+    labels = table.column(facts.label).to_pylist() if facts.label else [None] * count
+    return [name or str(row) for row, name in enumerate(names)], labels
+
+
+def _column(file: str, group: int, column: str) -> pyarrow.Array:
+    """The encoded images of a row group; without threads, which a fork would lose."""
+    with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
+        images = opened.read_row_group(group, columns=[column], use_threads=False).column(0).combine_chunks()
+    return images.field("bytes") if column.endswith(".bytes") else images
+
+
+def _warn_of_large_groups(file: Path, metadata: pyarrow.parquet.FileMetaData, column: str) -> None:
+    group = metadata.row_group(0)
+    chunks = (group.column(number) for number in range(group.num_columns))
+    size = next(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    if size > LARGE:
+        logger.warning(
+            "%s has row groups of %d MiB, each read as a whole for one image; `esvit-fast data pack` makes shards that "
+            "are read image by image",
+            *(file, size >> 20),
+        )
