@@ -25,11 +25,17 @@ MODES = {
     "window_attention": ("forward", "training"),
     "prototype_cross_entropy": ("training",),
     "multicrop_augment": ("augment",),
+    "loader": ("load",),
     "step": ("training",),
     "model": ("training",),
 }
 """What the records of each file time; `training` is forward and backward."""
-USES = {"step": STEMS, "model": ("window_attention",), "kernels": ("window_attention",)}
+USES = {
+    "step": STEMS,
+    "model": ("window_attention",),
+    "kernels": ("window_attention",),
+    "loader": ("multicrop_augment",),
+}
 """The operators that a file's records depend on, other than the one of its name."""
 
 

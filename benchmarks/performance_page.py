@@ -26,10 +26,12 @@ METHOD = """## How it is measured
 - **The gate comes first.** Every contestant's outputs and gradients are compared with the oracle in float64. Its error,
   at most and root mean square, may be twice that of plain torch in the same dtype, plus one rounding. Who fails has no
   time. On a GPU, an operator whose tests or whose sanitizer run failed at the record's commit has no time either.
-  Three differ: the loss and gradient norm of a step are those of plain torch to 1e-4 in float32 and 1e-2 otherwise; of
+  Four differ: the loss and gradient norm of a step are those of plain torch to 1e-4 in float32 and 1e-2 otherwise; of
   a whole model the root mean square is held so, and in float32 the largest error to 1e-5 of the largest value; colours
   of an augmentation are held to 1e-5 and one rounding, to 2/255 where solarisation may fall on either side, and those
-  of Pillow to 2/255 on average.
+  of Pillow to 2/255 on average; crops and views from files are held to those of Pillow with the same draws, 2 levels
+  on average, and those of torchvision's transforms, which draw for themselves, by brightness, contrast, saturation and
+  sharpness of each kind of view, to 4 standard errors and 0.002.
 - **Contestants take turns** in one process; each round begins with another. Stated is the median.
 - **On a GPU** times are between CUDA events, with a second-level cache that holds something else (it is filled by
   reading: written lines would have to be written back within the time). Operators alone are timed with their launches
@@ -51,6 +53,7 @@ TITLES = {
     "kernels": "Window attention, the operator alone",
     "window_attention": "Window attention of a layer, with its projections",
     "model": "Whole models of timm",
+    "loader": "From files to views",
     "multicrop_augment": "Augmentation of a batch's crops",
     "learning": "What recipes learn",
 }

@@ -14,7 +14,7 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import kernels, multicrop_augment, prototype_cross_entropy, step, whole_model, window_attention
+from benchmarks import kernels, loader, multicrop_augment, prototype_cross_entropy, step, whole_model, window_attention
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append, on_gpu, recorded
 
@@ -83,6 +83,16 @@ def augment(args: argparse.Namespace) -> None:
     keep(args, multicrop_augment.table(record), record, "multicrop_augment")
 
 
+def load(args: argparse.Namespace) -> None:
+    """Print and record the way from files to views, on one core unless --threads says otherwise."""
+    torch.set_num_threads(args.threads or 1)
+    names = args.contestants or [*loader.CONTESTANTS]
+    if done(args, "loader", names, **loader.identity(args.data, args.batch)):
+        return
+    record = loader.measure(args.data, names, args.batch, args.rounds)
+    keep(args, loader.table(record), record, "loader")
+
+
 def training_step(args: argparse.Namespace) -> None:
     """Print and record a training step."""
     names = args.contestants or [name for name in step.CONTESTANTS if on_gpu(args.device) or name not in step.FOR_GPUS]
@@ -109,6 +119,10 @@ def _common(command: argparse.ArgumentParser, several: bool = False) -> None:
         "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if gpu else "float32"
     )
     command.add_argument("--device", default="cuda" if gpu else "cpu")
+    _recording(command)
+
+
+def _recording(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, help="of the CPU; torch's choice without it")
     command.add_argument("--rounds", type=int, default=15)
     command.add_argument("--records", type=Path, default=RECORDS)
@@ -144,6 +158,12 @@ def main() -> None:
     command.set_defaults(run=augment)
     command.add_argument("--contestants", nargs="+", choices=[*multicrop_augment.CONTESTANTS], help="all without it")
     _common(command)
+    command = commands.add_parser("loader", help=loader.__doc__)
+    command.set_defaults(run=load, device="cpu")
+    command.add_argument("--data", required=True, help="a folder, a list, a .zip or .tar of photographs")
+    command.add_argument("--contestants", nargs="+", choices=[*loader.CONTESTANTS], help="all without it")
+    command.add_argument("--batch", type=int, default=20)
+    _recording(command)
     command = commands.add_parser("step", help=step.__doc__)
     command.set_defaults(run=training_step)
     command.add_argument("--recipe", default="swin_tiny_w7")
