@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": ("doctor", "what this machine has, and which backend runs each operator"),
     "models": ("listing", "backbones and their sizes"),
     "recipes": ("listing", "settings that come with the package"),
+    "data": ("data", "check a set of images, pack it into shards, or see its crops"),
     "pretrain": ("pretrain", "pretrain a backbone on a folder of images"),
     "resume": ("pretrain", "go on with a run from its last checkpoint"),
     "eval": ("evaluate", "k-NN or linear accuracy of frozen features"),

@@ -8,7 +8,7 @@ from .fingerprint import Fingerprint, changes, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
 from .multicrop import MultiCrop, crop_boxes, eval_image
 from .prefetch import prefetch
-from .sources import open_source
+from .sources import open_source, open_splits
 
 __all__ = [
     "SLOTS",
@@ -30,6 +30,7 @@ __all__ = [
     "make_loader",
     "normalize",
     "open_source",
+    "open_splits",
     "prefetch",
     "steps_per_epoch",
     "uniforms",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .encoded import SPLITS, UNLABELLED, SourceError, Strings
+from .encoded import SPLITS, UNLABELLED, NoSplit, SourceError, Strings
 
 _NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 _FORMS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"), ("{}_x", "{}_y"))
@@ -107,7 +107,7 @@ def _keys(spec: str, file: Path, split: str) -> tuple[str, str | None]:
     keys = next(found(split) if divided else given(_UNDIVIDED), None)
     if keys is None:
         wanted = f"no {split} images" if divided else "no images"
-        raise SourceError(
+        raise (NoSplit if divided else SourceError)(
             f"data.source={spec!r} has {wanted}, only {', '.join(names)}; "
             "name the arrays images and labels, or x_train, y_train, x_test and y_test"
         )

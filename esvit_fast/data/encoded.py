@@ -22,6 +22,10 @@ class SourceError(ValueError):
     """A source cannot be opened; the message names it and the remedy."""
 
 
+class NoSplit(SourceError):
+    """A source is divided into splits, but not into this one."""
+
+
 class Source(Protocol):
     """Images by number. Picklable, and the same after a fork or in a spawned process."""
 
@@ -90,12 +94,14 @@ class EncodedSource:
 
     def image(self, index: int) -> np.ndarray:
         """Pixels, uint8 RGB [H, W, 3]; raises CorruptImage if they cannot be read."""
-        path = self.path(index)
+        return decode_image(self.encoded(index), self.path(index), self.max_megapixels)
+
+    def encoded(self, index: int) -> bytes:
+        """The encoded image; raises CorruptImage if it cannot be read."""
         try:
-            data = self.read(index)
+            return self.read(index)
         except OSError as error:
-            raise CorruptImage(path, error.strerror or str(error)) from None
-        return decode_image(data, path, self.max_megapixels)
+            raise CorruptImage(self.path(index), error.strerror or str(error)) from None
 
     def label(self, index: int) -> int:
         """Class of an image, -1 if it has none."""
@@ -106,7 +112,7 @@ class EncodedSource:
         return self.paths[index]
 
     def read(self, index: int) -> bytes:
-        """The encoded image."""
+        """The encoded image; raises OSError if it cannot be read."""
         raise NotImplementedError
 
     def check_bytes(self, index: int, size: int) -> None:
@@ -115,6 +121,18 @@ class EncodedSource:
             raise CorruptImage(
                 self.path(index), f"has {size} bytes, too many for max_megapixels={self.max_megapixels:g}; shrink it"
             )
+
+
+def encoded_and_pixels(source: Source, index: int) -> tuple[bytes | None, np.ndarray]:
+    """An image as its source holds it, None if that is not encoded, and its pixels; read once.
+
+    Raises:
+        CorruptImage: it cannot be read.
+    """
+    if not isinstance(source, EncodedSource):
+        return None, source.image(index)
+    data = source.encoded(index)
+    return data, decode_image(data, source.path(index), source.max_megapixels)
 
 
 def is_image_path(path: str) -> bool:
@@ -142,7 +160,7 @@ def split_folder(spec: str, has_folders: dict[str, bool], split: str) -> str | N
         has_folders: for each top-level folder, whether there are folders in it.
 
     Raises:
-        SourceError: there are splits, but not this one.
+        NoSplit: there are splits, but not this one.
     """
     if split not in SPLITS:
         raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
@@ -150,7 +168,7 @@ def split_folder(spec: str, has_folders: dict[str, bool], split: str) -> str | N
     splits = [name for name in _SPLIT_FOLDERS if name in has_folders and (has_folders[name] or only_splits)]
     fitting = [name for name in SPLITS[split] if name in splits]
     if splits and not fitting:
-        raise SourceError(
+        raise NoSplit(
             f"data.source={spec!r} has {', '.join(splits)}/ but no {' or '.join(SPLITS[split])}/; "
             f"add that folder, or pass images that are not divided into splits"
         )

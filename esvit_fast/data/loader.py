@@ -208,7 +208,7 @@ def make_loader(
         batch_sampler=batches,
         num_workers=worker_count(config.workers),
         collate_fn=collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each iterator would advance the global one
     )
@@ -268,7 +268,8 @@ class CorruptionLog:
             )
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """Set up a process that reads images: one thread, and no part in signals to the group."""
     torch.set_num_threads(1)
     # who stops a group of processes means the training process, which ends its workers when it has saved
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -100,8 +100,9 @@ def open_shards(spec: str, files: Sequence[Path], max_megapixels: float) -> Shar
         if not len(index.names):
             raise SourceError(f"data.source={spec!r}: shard {str(file)!r} has no images; leave it out or pack it again")
     paths = Strings.join(index.names for index in indices)
-    if any(index.texts for index in indices):
-        labels, classes = _labels(spec, indices, read_card(files[0].parent))
+    card = read_card(files[0].parent)
+    if card is not None or any(index.texts for index in indices):
+        labels, classes = _labels(spec, indices, card)
     else:
         labels, classes = label_by_folder(paths)
     counts, places = [len(index.names) for index in indices], np.concatenate([index.places for index in indices])

@@ -9,6 +9,7 @@ from pathlib import Path
 from .encoded import (
     SPLITS,
     EncodedSource,
+    NoSplit,
     Source,
     SourceError,
     is_image_path,
@@ -18,6 +19,7 @@ from .encoded import (
     split_folder,
 )
 from .files import expand, is_pattern, of_split
+from .fingerprint import fingerprint
 
 _LISTS = (".txt", ".csv", ".tsv")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst", ".7z", ".rar")
@@ -86,6 +88,17 @@ def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -
         f"data.source={spec!r} is neither a folder, nor a {' '.join(_LISTS)} list, nor a .zip, .tar, .parquet, .npy or "
         ".npz"
     )
+
+
+def open_splits(spec: str, max_megapixels: float = 64.0) -> dict[str, Source]:
+    """Open a source as `train` and, if it has one, `test`; or, if it is not divided, as `all`."""
+    train = open_source(spec, "train", max_megapixels)
+    try:
+        test = open_source(spec, "test", max_megapixels)
+    except NoSplit:
+        return {"train": train}
+    same = len(train) == len(test) and fingerprint(train) == fingerprint(test)
+    return {"all": train} if same else {"train": train, "test": test}
 
 
 def open_files(spec: str, files: Sequence[Path], split: str, max_megapixels: float) -> Source:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from esvit_fast.cli.main import main
+from esvit_fast.cli.main import COMMANDS, main
 from esvit_fast.config import recipe_names, save_config
 from esvit_fast.models import create_model, list_models
 from esvit_fast.ops._proven import PROVEN
@@ -48,12 +48,14 @@ def fails(capsys, *arguments):
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for command in ("demo", "doctor", "models", "recipes", "pretrain", "resume", "eval", "report"):
+    for command in COMMANDS:
         assert f"  {command} " in out
     assert call(capsys)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "models", "recipes", "pretrain", "resume", "eval", "report"])
+@pytest.mark.parametrize(
+    "command", ["demo", "doctor", "models", "recipes", "data", "pretrain", "resume", "eval", "report"]
+)
 def test_every_command_has_help(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
