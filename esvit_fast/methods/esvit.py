@@ -135,12 +135,18 @@ class EsViT(nn.Module):
                 head.freeze_last_layer(frozen)
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Let the teacher's parameters follow: ``teacher = momentum * teacher + (1 - momentum) * student``."""
-        teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
-        torch._foreach_mul_(teacher, momentum)
-        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+    def update_teacher(self, momentum: float | Tensor) -> None:
+        """Let the teacher's parameters follow: ``teacher = momentum * teacher + (1 - momentum) * student``.
 
-    def update_centers(self) -> None:
+        `momentum` may be a scalar on the device, which nothing waits for.
+        """
+        teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
+        if isinstance(momentum, Tensor):
+            torch._foreach_mul_(teacher, momentum)
+            torch._foreach_add_(teacher, torch._foreach_mul(student, 1 - momentum))
+        else:
+            torch._foreach_lerp_(teacher, student, 1 - momentum)
+
+    def update_centers(self, skip: Tensor | None = None) -> None:
         """Move both centres; see `EsViTLoss.update_centers`."""
-        self.loss.update_centers()
+        self.loss.update_centers(skip)

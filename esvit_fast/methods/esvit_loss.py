@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -214,7 +214,7 @@ class EsViTLoss(nn.Module):
         if self._reduced is not None:
             raise RuntimeError("reduce_centers was called; call update_centers or forget before the next forward pass")
         center = getattr(self, f"{task}_center")
-        total, count = rows.to(center.dtype).sum(0), rows.new_tensor([len(rows)], dtype=center.dtype)
+        total, count = rows.to(center.dtype).sum(0), center.new_full((1,), len(rows))
         if task in self._noted:
             total, count = total + self._noted[task].total, count + self._noted[task].count
         self._noted[task] = _Noted(total, count, prototypes, weight_g)
@@ -233,10 +233,11 @@ class EsViTLoss(nn.Module):
             self._reduced = flat, self.all_reduce(flat)
 
     @torch.no_grad()
-    def update_centers(self) -> None:
+    def update_centers(self, skip: Tensor | None = None) -> None:
         """Move the centres towards the mean of the teacher's logits since the last call, and forget those.
 
-        All ranks must call it, with the same teacher, and before that is updated: logits are made now.
+        All ranks must call it, with the same teacher, and before that is updated: logits are made now. Where `skip`,
+        a bool on the device that nothing waits for, the centres stay as they are.
         """
         self.reduce_centers()
         noted, reduced = self._noted, self._reduced
@@ -246,7 +247,10 @@ class EsViTLoss(nn.Module):
         sums = iter(reduced[0].split([len(x) for n in noted.values() for x in (n.total, n.count)]))
         for task, n in noted.items():
             mean = next(sums) / next(sums)
-            getattr(self, f"{task}_center").lerp_(_logits(mean, n.prototypes, n.weight_g), 1 - self.center_momentum)
+            center, logits = getattr(self, f"{task}_center"), _logits(mean, n.prototypes, n.weight_g)
+            if skip is not None:
+                logits = torch.where(skip, center, logits)
+            center.lerp_(logits, 1 - self.center_momentum)
 
     def forget(self) -> None:
         """Drop what has been summed for the centres since their last update, as when a step is not taken."""
@@ -321,8 +325,7 @@ def view_pairs(batch: int, views: int, teachers: int, like: Tensor) -> Pairs:
     device = like.device
     student, teacher = zip(*((v, q) for q in range(teachers) for v in range(views) if v != q), strict=True)
     image = torch.arange(batch, device=device)
-    student_row = torch.tensor(student, device=device)[:, None] * batch + image
-    teacher_row = torch.tensor(teacher, device=device)[:, None] * batch + image
+    student_row, teacher_row = (_numbers(views, device)[:, None] * batch + image for views in (student, teacher))
     weight = _constant(student_row.numel(), 1 / student_row.numel(), like)
     return Pairs(student_row.flatten(), teacher_row.flatten(), weight)
 
@@ -342,13 +345,14 @@ def region_pairs(
             index, similarity, margin = (x.unflatten(2, (len(views), tokens)) for x in matches)
             target = index + rows_t[..., 0].T[..., None, None]  # [B, teachers, views, tokens]
             for i, q in enumerate(teachers):
-                keep = [j for j, v in enumerate(views) if v != q]
-                if not keep:
+                others = [j for j, v in enumerate(views) if v != q]
+                if not others:
                     continue
+                keep = _numbers(others, device)
                 pairs = [rows[keep], target[:, i, keep].transpose(0, 1)]  # [views, B, tokens]
                 weight = _constant(pairs[0].numel(), 1 / (pairs_of_views * batch * tokens), student.features)
                 parts.append((*(x.flatten() for x in pairs), weight))
-                taken = torch.zeros(len(keep), len(teacher.features), dtype=similarity.dtype, device=device)
+                taken = torch.zeros(len(others), len(teacher.features), dtype=similarity.dtype, device=device)
                 taken.scatter_(1, pairs[1].flatten(1), 1.0)
                 means = similarity[:, i, keep].sum(), margin[:, i, keep].sum(), pairs[0].numel() - taken.sum()
                 found.append(torch.stack(means) * weight[0])
@@ -384,3 +388,8 @@ def _logits(rows: Tensor, prototypes: Tensor | None, weight_g: Tensor | None) ->
 
 def _constant(length: int, value: float, like: Tensor) -> Tensor:
     return torch.full((length,), value, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _numbers(values: Sequence[int], device: torch.device) -> Tensor:
+    """int64 on a device, which is not waited for, as it is where a tensor is made or indexed with a list."""
+    return torch.tensor(values).to(device, non_blocking=True)

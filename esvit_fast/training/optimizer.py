@@ -33,9 +33,12 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> AdamW:
 
     Call it while every parameter that will ever be trained needs gradients: a last layer that is frozen for the first
     epoch only must be frozen afterwards.
+
+    It is fused: one pass over the weights, without a temporary. `found_inf`, a float32 scalar on their device, may be
+    set on it before a step, which then changes nothing where it is 1.
     """
     groups = parameter_groups(module)
-    return AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, foreach=True)
+    return AdamW(groups, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
 def apply_schedule(optimizer: Optimizer, point: SchedulePoint) -> None:
@@ -80,7 +83,7 @@ def update_ratio(optimizer: AdamW, parameters: Iterable[Tensor]) -> Tensor:
     (beta1, beta2), rate, eps = group["betas"], group["lr"], group["eps"]
     for parameter in parameters:
         if state := optimizer.state.get(parameter):
-            count = float(state["step"])
+            count = state["step"].double()
             scale = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
             steps.append(torch.linalg.vector_norm(state["exp_avg"] / scale) * (rate / (1 - beta1**count)))
             stepped.append(torch.linalg.vector_norm(parameter))
@@ -121,11 +124,11 @@ def load_optimizer_tensors(
 
 
 def _state(name: str, field: str, parameter: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """A private copy where AdamW keeps it: the count on the CPU, a moment beside its parameter, with its strides."""
+    """A private copy where fused AdamW keeps it: beside its parameter, a moment with its strides."""
     key = f"{PREFIX}{name}.{field}"
     if key not in tensors:
         raise ValueError(f"tensors lacks {key!r}; the checkpoint is not one of this optimizer")
-    like = torch.zeros((), dtype=torch.float32) if field == "step" else parameter
+    like = torch.zeros((), dtype=torch.float32, device=parameter.device) if field == "step" else parameter
     if tensors[key].shape != like.shape:
         shapes = f"{list(tensors[key].shape)}, and the parameter wants {list(like.shape)}"
         raise ValueError(f"tensors[{key!r}] has shape {shapes}; resume with the same model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,9 +28,10 @@ from ..data import (
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
 from .distributed import Ranks, all_reduce_sum, barrier, gather
 from .environment import environment
+from .late import Late
 from .metrics import MetricsLog, truncate_after
 from .online_knn import OnlineKnn
-from .signals import signals
+from .signals import RANK_IMAGES, feature_rank, signals
 from .stopping import StopRequest
 from .trainer import NotFinite, StepResult, Trainer
 
@@ -180,14 +182,19 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
                 before = trainer.epoch
                 result = trainer.train_step(micro)
                 logged = trainer.step % train.log_every_steps == 0 or trainer.step == trainer.total_steps
-                files.step(trainer, _record(trainer, result, clock) if logged else None)
+                files.step(trainer, _Record(trainer, result, clock) if logged else None)
                 if knn.due(before, trainer.epoch):
                     files.knn(trainer, knn)
                     clock.restart()
-                if trainer.step % train.checkpoint_every_steps == 0 and not trainer.skipped_in_a_row:
-                    files.checkpoint(trainer)
-                    saved = trainer.step
+                if trainer.step % train.checkpoint_every_steps == 0:
+                    trainer.settle()
+                    if not trainer.skipped_in_a_row:
+                        files.checkpoint(trainer)
+                        saved = trainer.step
+            trainer.settle()
+            files.write_records(trainer)
         except NotFinite as error:
+            files.write_records(trainer)
             last = f"the checkpoint of step {saved} is the last good one" if saved else "no checkpoint had been written"
             raise NotFinite(f"{error}; {last}") from None
         except TooManyCorrupt:
@@ -205,6 +212,7 @@ class _Files:
     def __init__(self, out: Path, ranks: Ranks, reporter: Reporter):
         self.out, self.main, self.reporter = out, ranks.is_main, reporter
         self.log = MetricsLog(out / "metrics.jsonl") if self.main else None
+        self.coming: deque[_Record] = deque()
 
     def __enter__(self) -> _Files:
         return self
@@ -214,14 +222,27 @@ class _Files:
             self.log.close()
             self.reporter.stop()
 
-    def step(self, trainer: Trainer, record: dict[str, Any] | None) -> None:
+    def step(self, trainer: Trainer, record: _Record | None) -> None:
         if self.log is not None:
             if record is not None:
-                self.log.write(record)
-            self.reporter.step(trainer.step, record)
+                self.coming.append(record)
+            arrived = self.coming and self.coming[0].due <= trainer.step
+            self.reporter.step(trainer.step, self._write(trainer) if arrived else None)
+
+    def write_records(self, trainer: Trainer) -> None:
+        """Write those of the last steps as well, for which a device is waited."""
+        while self.coming:
+            self.reporter.step(trainer.step, self._write(trainer))
+
+    def _write(self, trainer: Trainer) -> dict[str, Any]:
+        record = self.coming[0].read(trainer)
+        self.coming.popleft()
+        self.log.write(record)
+        return record
 
     def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
         if self.log is not None:
+            self.write_records(trainer)
             record = {"kind": "knn", **_position(trainer), **knn(trainer.teacher)}
             self.log.write(record)
             self.reporter.knn(record)
@@ -229,6 +250,7 @@ class _Files:
 
     def checkpoint(self, trainer: Trainer) -> None:
         if self.log is not None:
+            self.write_records(trainer)
             tensors, meta = trainer.state()
             save_checkpoint(
                 self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
@@ -266,23 +288,38 @@ def _position(trainer: Trainer) -> dict[str, float]:
     return {"step": trainer.step, "samples": trainer.samples, "epoch": trainer.epoch}
 
 
-def _record(trainer: Trainer, result: StepResult, clock: _Clock) -> dict[str, Any]:
-    """The values of one step, losses and statistics averaged over ranks."""
-    values, point = result.values, result.point
-    mean = all_reduce_sum(torch.stack(list(values.values()))) / trainer.ranks.world_size
-    return {
-        "kind": "train",
-        **_position(trainer),
-        **dict(zip(values, mean.tolist(), strict=True)),
-        "grad_norm": result.grad_norm.item(),
-        **signals(trainer, result),
-        "skipped_steps": trainer.skipped,
-        "lr": point.learning_rate,
-        "weight_decay": point.weight_decay,
-        "teacher_temp": point.teacher_temp,
-        "teacher_momentum": point.teacher_momentum,
-        **clock.read(),
-    }
+class _Record:
+    """What is written of one step, losses and statistics averaged over ranks; all ranks make it.
+
+    Attributes:
+        due: the step after which it is read, as the device has come to it then.
+    """
+
+    def __init__(self, trainer: Trainer, result: StepResult, clock: _Clock):
+        self.due, point = trainer.step + trainer.lag, result.point
+        mean = all_reduce_sum(torch.stack(list(result.values.values()))) / trainer.ranks.world_size
+        found = signals(trainer, result)
+        self.names = [*result.values, "grad_norm", *found]
+        self.values = Late(torch.cat([mean, torch.stack([result.grad_norm, *found.values()])]))
+        self.features = Late(result.features[:RANK_IMAGES])
+        self.where = {"kind": "train", **_position(trainer)}
+        self.schedule = {
+            "lr": point.learning_rate,
+            "weight_decay": point.weight_decay,
+            "teacher_temp": point.teacher_temp,
+            "teacher_momentum": point.teacher_momentum,
+            **clock.read(),
+        }
+
+    def read(self, trainer: Trainer) -> dict[str, Any]:
+        trainer.settle(trainer.step - self.where["step"])
+        return {
+            **self.where,
+            **dict(zip(self.names, self.values.read().tolist(), strict=True)),
+            "feature_rank": feature_rank(self.features.read()),
+            "skipped_steps": trainer.skipped,
+            **self.schedule,
+        }
 
 
 def _json(tree: dict[str, Any]) -> bytes:

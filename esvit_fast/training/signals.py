@@ -15,17 +15,15 @@ RANK_IMAGES = 64
 """Images at most whose features are ranked: few, and as many on any number of ranks that leaves so many each."""
 
 
-def signals(trainer: Trainer, result: StepResult) -> dict[str, float]:
-    """What a training record says beyond the step's own values; all ranks call it.
+def signals(trainer: Trainer, result: StepResult) -> dict[str, Tensor]:
+    """What a training record says beyond the step's own values, scalars on the device; all ranks call it.
 
-    `feature_rank`: effective rank (RankMe) of the student backbone's features of at most 64 images of this rank, whose
-    limit is the smaller of images and channels. `update_ratio`: `optimizer.update_ratio` of the backbone's matrices.
+    `update_ratio`: `optimizer.update_ratio` of the backbone's matrices.
     `center_norm`, `region_center_norm`: norms of the centres, which matter less their mean; only with mean centering.
     """
     matrices = (p for p in trainer.method.student.backbone.parameters() if p.requires_grad and p.ndim > 1)
     found = {
-        "feature_rank": feature_rank(result.features),
-        "update_ratio": update_ratio(trainer.optimizer, matrices).item(),
+        "update_ratio": update_ratio(trainer.optimizer, matrices),
     }
     loss = trainer.method.loss
     if loss.centering == "mean":
@@ -39,11 +37,14 @@ def signals(trainer: Trainer, result: StepResult) -> dict[str, float]:
 
 
 def feature_rank(features: Tensor) -> float:
-    """Effective rank of the first `RANK_IMAGES` rows of [B, C], on the CPU; NaN where one is not finite."""
-    rows = features[:RANK_IMAGES].cpu()
+    """Effective rank (RankMe) of the student backbone's features of at most 64 images of this rank, [B, C] on the CPU.
+
+    Its limit is the smaller of images and channels; NaN where a feature is not finite.
+    """
+    rows = features[:RANK_IMAGES]
     return effective_rank(rows) if rows.isfinite().all() else math.nan
 
 
-def _spread(center: Tensor) -> float:
+def _spread(center: Tensor) -> Tensor:
     """A constant added to a centre changes no assignment."""
-    return torch.linalg.vector_norm(center - center.mean()).item()
+    return torch.linalg.vector_norm(center - center.mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ..models import create_model
 from ..models.checkpoint import difference_of
 from .checkpoint import Checkpoint, CheckpointError
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
+from .late import Late
 from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .schedules import SchedulePoint, schedule, total_steps
 
@@ -34,14 +36,14 @@ class StepResult(NamedTuple):
     Attributes:
         values: the loss and `EsViTStatistics` by name, float32 scalars, means over this rank's micro-batches.
         grad_norm: global norm before clipping.
-        taken: False when loss or gradients were not finite and nothing was changed.
+        taken: bool; False when loss or gradients were not finite and nothing was changed.
         point: the schedules' values.
         features: [B, C], the student backbone's, of the first view of the last micro-batch.
     """
 
     values: dict[str, Tensor]
     grad_norm: Tensor
-    taken: bool
+    taken: Tensor
     point: SchedulePoint
     features: Tensor
 
@@ -90,11 +92,18 @@ class Trainer:
     Everything random in a step is drawn from a generator seeded by (seed, step, accumulation step, rank), so that a
     resumed run needs no generator state to go on bit for bit.
 
+    On a GPU no step waits for it: whether a step is taken is decided there, and counted here a step later.
+
     Args:
         config: of the run.
         epoch_samples: images of an epoch, a multiple of the batch size.
         ranks: this process among those of the run.
         data: `data.fingerprint` of the images, which a checkpoint must match.
+
+    Attributes:
+        lag: how many steps late it is read whether one was taken; 0 on a CPU, where reading waits for nothing.
+        skipped: steps that were not taken, as far as `settle` has read.
+        skipped_in_a_row: how many of the last ones, but for those that looked for a loss scale.
     """
 
     def __init__(self, config: Config, epoch_samples: int, ranks: Ranks, data: Fingerprint | str = ""):
@@ -103,6 +112,8 @@ class Trainer:
         self.total_steps = total_steps(config, epoch_samples)
         self.point = schedule(config, epoch_samples)
         self.step = self.skipped = self.skipped_in_a_row = 0
+        self.lag = 0 if ranks.device.type == "cpu" else 1
+        self._verdicts: deque[tuple[int, Late]] = deque()
         self.method = build_method(config).to(ranks.device)
         if ranks.device.type == "cuda" and ranks.world_size > 1:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
@@ -131,7 +142,8 @@ class Trainer:
         """Take one optimiser step on the micro-batches of this rank.
 
         Raises:
-            NotFinite: this is the third step in a row whose loss or gradients are not finite.
+            NotFinite: this step, or on a GPU the one before it, is the third in a row whose loss or gradients are not
+                finite.
         """
         point, train = self.point(self.samples), self.config.train
         self.method.loss.forget()  # what a step left that an exception ended
@@ -151,37 +163,58 @@ class Trainer:
                 self.scaler.scale(loss / len(batches)).backward()
             values.append(_values(loss, statistics))
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.method.student.parameters() if p.grad is not None]
-        norm = clip_gradients(parameters, train.clip_grad, train.clip_by)
+        norm = clip_gradients(self.method.student.parameters(), train.clip_grad, train.clip_by)
         mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
-        finite_loss = bool(mean["loss"].isfinite())
-        taken = self._finish(finite_loss and bool(norm.isfinite()), finite_loss, point)
-        return StepResult(mean, norm, taken, point, statistics.features)
+        skip = self._judge(mean["loss"], norm)
+        self._update(skip, point.teacher_momentum)
+        self.scaler.update()
+        self.settle(self.lag)
+        return StepResult(mean, norm, ~skip, point, statistics.features)
 
-    def _finish(self, finite: bool, finite_loss: bool, point: SchedulePoint) -> bool:
-        if self.ranks.world_size > 1:
-            # what is not finite on one rank alone must stop the step on all
-            broken = torch.tensor([not finite, not finite_loss], dtype=torch.float32, device=self.ranks.device)
-            finite, finite_loss = (count == 0 for count in all_reduce_sum(broken).tolist())
-        if finite:
-            self.scaler.step(self.optimizer)
-            self.method.update_centers()
-            self.method.update_teacher(point.teacher_momentum)
-            self.skipped_in_a_row = 0
-        else:
+    def _judge(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether this step is to be skipped, on all ranks: what is not finite on one of them stops it on all."""
+        broken = ~torch.stack([loss.isfinite() & norm.isfinite(), loss.isfinite()])
+        broken = all_reduce_sum(broken.float())  # [2]
+        self.step += 1
+        scale = self.scaler.scale(torch.ones_like(loss))
+        self._verdicts.append((self.step, Late(torch.cat([broken, scale[None]]))))
+        return broken[0] > 0
+
+    def _update(self, skip: Tensor, momentum: float) -> None:
+        """Move weights, centres and teacher, or nothing if `skip`, for which a GPU is not waited."""
+        if self.lag:
+            self.optimizer.found_inf = skip.float()  # fused AdamW reads it on the device
+            self.optimizer.step()
+            self.method.update_centers(skip)
+            self.method.update_teacher(torch.where(skip, 1.0, momentum))
+        elif skip:
             self.method.loss.forget()
+        else:
+            self.optimizer.step()
+            self.method.update_centers()
+            self.method.update_teacher(momentum)
+
+    def settle(self, lag: int = 0) -> None:
+        """Count which steps were taken, but for the last `lag`; waits for the device to come to the others.
+
+        Raises:
+            NotFinite: as `train_step`.
+        """
+        while len(self._verdicts) > lag:
+            step, verdict = self._verdicts.popleft()
+            broken, broken_loss, scale = verdict.read().tolist()
+            if not broken:
+                self.skipped_in_a_row = 0
+                continue
             self.skipped += 1
             # a loss scale that is still too large is no failure: it halves and the next step tries again
-            searching = self.scaler.is_enabled() and finite_loss and self.scaler.get_scale() > 1
+            searching = self.scaler.is_enabled() and not broken_loss and scale > 1
             self.skipped_in_a_row += not searching
-        self.scaler.update()
-        self.step += 1
-        if self.skipped_in_a_row >= 3:
-            raise NotFinite(
-                f"loss or gradients were not finite in steps {self.step - 2} to {self.step}; lower train.learning_rate="
-                f"{self.config.train.learning_rate:g} or pass --train.precision fp32, and resume"
-            )
-        return finite
+            if self.skipped_in_a_row >= 3:
+                raise NotFinite(
+                    f"loss or gradients were not finite in steps {step - 2} to {step}; lower train.learning_rate="
+                    f"{self.config.train.learning_rate:g} or pass --train.precision fp32, and resume"
+                )
 
     def _autocast(self):
         precision = self.config.train.precision
@@ -202,6 +235,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a checkpoint holds: tensors, and facts for JSON."""
+        self.settle()
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer, self.method.student.named_parameters())
         meta = {
@@ -243,3 +277,4 @@ class Trainer:
         self.method.load_state_dict(state)
         self.scaler.load_state_dict(meta["scaler"])
         self.step, self.skipped, self.skipped_in_a_row = meta["step"], meta["skipped"], meta["skipped_in_a_row"]
+        self._verdicts.clear()

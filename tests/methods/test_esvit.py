@@ -63,14 +63,17 @@ def test_teacher_follows_bit_by_bit_as_a_plain_loop_and_the_student_stays(moment
     with torch.no_grad():
         for p in (*method.student.parameters(), *method.teacher.parameters()):
             p.normal_(std=0.02)
-    plain, kept = copy.deepcopy(method.teacher), copy.deepcopy(method.student)
+    plain, kept, other = (copy.deepcopy(net) for net in (method.teacher, method.student, method))
     method.update_teacher(momentum)
     with torch.no_grad():
         for t, s in zip(plain.parameters(), method.student.parameters(), strict=True):
             exact = momentum * t.double() + (1 - momentum) * s.double()
-            t.mul_(momentum).add_(s, alpha=1 - momentum)
+            t.lerp_(s, 1 - momentum)
             torch.testing.assert_close(t.double(), exact, rtol=2e-7, atol=1e-8)
     assert all(torch.equal(t, p) for t, p in zip(method.teacher.parameters(), plain.parameters(), strict=True))
+    other.update_teacher(torch.tensor(momentum))  # as on a device that is not waited for
+    for t, o in zip(method.teacher.parameters(), other.teacher.parameters(), strict=True):
+        torch.testing.assert_close(t, o, rtol=2e-7, atol=1e-8)
     assert all(torch.equal(s, k) for s, k in zip(method.student.parameters(), kept.parameters(), strict=True))
     assert all(t.grad is None and t.grad_fn is None for t in method.teacher.parameters())
 

@@ -97,6 +97,25 @@ def test_a_step_is_adamw_of_the_paper():
         torch.testing.assert_close(p.detach(), before[name], rtol=1e-10, atol=1e-12)
 
 
+def test_a_step_is_that_of_separate_operations_and_the_device_may_refuse_it():
+    torch.manual_seed(0)
+    nets = [Net()]
+    nets.append(copy.deepcopy(nets[0]))
+    fused = make_optimizer(nets[0], TrainConfig())
+    plain = torch.optim.AdamW(parameter_groups(nets[1]), lr=0.0, weight_decay=0.04, foreach=True)
+    for net, optimizer in zip(nets, (fused, plain), strict=True):
+        train(net, optimizer, range(6))
+    for p, q in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+    before = copy.deepcopy((nets[0].state_dict(), fused.state_dict()["state"]))
+    for p in nets[0].parameters():
+        p.grad = torch.full_like(p, torch.nan)
+    fused.found_inf = torch.ones(())
+    fused.step()
+    after = nets[0].state_dict(), fused.state_dict()["state"]
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("max_norm", [0.3, 3.0, 1e4])
 @pytest.mark.parametrize("by", ["tensor", "global"])
 def test_clipping_matches_a_float64_loop(by, max_norm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -39,3 +40,16 @@ def test_a_step_has_the_same_bits_in_every_run(precision):
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-4), ("bf16", 1e-2)])
 def test_a_step_has_the_loss_of_the_oracles(precision, allowed):
     torch.testing.assert_close(losses(precision)[:1], losses(precision, "reference")[:1], rtol=allowed, atol=0)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has nothing to wait for")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_waits_for_nothing(precision):
+    config = benchmark.configured("sample", 8, precision, DEVICE)
+    step = benchmark.stepper(config, nullcontext, benchmark.make_batch(config))
+    step(), step()  # tables are made once, and kernels compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
