@@ -103,8 +103,10 @@ def read_index(file: Path) -> Index:
                 elif name.endswith((".cls", ".json")):
                     _note(labels, file, name, archive.extractfile(member).read())
             archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(_BLOCK) != bytes(_BLOCK):
-                raise ShardError(file, f"ends early or is damaged at byte {archive.offset:,}; fetch or pack it again")
+            end = archive.fileobj.read(_BLOCK)
+            if end != bytes(_BLOCK):  # tarfile takes any end for the end
+                what = "ends early" if len(end) < _BLOCK else f"is damaged at byte {archive.offset:,}"
+                raise ShardError(file, f"{what}; fetch or pack it again")
     except tarfile.ReadError as error:
         early = str(error) == "unexpected end of data"
         raise ShardError(

@@ -154,6 +154,11 @@ def cut(folder, keep):
     file.write_bytes(file.read_bytes()[:keep])
 
 
+def overwrite(file, position, data):
+    whole = file.read_bytes()
+    file.write_bytes(whole[:position] + data * 100 + whole[position + 100 * len(data) :])
+
+
 def end_of_members(file):
     with tarfile.open(file) as archive:
         last = archive.getmembers()[-1]
@@ -164,7 +169,8 @@ def end_of_members(file):
     ("spoil", "message"),
     [
         (lambda f: cut(f, 700), r"shard '.*001\.tar' ends early; fetch or pack it again"),
-        (lambda f: cut(f, end_of_members(f / "001.tar")), r"001\.tar' ends early or is damaged at byte [\d,]+; fetch"),
+        (lambda f: cut(f, end_of_members(f / "001.tar")), r"001\.tar' ends early; fetch"),
+        (lambda f: overwrite(f / "001.tar", 512 * 2, b"noise"), r"001\.tar' is damaged at byte [\d,]+; fetch or pack"),
         (lambda f: cut(f, end_of_members(f / "001.tar") - 1300), r"001\.tar' ends early"),
         (lambda f: cut(f, 0), r"001\.tar' is empty, 0 bytes; fetch or pack it again, or leave it out"),
         (lambda f: shard(f / "001.tar", {"a.txt": b"x"}), r"001\.tar' has no images; leave it out or pack it again"),
