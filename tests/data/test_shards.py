@@ -154,9 +154,11 @@ def cut(folder, keep):
     file.write_bytes(file.read_bytes()[:keep])
 
 
-def overwrite(file, position, data):
+def overwrite_header(file):
+    with tarfile.open(file) as archive:
+        place = archive.getmembers()[3].offset
     whole = file.read_bytes()
-    file.write_bytes(whole[:position] + data * 100 + whole[position + 100 * len(data) :])
+    file.write_bytes(whole[:place] + b"x" * 512 + whole[place + 512 :])
 
 
 def end_of_members(file):
@@ -170,7 +172,7 @@ def end_of_members(file):
     [
         (lambda f: cut(f, 700), r"shard '.*001\.tar' ends early; fetch or pack it again"),
         (lambda f: cut(f, end_of_members(f / "001.tar")), r"001\.tar' ends early; fetch"),
-        (lambda f: overwrite(f / "001.tar", 512 * 2, b"noise"), r"001\.tar' is damaged at byte [\d,]+; fetch or pack"),
+        (lambda f: overwrite_header(f / "001.tar"), r"001\.tar' is damaged at byte [\d,]+; fetch or pack"),
         (lambda f: cut(f, end_of_members(f / "001.tar") - 1300), r"001\.tar' ends early"),
         (lambda f: cut(f, 0), r"001\.tar' is empty, 0 bytes; fetch or pack it again, or leave it out"),
         (lambda f: shard(f / "001.tar", {"a.txt": b"x"}), r"001\.tar' has no images; leave it out or pack it again"),
