@@ -11,6 +11,7 @@ namespace esvit_fast {
 using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
+Tensor crop_resize(Tensor, Tensor);
 std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
 Tensor multicrop_augment(Tensor, Tensor, Tensor, int64_t, torch::headeronly::ScalarType);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
@@ -27,6 +28,7 @@ Tensor window_attention_bias_backward(Tensor, Tensor, int64_t);
 }  // namespace esvit_fast
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
+  m.def("crop_resize(Tensor image, Tensor boxes) -> Tensor");
   m.def("linear_weight_gradient(Tensor grad, Tensor x) -> (Tensor, Tensor)");
   m.def(
       "multicrop_augment(Tensor images, Tensor parameters, Tensor levels, int radius, ScalarType dtype) -> Tensor");
@@ -49,6 +51,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
+  m.impl("crop_resize", TORCH_BOX(&esvit_fast::crop_resize));
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
   m.impl("multicrop_augment", TORCH_BOX(&esvit_fast::multicrop_augment));
   m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));

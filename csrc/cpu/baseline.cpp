@@ -1,3 +1,4 @@
+#include "crop_resize.h"
 #include "linear.h"
 #include "multicrop_augment.h"
 #include "prototype_cross_entropy.h"
@@ -9,6 +10,7 @@
 #define REGISTERS 16
 namespace esvit_fast::baseline {
 #include "simd.h"
+#include "crop_resize_kernel.h"
 #include "linear_kernel.h"
 #include "multicrop_augment_kernel.h"
 #include "prototype_cross_entropy_kernel.h"

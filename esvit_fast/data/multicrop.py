@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..config import CropConfig
+from ..ops._cpu.crop_resize import available, crop_resize
 from .draws import ATTEMPTS
 
 RATIO = (3 / 4, 4 / 3)
@@ -72,13 +73,23 @@ class MultiCrop:
             image: uint8 [H, W, 3].
             draws: float64 [V, 22] in [0, 1).
         """
-        boxes = crop_boxes(image.shape[0], image.shape[1], self.scale, draws).tolist()
-        pixels = _to_tensor(image)
-        crops = []
+        boxes = crop_boxes(image.shape[0], image.shape[1], self.scale, draws)
+        return (self._by_kernel if available() else self._by_torch)(image, boxes)
+
+    def _by_kernel(self, image: np.ndarray, boxes: np.ndarray) -> list[torch.Tensor]:
+        order = [view for _, views in self.groups for view in views]
+        sized = np.concatenate([boxes, np.array(self.sizes)[:, None]], axis=1)[order]
+        pixels = crop_resize(_to_tensor(image)[0].permute(1, 2, 0), torch.from_numpy(sized))
+        parts = pixels.split([3 * size * size * len(views) for size, views in self.groups])
+        shapes = [(len(views), 3, size, size) for size, views in self.groups]
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _by_torch(self, image: np.ndarray, boxes: np.ndarray) -> list[torch.Tensor]:
+        pixels, crops = _to_tensor(image), []
         for size, views in self.groups:
             group = torch.empty(len(views), 3, size, size, dtype=torch.uint8)
             for slot, view in zip(group, views, strict=True):
-                top, left, height, width = boxes[view]
+                top, left, height, width = boxes[view].tolist()
                 slot.copy_(resize(pixels[:, :, top : top + height, left : left + width], size, size)[0])
             crops.append(group)
         return crops

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,13 @@ from esvit_fast.config import CropConfig
 from esvit_fast.data import MultiCrop, crop_boxes, eval_image, uniforms
 from esvit_fast.data.draws import CROP
 from esvit_fast.data.multicrop import central_box, view_groups
+from esvit_fast.ops._cpu.crop_resize import available, crop_resize
 
+from ..ops.harness import run_with_instruction_set
 from .stand_ins import pixels
 
 SIDES = st.integers(1, 400)
+NATIVE = pytest.mark.skipif(not available(), reason="needs the CPU library of these sources")
 
 
 def boxes_of(height, width, scale, count, seed=0):
@@ -85,6 +90,53 @@ def test_crops_equal_pillows(height, width):
             theirs = np.asarray(part.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
             difference = abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs)
             assert difference.max() <= 2 and difference.mean() < 0.1
+
+
+@NATIVE
+@pytest.mark.parametrize("part", range(3))
+def test_the_kernel_gives_what_torch_gives_bit_for_bit(part):
+    r = random.Random(part)
+    for seed in range(60):
+        height, width = (r.choice([1, 2, 15, 16, 63, 64, 65, r.randint(1, 90), r.randint(200, 500)]) for _ in range(2))
+        image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = image if r.random() < 0.7 else (image > 127) * np.uint8(255)  # sums far beyond a byte
+        sides = [r.choice([1, 7, 16, 63, 64, 96, r.randint(1, 130)]) for _ in range(2)]
+        counts = r.randint(1, 3), r.randint(1, 3)
+        scale = r.choice([(0.4, 1.0), (0.001, 0.1), (1.0, 1.0)])
+        crop = MultiCrop(CropConfig(sides[0], scale, tuple(sides), counts, scale))
+        boxes = crop_boxes(height, width, crop.scale, uniforms(seed, 0, 0, len(crop.sizes))[:, CROP])
+        ours, theirs = crop._by_kernel(image, boxes), crop._by_torch(image, boxes)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@NATIVE
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_resizes_the_same(isa):
+    run_with_instruction_set(
+        isa,
+        "from tests.data.test_multicrop import *\n"
+        "test_the_kernel_gives_what_torch_gives_bit_for_bit(3); test_crops_equal_pillows(375, 500)",
+    )
+
+
+@NATIVE
+def test_images_of_any_layout_are_cropped(monkeypatch):
+    crop, draws = MultiCrop(CropConfig(24, (0.4, 1.0), (16,), (2,))), uniforms(0, 0, 0, 4)[:, CROP]
+    image = pixels(0, 50, 70)
+    frozen, strided = image.copy(), np.asfortranarray(image)
+    frozen.flags.writeable = False
+    for other in (frozen, strided):
+        assert all(torch.equal(a, b) for a, b in zip(crop(other, draws), crop(image, draws), strict=True))
+    expected = crop(image, draws)
+    monkeypatch.setattr("esvit_fast.data.multicrop.available", lambda: False)
+    assert all(torch.equal(a, b) for a, b in zip(crop(image, draws), expected, strict=True))
+
+
+@NATIVE
+@pytest.mark.parametrize("box", [(-1, 0, 4, 4, 2), (0, 0, 0, 4, 2), (0, 3, 4, 6, 2), (5, 0, 4, 4, 2), (0, 0, 4, 4, 0)])
+def test_boxes_outside_of_the_image_are_refused(box):
+    with pytest.raises(RuntimeError, match="a box lies outside of the image"):
+        crop_resize(torch.zeros(8, 8, 3, dtype=torch.uint8), torch.tensor([box]))
 
 
 def test_equal_sizes_share_a_resolution():
