@@ -11,8 +11,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from esvit_fast.config import AugmentConfig
-from esvit_fast.data import Augmenter, Batch, normalize
+from esvit_fast.data import Augmenter, Batch, normalize, uniforms
+from esvit_fast.data.augment import sampled_parameters
 from esvit_fast.data.draws import (
+    AUGMENT,
     BLUR,
     BRIGHTNESS,
     CONTRAST,
@@ -26,8 +28,9 @@ from esvit_fast.data.draws import (
     SOLARIZE,
 )
 from esvit_fast.data.multicrop import view_groups
+from esvit_fast.ops.multicrop_augment import COLUMNS
 
-from .stand_ins import pixels
+from .stand_ins import distance, pixels
 
 oracle = importlib.import_module("esvit_fast.reference.multicrop_augment")
 PLAIN = AugmentConfig(
@@ -199,6 +202,31 @@ def test_statistics_equal_the_published_pil_augmentation(kind, by_pillow):
         shift = 0 if by_pillow else 0.002
         assert abs(a.mean() - b.mean()) < 4 * error + shift, measure.__name__
         assert abs(a.std() / b.std() - 1) < 0.12, measure.__name__
+        assert distance(a.numpy(), b.numpy()) < 1, measure.__name__
+
+
+def test_parameters_are_distributed_as_torchvisions():
+    """Each by itself, and the order of the jitter as one of 24."""
+    count, config = 4000, AugmentConfig()
+    draws = torch.from_numpy(uniforms(3, 0, 0, count)[:, AUGMENT]).float()
+    torch.manual_seed(0)
+    jitter = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
+    drawn = [jitter.make_params([]) for _ in range(count)]
+    for kind in range(3):
+        ours = dict(zip(COLUMNS, sampled_parameters(config, draws, torch.full((count,), kind)).T.numpy(), strict=True))
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            theirs = np.array([params[f"{name}_factor"] for params in drawn])
+            assert distance(ours[name], theirs) < 1, name
+        jittered, blurred = ours["order"] >= 0, ours["sigma"] > 0
+        shares = {"flip": 0.5, "order": 0.8, "grey": 0.2, "sigma": (1, 0.1, 0.5)[kind], "solarize": (0, 0.2, 0)[kind]}
+        for name, share in shares.items():
+            happened = {"order": jittered, "sigma": blurred}.get(name, ours[name] != 0)
+            assert abs(happened.mean() - share) <= 4 * (share * (1 - share) / count) ** 0.5, name
+        orders = np.bincount(ours["order"][jittered].astype(int), minlength=24)
+        expected = jittered.sum() / 24
+        assert ((orders - expected) ** 2 / expected).sum() < 49.7  # chi-square of 23, one in a thousand
+        sigma = ours["sigma"][blurred]
+        assert distance(sigma, np.linspace(*config.blur_sigma, len(sigma))) < 1
 
 
 def _mean(x):

@@ -9,6 +9,7 @@ import torch
 
 from esvit_fast.config import CropConfig, DataConfig
 from esvit_fast.data import (
+    Augmenter,
     CorruptionLog,
     MultiCrop,
     TooManyCorrupt,
@@ -67,11 +68,16 @@ def test_batch_holds_what_its_counters_say():
             np.testing.assert_allclose(batch.draws[:, row].numpy(), u[:, AUGMENT], atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 def test_workers_change_nothing():
     source = ArraySource(20, broken=frozenset({3, 11}))
-    alone = load(source)
-    for workers in (1, 2):
-        assert all(same(a, b) for a, b in zip(alone, load(source, workers=workers), strict=True))
+    alone, augment = load(source), Augmenter(CONFIG.augment, CONFIG.crops.sizes)
+    views = [augment(batch, "cpu") for batch in alone]
+    for workers in (1, 2, 4):
+        batches = load(source, workers=workers)
+        assert all(same(a, b) for a, b in zip(alone, batches, strict=True))
+        for batch, expected in zip(batches, views, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(augment(batch, "cpu"), expected, strict=True))
 
 
 def test_resume_continues_mid_epoch():
