@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from .decode import reason
 from .encoded import SPLITS, UNLABELLED, NoSplit, SourceError, Strings
+from .zip_source import ZIP_DAMAGE
 
+# what NumPy's parsers raise on damaged files
+_DAMAGE = (*ZIP_DAMAGE, EOFError, LookupError, MemoryError, SyntaxError, TypeError, tokenize.TokenError, zlib.error)
 _NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 _FORMS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"), ("{}_x", "{}_y"))
 _UNDIVIDED = (("images", "labels"), ("x", "y"), ("data", "labels"), ("arr_0", "arr_1"))
@@ -67,8 +73,8 @@ def open_array(spec: str, file: Path, split: str, max_megapixels: float) -> Arra
         return ArraySource(spec, file, key, None if name is None else load(file, name), max_megapixels)
     except SourceError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"data.source={spec!r} cannot be read: {str(error).splitlines()[0]}; save it again") from None
+    except _DAMAGE as error:
+        raise SourceError(f"data.source={spec!r} cannot be read: {reason(error)}; save it again") from None
 
 
 def load(file: Path, key: str | None) -> np.ndarray:

@@ -58,7 +58,7 @@ def decode_image(data: bytes, path: str, max_megapixels: float = 64.0) -> np.nda
         except Image.UnidentifiedImageError:
             raise CorruptImage(path, f"is no image of a known format (starts with {data[:12]!r})") from None
         except _DAMAGE as error:
-            raise CorruptImage(path, _reason(error)) from None
+            raise CorruptImage(path, reason(error)) from None
         with image:
             return image_array(image, path, max_megapixels)
 
@@ -75,7 +75,7 @@ def image_array(image: Image.Image, path: str, max_megapixels: float = 64.0) -> 
     except CorruptImage:
         raise
     except _DAMAGE as error:
-        raise CorruptImage(path, _reason(error)) from None
+        raise CorruptImage(path, reason(error)) from None
 
 
 def _decode_jpeg(data: bytes, path: str, max_megapixels: float) -> np.ndarray | None:
@@ -108,5 +108,6 @@ def _check_size(width: int, height: int, path: str, max_megapixels: float) -> No
         )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What an exception says, in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .decode import reason
 from .encoded import UNLABELLED, EncodedSource, SourceError, number_labels
 
 try:
@@ -82,10 +83,10 @@ class ParquetSource(EncodedSource):
             try:
                 images = _column(self.files[file], number, self.column)
             except (pyarrow.ArrowException, OSError) as error:
-                raise OSError(f"its row group cannot be read: {str(error).splitlines()[0]}") from None
+                raise OSError(f"its row group cannot be read: {reason(error)}") from None
             self._kept.put(group, images)
-        image = images[index - start]
-        if not image.is_valid:
+        image = images[index - start] if index - start < len(images) else None
+        if image is None or not image.is_valid:
             raise OSError("the file holds no bytes of it")
         self.check_bytes(index, image.as_buffer().size)
         return image.as_py()
@@ -136,8 +137,8 @@ def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> Par
                 )
             names, values = _rows(opened, facts)
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise SourceError(f"data.source={spec!r}: {str(file)!r} cannot be read: {reason}; check it") from None
+            why = reason(error).rstrip(".")
+            raise SourceError(f"data.source={spec!r}: {str(file)!r} cannot be read: {why}; check it") from None
         for group in range(opened.metadata.num_row_groups):
             groups.append(Group(number, group, starts))
             starts += opened.metadata.row_group(group).num_rows
@@ -150,8 +151,14 @@ def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> Par
     if any(isinstance(label, str) for label in labels):
         labels, classes = number_labels([label or "" for label in labels])
     labels = [UNLABELLED if label is None else label for label in labels]
-    if not classes and max(labels) >= 0:
-        classes = [str(n) for n in range(max(labels) + 1)]
+    most = max(labels)
+    if not classes:
+        classes = [str(n) for n in range(most + 1)]
+    if not -1 <= min(labels) <= most < len(classes) < 10**6:
+        raise SourceError(
+            f"data.source={spec!r} has labels from {min(labels)} to {most} for {len(classes):,} classes; they must be "
+            "numbers of classes from 0 on, -1 for none"
+        )
     return ParquetSource(spec, files, groups, facts.column, paths, labels, classes, max_megapixels)
 
 
@@ -176,13 +183,22 @@ def _facts(spec: str, schema: pyarrow.Schema) -> _Facts:
     nested = pyarrow.types.is_struct(kind)
     column = f"{name}.bytes" if nested else name
     path = f"{name}.path" if nested and kind.get_field_index("path") >= 0 else None
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    named = {key: value["names"] for key, value in features.items() if "names" in value and key in schema.names}
-    label = "label" if "label" in schema.names else next(iter(named), None)
+    named = _class_names(spec, schema)
+    label = next((name for name in ("label", *named) if name in schema.names), None)
     if label and not (pyarrow.types.is_integer(kind := schema.field(label).type) or pyarrow.types.is_string(kind)):
         logger.warning("data.source=%r: its column %s is %s, no class: the images are unlabelled", spec, label, kind)
         label = None
     return _Facts(column, path, label, named.get(label, []))
+
+
+def _class_names(spec: str, schema: pyarrow.Schema) -> dict[str, list[str]]:
+    """The classes of each column of labels, by Hugging Face's metadata."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {key: list(map(str, value["names"])) for key, value in features.items() if "names" in value}
+    except (ValueError, TypeError, AttributeError):
+        logger.warning("data.source=%r: its Hugging Face metadata is damaged: classes have no names", spec)
+        return {}
 
 
 def _byte_columns(schema: pyarrow.Schema) -> Iterator[str]:

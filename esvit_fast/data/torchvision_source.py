@@ -8,7 +8,7 @@ import numpy as np
 import torchvision
 from PIL import Image
 
-from .decode import CorruptImage, image_array
+from .decode import CorruptImage, image_array, reason
 from .encoded import SPLITS, UNLABELLED, SourceError
 
 _LABELS = ("targets", "labels", "_labels")
@@ -33,7 +33,7 @@ class TorchvisionSource:
         try:
             image = self.dataset[index][0]
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise CorruptImage(self.path(index), str(error) or type(error).__name__) from None
+            raise CorruptImage(self.path(index), reason(error)) from None
         return image_array(image, self.path(index), self.max_megapixels)
 
     def label(self, index: int) -> int:
@@ -65,7 +65,7 @@ def open_torchvision(spec: str, rest: str, split: str, max_megapixels: float) ->
         try:
             return TorchvisionSource(spec, dataset(root, **choice, **download), max_megapixels)
         except (RuntimeError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(reason(error))
     remedy = f"torchvision.datasets.{name}({root!r}, download=True)" if download else "its instructions"
     raise SourceError(f"data.source={spec!r} cannot be opened: {reasons[0]}; fetch the files first, with {remedy}")
 

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .decode import reason
 from .encoded import EncodedSource, SourceError, is_image_path, nothing_found, select_split
 from .files import Files
+
+ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, struct.error)
+"""What zipfile raises on damaged archives."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 
@@ -63,8 +67,12 @@ def open_zip(spec: str, file: Path, split: str, max_megapixels: float) -> ZipSou
     """
     try:
         members = _members(spec, file)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"data.source={spec!r} cannot be read as a .zip: {error}; check it, or unpack it") from None
+    except SourceError:
+        raise
+    except ZIP_DAMAGE as error:
+        raise SourceError(
+            f"data.source={spec!r} cannot be read as a .zip: {reason(error)}; check it, or unpack it"
+        ) from None
     images = sorted((member for member in members if is_image_path(member.filename)), key=lambda m: m.filename)
     if not images:
         raise nothing_found(spec, "the archive")

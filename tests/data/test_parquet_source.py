@@ -104,6 +104,14 @@ def test_a_damaged_row_group_is_a_corrupt_image(tmp_path):
         source.image(0)
 
 
+def test_damaged_metadata_cost_the_names_and_say_so(tmp_path, caplog):
+    file = write(tmp_path / "a.parquet", range(2), [1, 0])
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": '{"info'}), file)
+    with caplog.at_level(logging.WARNING):
+        assert open_source(str(file)).classes == ("0", "1")
+    assert "its Hugging Face metadata is damaged: classes have no names" in caplog.text
+
+
 def test_large_row_groups_are_warned_of(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(parquet_source, "LARGE", 1000)
     with caplog.at_level(logging.WARNING):
@@ -126,6 +134,11 @@ def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, caplog):
             lambda f: pq.write_table(pa.table({"x": [1], "y": ["a"]}), f),
             r"has no column of encoded images .*only x, y;",
         ),
+        (
+            lambda f: write(f, range(3), [0, 2, 1]),
+            r"has labels from 0 to 2 for 2 classes; they must be",
+        ),
+        (lambda f: write(f, range(3), [0, -2, 1]), r"has labels from -2 to 1 for 2 classes"),
         (lambda f: write(f, []), r"a\.parquet' has no rows; leave it out"),
         (
             lambda f: write(write(f, range(2)).with_name("b.parquet"), range(2), form="bytes"),
