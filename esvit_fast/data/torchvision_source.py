@@ -17,8 +17,8 @@ _LABELS = ("targets", "labels", "_labels")
 class TorchvisionSource:
     """A torchvision dataset of (image, class) pairs."""
 
-    def __init__(self, name: str, dataset: torchvision.datasets.VisionDataset, max_megapixels: float):
-        self.name, self.dataset, self.max_megapixels = name, dataset, max_megapixels
+    def __init__(self, name: str, dataset: torchvision.datasets.VisionDataset, max_megapixels: float, part: str = ""):
+        self.name, self.dataset, self.max_megapixels, self.part = name, dataset, max_megapixels, part
         labels = next((getattr(dataset, key) for key in _LABELS if hasattr(dataset, key)), None)
         self.labels = np.asarray(labels, dtype=np.int64) if labels is not None else None
         count = 0 if self.labels is None else int(self.labels.max()) + 1
@@ -45,7 +45,7 @@ class TorchvisionSource:
 
     def path(self, index: int) -> str:
         """What to call an image in messages."""
-        return f"{self.name}[{index}]"
+        return f"{self.name}{self.part}[{index}]"
 
 
 def open_torchvision(spec: str, rest: str, split: str, max_megapixels: float) -> TorchvisionSource:
@@ -63,7 +63,8 @@ def open_torchvision(spec: str, rest: str, split: str, max_megapixels: float) ->
     reasons = []
     for choice in _split_arguments(parameters, split):
         try:
-            return TorchvisionSource(spec, dataset(root, **choice, **download), max_megapixels)
+            part = "/test" if choice and split == "test" else ""
+            return TorchvisionSource(spec, dataset(root, **choice, **download), max_megapixels, part)
         except (RuntimeError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
             reasons.append(reason(error))
     remedy = f"torchvision.datasets.{name}({root!r}, download=True)" if download else "its instructions"

@@ -169,13 +169,15 @@ def test_a_full_disk_leaves_whole_shards_and_packing_goes_on(source, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_a_kill_between_shard_and_card(source, tmp_path, monkeypatch):
-    pack(source, tmp_path / "whole", TINY, workers=0)
+@pytest.mark.parametrize("writes", [2, 3, 4, 5])
+def test_a_kill_between_shard_and_card(source, tmp_path, monkeypatch, writes):
+    """The card is written empty, behind each of three shards, and when all is done."""
+    assert len(pack(source, tmp_path / "whole", TINY, workers=0)["shards"]) == 3
     write, count = package._write_card, []
 
     def stop(*args):
         count.append(1)
-        if len(count) == 3:
+        if len(count) == writes:
             raise KeyboardInterrupt
         write(*args)
 
@@ -183,7 +185,7 @@ def test_a_kill_between_shard_and_card(source, tmp_path, monkeypatch):
         patch.setattr(package, "_write_card", stop)
         with pytest.raises(KeyboardInterrupt):
             pack(source, tmp_path / "out", TINY, workers=0)
-    assert len(list((tmp_path / "out").glob("*.tar"))) == 2
+    assert len(list((tmp_path / "out").glob("*.tar"))) == min(3, writes - 1)
     pack(source, tmp_path / "out", TINY, workers=0)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 

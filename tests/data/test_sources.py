@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esvit_fast.data import CorruptImage, SourceError, open_source
+from esvit_fast.data import CorruptImage, SourceError, open_source, open_splits
 from esvit_fast.data.encoded import Strings
 
 from .stand_ins import pixels, write_images
@@ -292,6 +292,13 @@ def test_torchvision_dataset_by_name(tmp_path):
     assert len(open_source(f"torchvision:MNIST@{tmp_path}", split="test")) == 12
     assert source.path(3).endswith("[3]")
     assert np.array_equal(pickle.loads(pickle.dumps(source)).image(3), source.image(3))
+
+
+def test_splits_of_torchvision_are_told_apart_even_if_they_are_alike(tmp_path):
+    mnist(tmp_path, 12)
+    assert list(open_splits(f"torchvision:MNIST@{tmp_path}")) == ["train", "test"]
+    test = open_source(f"torchvision:MNIST@{tmp_path}", "test")
+    assert test.path(3) == f"torchvision:MNIST@{tmp_path}/test[3]"
 
 
 def test_torchvision_errors(tmp_path):
