@@ -150,6 +150,11 @@ class TrainConfig:
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2
     log_every_steps: int = 10
+    """The first and the last step are logged, too."""
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where records go besides metrics.jsonl; `pip install 'esvit-fast[log]'`."""
+    stop_on_collapse: bool = False
+    """Save and stop when the run is found to collapse, instead of only warning."""
 
 
 @dataclass(frozen=True)

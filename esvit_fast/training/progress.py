@@ -26,6 +26,11 @@ def summary(record: dict[str, Any]) -> str:
     )
 
 
+def alarm(record: dict[str, Any]) -> str:
+    """A warning's record as a line."""
+    return f"warning: {record['finding']} since step {record['since']:,}: {record['evidence']}; {record['remedy']}"
+
+
 def _entropy(record: dict[str, Any]) -> float:
     return record.get("teacher_entropy", record.get("region_teacher_entropy"))
 
@@ -40,7 +45,7 @@ def _starting(trainer: Trainer) -> str:
 
 
 class BarReporter:
-    """A live bar with speed, time to go, loss, teacher entropy and k-NN accuracy."""
+    """A live bar with speed, time to go, loss, teacher entropy and k-NN accuracy; warnings stay above it, in yellow."""
 
     def __init__(self, console: Console):
         self.progress = Progress(
@@ -69,12 +74,15 @@ class BarReporter:
             f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %", highlight=False
         )
 
+    def warning(self, record: dict[str, Any]) -> None:
+        self.progress.console.print(alarm(record), style="yellow", highlight=False, markup=False)
+
     def stop(self) -> None:
         self.progress.stop()
 
 
 class LineReporter:
-    """A line at the start, for every k-NN accuracy, and at most every `seconds` for a training step."""
+    """A line at the start, for every k-NN accuracy and warning, and at most every `seconds` for a training step."""
 
     def __init__(self, seconds: float = 10.0):
         self.seconds, self._last = seconds, 0.0
@@ -90,6 +98,9 @@ class LineReporter:
 
     def knn(self, record: dict[str, Any]) -> None:
         self._say(f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %")
+
+    def warning(self, record: dict[str, Any]) -> None:
+        self._say(alarm(record))
 
     def _say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)

@@ -26,10 +26,12 @@ from ..data import (
     steps_per_epoch,
 )
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
+from .diagnostics import Collapsed, Diagnosis, Finding
 from .distributed import Ranks, all_reduce_sum, barrier, gather
 from .environment import environment
 from .late import Late
-from .metrics import MetricsLog, truncate_after
+from .loggers import check_loggers, open_loggers
+from .metrics import MetricsLog, read_metrics, truncate_after
 from .online_knn import OnlineKnn
 from .signals import RANK_IMAGES, feature_rank, signals
 from .stopping import StopRequest
@@ -47,6 +49,9 @@ class Reporter(Protocol):
 
     def knn(self, record: dict[str, Any]) -> None:
         """k-NN accuracy has been measured."""
+
+    def warning(self, record: dict[str, Any]) -> None:
+        """Something is wrong with the run: `Finding` as a record."""
 
     def stop(self) -> None:
         """The run is over, whatever the reason."""
@@ -67,6 +72,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
     Raises:
         ValueError: the folder already holds a run, or the configuration or its data cannot work.
         NotFinite: three steps in a row were not finite; the last checkpoint is from before them.
+        Collapsed: something is wrong with the run, and `train.stop_on_collapse` asks to stop then.
     """
     out = Path(out)
     if (out / "config.yaml").exists():
@@ -94,6 +100,7 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
     Raises:
         ValueError: the folder holds no run, or its data have changed.
         CheckpointError: every checkpoint is damaged.
+        NotFinite, Collapsed: as `pretrain`.
     """
     out = Path(out)
     if not (out / "config.yaml").is_file():
@@ -115,8 +122,9 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
 
 def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
     train = config.train
+    check_loggers(train.loggers)
     epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
-    micro_batch = train.batch_size // (ranks.world_size * train.accumulation_steps)
+    micro_batch = _micro_batch(config, ranks)
     if config.method.koleo_weight and micro_batch < 2:
         raise ValueError(
             f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
@@ -124,6 +132,11 @@ def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
             f"{ranks.world_size} ranks; raise the batch size or set the weight to 0"
         )
     return Trainer(config, epoch_samples, ranks, fingerprint(source))
+
+
+def _micro_batch(config: Config, ranks: Ranks) -> int:
+    """Images of a forward pass of one rank."""
+    return config.train.batch_size // (ranks.world_size * config.train.accumulation_steps)
 
 
 class _Inputs(NamedTuple):
@@ -168,7 +181,7 @@ def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: 
 def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Outcome:
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), _Clock(train.batch_size)
-    with StopRequest() as stop, _Files(out, ranks, reporter) as files:
+    with StopRequest() as stop, _Files(out, trainer, reporter) as files:
         if ranks.is_main:
             reporter.start(trainer)
         if trainer.step == 0 and knn.available:
@@ -181,8 +194,10 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
                 clock.work()
                 before = trainer.epoch
                 result = trainer.train_step(micro)
-                logged = trainer.step % train.log_every_steps == 0 or trainer.step == trainer.total_steps
+                logged = trainer.step % train.log_every_steps == 0 or trainer.step in (1, trainer.total_steps)
                 files.step(trainer, _Record(trainer, result, clock) if logged else None)
+                if train.stop_on_collapse and files.found:
+                    stop.ask()
                 if knn.due(before, trainer.epoch):
                     files.knn(trainer, knn)
                     clock.restart()
@@ -203,16 +218,29 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
             raise
         if saved != trainer.step:
             files.checkpoint(trainer)
+        if (
+            train.stop_on_collapse
+            and trainer.step < trainer.total_steps
+            and (found := gather(files.found, ranks.device))
+        ):
+            raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
     return Outcome(trainer.step, trainer.total_steps, stop.signal, time.monotonic() - begin)
 
 
 class _Files:
     """What the main rank writes and says; other ranks do nothing."""
 
-    def __init__(self, out: Path, ranks: Ranks, reporter: Reporter):
-        self.out, self.main, self.reporter = out, ranks.is_main, reporter
-        self.log = MetricsLog(out / "metrics.jsonl") if self.main else None
+    def __init__(self, out: Path, trainer: Trainer, reporter: Reporter):
+        self.out, self.reporter, self.log = out, reporter, None
         self.coming: deque[_Record] = deque()
+        self.found: list[Finding] = []
+        if trainer.ranks.is_main:
+            self.log = MetricsLog(out / "metrics.jsonl")
+            self.loggers = open_loggers(trainer.config, out, trainer.step)
+            self.diagnosis = Diagnosis(trainer.config, _micro_batch(trainer.config, trainer.ranks))
+            for record in read_metrics(self.log.path):
+                if record.get("kind") == "train":
+                    self.diagnosis.see(record)  # what it found has been told
 
     def __enter__(self) -> _Files:
         return self
@@ -220,6 +248,8 @@ class _Files:
     def __exit__(self, *exception: object) -> None:
         if self.log is not None:
             self.log.close()
+            for logger in self.loggers:
+                logger.close()
             self.reporter.stop()
 
     def step(self, trainer: Trainer, record: _Record | None) -> None:
@@ -227,24 +257,38 @@ class _Files:
             if record is not None:
                 self.coming.append(record)
             arrived = self.coming and self.coming[0].due <= trainer.step
-            self.reporter.step(trainer.step, self._write(trainer) if arrived else None)
+            self._report(trainer, self._read(trainer) if arrived else None)
 
     def write_records(self, trainer: Trainer) -> None:
         """Write those of the last steps as well, for which a device is waited."""
         while self.coming:
-            self.reporter.step(trainer.step, self._write(trainer))
+            self._report(trainer, self._read(trainer))
 
-    def _write(self, trainer: Trainer) -> dict[str, Any]:
+    def _read(self, trainer: Trainer) -> dict[str, Any]:
         record = self.coming[0].read(trainer)
         self.coming.popleft()
-        self.log.write(record)
+        self._write(record)
         return record
+
+    def _report(self, trainer: Trainer, record: dict[str, Any] | None) -> None:
+        self.reporter.step(trainer.step, record)
+        for finding in [] if record is None else self.diagnosis.see(record):
+            self.found.append(finding)
+            warning = {"kind": "warning"} | {name: record[name] for name in ("step", "samples", "epoch")}
+            warning |= {"finding": finding.kind, "since": finding.since}
+            warning |= {"evidence": finding.evidence, "remedy": finding.remedy}
+            self._write(warning)
+            self.reporter.warning(warning)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        for log in (self.log, *self.loggers):
+            log.write(record)
 
     def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
         if self.log is not None:
             self.write_records(trainer)
             record = {"kind": "knn", **_position(trainer), **knn(trainer.teacher)}
-            self.log.write(record)
+            self._write(record)
             self.reporter.knn(record)
         barrier()
 

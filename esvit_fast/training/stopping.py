@@ -35,6 +35,10 @@ class StopRequest:
         self.signal = number
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
+    def ask(self) -> None:
+        """Ask for what SIGTERM asks for."""
+        self.signal = signal.SIGTERM
+
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank has been asked to stop; all ranks call this together."""
         if not dist.is_initialized():

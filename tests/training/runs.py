@@ -38,7 +38,7 @@ class Silent:
     """A reporter that remembers."""
 
     def __init__(self):
-        self.records, self.accuracies, self.started, self.stopped = [], [], None, False
+        self.records, self.accuracies, self.warnings, self.started, self.stopped = [], [], [], None, False
 
     def start(self, trainer):
         self.started = trainer.step
@@ -48,6 +48,9 @@ class Silent:
 
     def knn(self, record):
         self.accuracies.append(record)
+
+    def warning(self, record):
+        self.warnings.append(record)
 
     def stop(self):
         self.stopped = True
