@@ -18,6 +18,14 @@ def load_rows(at, r, count, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def add_exactly(total, more, rest):
+    """total + more, and `rest` with what that loses to rounding: beside a weight near one, many small ones vanish."""
+    added = total + more
+    part = added - total
+    return added, rest + ((total - (added - part)) + (more - part))
+
+
+@triton.jit
 def store_rows(at, rows, r, count, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
     """The reverse of `load_rows`."""
     d = tl.arange(0, BLOCK_D)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ._prototype_cross_entropy import GAIN, load_rows, store_rows
+from ._prototype_cross_entropy import GAIN, add_exactly, load_rows, store_rows
 
 
 @triton.jit
@@ -56,8 +56,8 @@ def prototype_cross_entropy_fwd(
             where all weights are much alike, this leaves more of them when they are rounded.
         means: float32 [splits, count, WIDTH], sums of weighted values; None: none are wanted.
         sums: float32 [splits, 5, count]: the highest score, and what weights are relative to, which is that or the
-            level, if it is higher; sums of weights, of rounded ones (times `GAIN`, in 16 bits), and of weights times
-            scores less that.
+            level, if it is higher; sums of weights, of ones rounded to 16 bits (times `GAIN`; in float32, nothing), and
+            of weights times scores less that.
         best: int32 [splits, count], the first prototype with the highest score.
 
     The grid is row_blocks * splits, row blocks fastest: those read the same prototypes side by side.
@@ -68,7 +68,7 @@ def prototype_cross_entropy_fwd(
     HALF: tl.constexpr = keys.dtype.element_ty.primitive_bitwidth == 16
     none, mean_score = tl.zeros([BLOCK_M], tl.float32), tl.load(level + r, r < count, 0.0)
     reached, which = tl.full([BLOCK_M], float("-inf"), tl.float32), tl.zeros([BLOCK_M], tl.int32)
-    highest, total, rounded, moment = mean_score, none, none, none
+    highest, total, rounded, moment, rest = mean_score, none, none, none, none
     mean = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     first, stop = split * tiles_of_split * BLOCK_N, tl.minimum((split + 1) * tiles_of_split * BLOCK_N, prototypes)
     for start in tl.range(first, stop, BLOCK_N):
@@ -84,14 +84,16 @@ def prototype_cross_entropy_fwd(
         less, drop = z - higher[:, None], highest - higher
         shrink, p = tl.exp(drop), tl.exp(less)
         moment = shrink * (moment + total * drop) + tl.sum(tl.where(less < -1e30, 0.0, p * less), 1)
-        total = shrink * total + tl.sum(p, 1)
+        if HALF:
+            total = shrink * total + tl.sum(p, 1)
+        else:
+            total, rest = add_exactly(shrink * total, tl.sum(p, 1), shrink * rest)
         highest = higher
         if means is not None:
             p = tl.where((k < prototypes)[None, :], p - tl.exp(mean_score - higher)[:, None], 0.0)
             if HALF:
-                p *= GAIN
-            p = p.to(keys.dtype.element_ty)
-            rounded = shrink * rounded + tl.sum(p.to(tl.float32), 1)
+                p = (p * GAIN).to(keys.dtype.element_ty)
+                rounded = shrink * rounded + tl.sum(p.to(tl.float32), 1)
             v = w
             if values is not None:
                 v = load_rows(values, k, prototypes, WIDTH, BLOCK_D)
@@ -100,7 +102,7 @@ def prototype_cross_entropy_fwd(
     tl.store(best + to + r, which, r < count)
     tl.store(sums + 5 * to + r, reached, r < count)
     tl.store(sums + 5 * to + count + r, highest, r < count)
-    tl.store(sums + 5 * to + 2 * count + r, total, r < count)
+    tl.store(sums + 5 * to + 2 * count + r, total + rest, r < count)
     tl.store(sums + 5 * to + 3 * count + r, rounded, r < count)
     tl.store(sums + 5 * to + 4 * count + r, moment, r < count)
     if means is not None:
@@ -147,8 +149,11 @@ def prototype_cross_entropy_merge(
         reached = tl.maximum(reached, top)
         highest = tl.maximum(highest, tl.load(sums + 5 * to + count + r, r < count, 0.0))
     total, moment = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
-    taken = tl.exp(mean_score - highest) * (GAIN if HALF else 1.0)
-    rounded = taken * prototypes
+    rest, rounded = total, total
+    taken = tl.exp(mean_score - highest)
+    if HALF:
+        taken *= GAIN
+        rounded = taken * prototypes
     merged = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if mean is not None:
         merged += taken[:, None] * tl.load(value_sum + d, d < WIDTH, 0.0)[None, :]
@@ -156,17 +161,19 @@ def prototype_cross_entropy_merge(
         to = split * wide
         drop = tl.load(sums + 5 * to + count + r, r < count, 0.0) - highest
         shrink, own = tl.exp(drop), tl.load(sums + 5 * to + 2 * count + r, r < count, 0.0)
-        total += shrink * own
-        rounded += shrink * tl.load(sums + 5 * to + 3 * count + r, r < count, 0.0)
+        total, rest = add_exactly(total, shrink * own, rest)
+        if HALF:
+            rounded += shrink * tl.load(sums + 5 * to + 3 * count + r, r < count, 0.0)
         moment += shrink * (tl.load(sums + 5 * to + 4 * count + r, r < count, 0.0) + own * drop)
         if mean is not None:
             merged += shrink[:, None] * load_rows(means + to * WIDTH, r, count, WIDTH, BLOCK_D)
-    total, rounded = tl.where(r < count, total, 1.0), tl.where(r < count, rounded, 1.0)
+    total = tl.where(r < count, total + rest, 1.0)
     log = tl.log(total)
     tl.store(found + r, highest + log, r < count)
     tl.store(found + count + r, log - moment / total, r < count)
     tl.store(found + 2 * count + r, reached, r < count)
     tl.store(which + r, first.to(tl.int64), r < count)
     if mean is not None:
-        merged /= rounded[:, None]
+        # of rounded weights, what was rounded alike
+        merged /= (tl.where(r < count, rounded, 1.0) if HALF else total)[:, None]
         store_rows(mean, merged, r, count, WIDTH, BLOCK_D)

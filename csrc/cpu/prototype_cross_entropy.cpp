@@ -57,16 +57,17 @@ void merge(const Assignment<T>& p, int64_t row, T* highest, T* inverse, const Fo
     const int64_t at = base + s * p.chunk;
     if (p.most[at] > most) most = p.most[at], best = p.best[at];
   }
-  T total = 0, moment = 0;
+  double total = 0;
+  T moment = 0;
   for (int64_t s = 0; s < p.shares; ++s) {
     const int64_t at = base + s * p.chunk;
     const T drop = p.most[at] - most, factor = std::exp(drop);
-    total += factor * p.total[at], moment += factor * (p.moment[at] + p.total[at] * drop);
+    total += factor * (double(p.total[at]) + p.rest[at]), moment += factor * (p.moment[at] + p.total[at] * drop);
   }
-  highest[row] = most, inverse[row] = 1 / total;
+  highest[row] = most, inverse[row] = T(1 / total);
   if (row >= p.rows) return;
   to.most[row] = most, to.best[row] = best;
-  to.log_total[row] = most + std::log(total), to.entropy[row] = std::log(total) - moment / total;
+  to.log_total[row] = T(most + std::log(total)), to.entropy[row] = T(std::log(total) - moment / total);
 }
 
 // Rows [first, first + n) of a matrix of `width` columns: turned, [chunks, width, chunk], or filled up with zeros,
@@ -134,11 +135,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     const auto scratch = [&](int64_t count) { return torch::stable::new_empty(rows, {count}); };
     Tensor weights = scratch(prototypes * columns), level = scratch(tiles * columns), rows_t = scratch(width * columns);
     Tensor packed = scratch(outer ? columns * p.filled : 0), means = scratch(values ? shared * p.filled : 0);
-    Tensor of_share = scratch(3 * shared), of_row = scratch(2 * columns);
+    Tensor of_share = scratch(4 * shared), of_row = scratch(2 * columns);
     Tensor bests = torch::stable::new_empty(rows, {shared}, ScalarType::Long);
     p.weights = data<T>(weights), p.level = data<T>(level), p.rows_t = data<T>(rows_t);
     p.outer = outer ? data<T>(packed) : nullptr, p.mean = data<T>(means);
-    p.most = data<T>(of_share), p.total = p.most + shared, p.moment = p.total + shared, p.best = data<int64_t>(bests);
+    p.most = data<T>(of_share), p.total = p.most + shared, p.rest = p.total + shared;
+    p.moment = p.rest + shared, p.best = data<int64_t>(bests);
     T *highest = data<T>(of_row), *inverse = highest + columns;
     p.highest = highest, p.inverse = inverse;
 

@@ -15,6 +15,7 @@ namespace esvit_fast {
 template <typename T>
 struct Assignment {
   static constexpr int64_t tile = 128;  // prototypes taken at once
+  static constexpr int64_t depth = 64;  // products summed up before they are added to others
   int64_t prototypes, width, filled;    // K; D, and D filled up to whole vectors of any instruction set
   int64_t chunk, chunks, rows;          // chunks of rows, the last one filled up with zeros
   int64_t shares, tiles_of_share;       // prototypes are shared among tasks, in whole tiles
@@ -27,7 +28,7 @@ struct Assignment {
   T* usage;                              // [K], or null
   T* weights;                            // [chunks, K, chunk]
   T* level;                              // [chunks, tiles, chunk]: what a tile's weights are relative to
-  T *most, *total, *moment;              // [chunks, shares, chunk]: of a row and a share of the prototypes
+  T *most, *total, *rest, *moment;       // [chunks, shares, chunk]: of a row and a share of the prototypes
   int64_t* best;                         // the same
   const T *highest, *inverse;            // [chunks, chunk]: of a row and all prototypes; one over their total
   T* mean;                               // [chunks, shares, chunk, filled]

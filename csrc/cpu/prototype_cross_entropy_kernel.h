@@ -32,9 +32,13 @@ void score(const Assignment<T>& p, int64_t chunk, int64_t share) {
     const int64_t first = t * p.tile, count = std::min(p.tile, p.prototypes - first);
     const bool begin = t == share * p.tiles_of_share;
     T* scores = p.weights + (chunk * p.prototypes + first) * stride;
-    product(
-        count, stride, p.width, p.keys + first * p.width, p.width, int64_t(1), p.rows_t + chunk * p.width * stride,
-        stride, scores, stride);
+    // in parts, whose sums are exact enough that rounding stays below that of the score itself
+    for (int64_t d = 0; d < p.width; d += p.depth) {
+      const auto multiply = d ? product<T, true> : product<T, false>;
+      multiply(
+          count, stride, std::min(p.depth, p.width - d), p.keys + first * p.width + d, p.width, int64_t(1),
+          p.rows_t + (chunk * p.width + d) * stride, stride, scores, stride);
+    }
     for (int64_t j = 0; j < stride; j += size) {
       vec<T> top = lowest;
       for (int64_t k = 0; k < count; ++k) {
@@ -46,7 +50,7 @@ void score(const Assignment<T>& p, int64_t chunk, int64_t share) {
       const vec<T> before = begin ? lowest : load(p.most + at + j);
       note_best(scores + j, stride, count, before, top, first, p.best + at + j);
       const vec<T> most = top > before ? top : before;
-      vec<T> total = {}, moment = {};
+      vec<T> total = {}, moment = {}, rest = {};
       for (int64_t k = 0; k < count; ++k) {
         T* to = scores + k * stride + j;
         const vec<T> less = load(to) - most, weight = exp_of_negative(less);
@@ -55,9 +59,13 @@ void score(const Assignment<T>& p, int64_t chunk, int64_t share) {
       }
       if (!begin) {
         const vec<T> drop = before - most, factor = exp_of_negative(drop), old = load(p.total + at + j);
-        moment += factor * (load(p.moment + at + j) + old * drop), total += factor * old;
+        moment += factor * (load(p.moment + at + j) + old * drop);
+        // what the sum loses to rounding is kept: beside a weight near one, many small ones would vanish
+        const vec<T> scaled = factor * old, sum = scaled + total, part = sum - scaled;
+        rest = factor * load(p.rest + at + j) + ((scaled - (sum - part)) + (total - part)), total = sum;
       }
       store(p.most + at + j, most), store(p.total + at + j, total), store(p.moment + at + j, moment);
+      store(p.rest + at + j, rest);
       store(p.level + (chunk * tiles + t) * stride + j, most);
     }
   }

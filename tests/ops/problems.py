@@ -78,6 +78,25 @@ def regime(name, rows=48, teachers=32, prototypes=4096, width=64, seed=0):
     }
 
 
+DEMANDED = {
+    torch.float32: (1e-6, 5e-6, 5e-6),
+    torch.float16: (2e-5, 1e-3, 3e-3),
+    torch.bfloat16: (1e-4, 5e-3, 1e-2),
+}
+"""Relative errors of the loss, and of the gradients of student and student_weight, by what is computed in."""
+
+
+def assert_exact_in(name, found, truth, plain, computed, pairs):
+    """`results` in a regime are as exact as demanded; where small differences of large numbers count, as exact as
+    torch's, `plain`, if those are less. A loss near 0 is judged by its absolute error, of weights that sum to one."""
+    small = (truth[0] / pairs.weight.sum()).abs().clamp(max=1)
+    for i, allowed in zip((0, 2, 3), DEMANDED[computed], strict=True):
+        error, torchs = ((x[i] - truth[i]).norm() / truth[i].norm() * (1 if i else small) for x in (found, plain))
+        if name in ("converging", "collapse"):
+            allowed = max(allowed, 1.5 * torchs)
+        assert error <= allowed, (name, computed, i, error, torchs)
+
+
 def results(matrices, options, backend, dtype=None):
     """Loss, statistics and gradients of student, student_weight and student_weight_g, where there is one."""
     *tensors, pairs = matrices
