@@ -14,10 +14,11 @@ Row = dict[str, Any]
 
 
 class Metrics(NamedTuple):
-    """Lines of a metrics.jsonl by kind, in the order of their steps; of lines with equal steps the last one counts."""
+    """Lines of a metrics.jsonl by kind, in the order of their steps; of lines for the same the last one counts."""
 
     train: list[Row]
     knn: list[Row]
+    warnings: list[Row]
 
 
 class Chart(NamedTuple):
@@ -54,6 +55,11 @@ COURSE = (
     Chart("Teacher temperature", (("teacher_temp", "temperature"),)),
     Chart("Teacher momentum", (("teacher_momentum", "momentum"),)),
     Chart("Gradient norm", (("grad_norm", "norm"),), "before clipping"),
+    Chart(
+        "Rank of features",
+        (("feature_rank", "effective rank"),),
+        note="Of the student's features of at most 64 images of a batch; towards 1 they have collapsed.",
+    ),
     Chart("Throughput", (("images_per_s", "images/s"),), "images/s"),
 )
 
@@ -66,7 +72,7 @@ def read_metrics(path: Path) -> Metrics:
     """
     if not path.is_file():
         raise ValueError(f"run_dir={str(path.parent)!r} has no {path.name}; pass the folder of a pretraining run")
-    kinds: dict[str, dict[int, Row]] = {"train": {}, "knn": {}}
+    kinds: dict[str, dict[tuple[int, str], Row]] = {"train": {}, "knn": {}, "warning": {}}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             row = json.loads(line)
@@ -74,7 +80,7 @@ def read_metrics(path: Path) -> Metrics:
             log.warning("%s line %d is not JSON and is left out", path, number)
             continue
         if row.get("kind") in kinds:
-            kinds[row["kind"]][row["step"]] = row
+            kinds[row["kind"]][row["step"], row.get("finding", "")] = row
     return Metrics(*([rows[step] for step in sorted(rows)] for rows in kinds.values()))
 
 

@@ -60,6 +60,7 @@ def write_report(
         one.to(device)
     outcome, course = charts(metrics, config.method.out_dim)
     sections = [
+        _warnings(metrics),
         _results(evaluation),
         _curves("Learning", "What the loss and the teacher's answers did, over images seen.", outcome),
         _section("Crops, as the model sees them", _CROPS, pictures.crops(source, config)),
@@ -134,6 +135,19 @@ def _header(title: str, metrics: Metrics, environment: Mapping[str, Any], source
         f'<header><p class="kicker">esvit_fast &middot; pretraining report</p><h1>{escape(title)}</h1>'
         f'<p class="lead">{escape(lead)}</p><dl class="facts">{items}</dl></header>'
     )
+
+
+def _warnings(metrics: Metrics) -> str:
+    if not metrics.warnings:
+        return ""
+    body = "".join(
+        f"<tr><td>{escape(row['finding'])}<small>since step {row['since']:,}</small></td>"
+        f"<td>{escape(row['evidence'])}</td><td>{escape(row['remedy'])}</td></tr>"
+        for row in metrics.warnings
+    )
+    table = f"<table><tr><th>found</th><th>by</th><th>what to change</th></tr>{body}</table>"
+    text = "What the run's doctor found while it trained. A run that has collapsed is begun again with other settings."
+    return _section("Warnings", text, f'<div class="card scroll warned">{table}</div>')
 
 
 def _results(evaluation: Mapping[str, Any] | None) -> str:

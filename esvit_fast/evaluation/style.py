@@ -112,6 +112,8 @@ tr:last-child td { border-bottom: 0; }
 td small { display: block; color: var(--muted); }
 tr.chosen td { font-weight: 650; color: var(--after); }
 .scroll { overflow-x: auto; }
+.warned { border-left: 4px solid var(--near); } .warned td:first-child { font-weight: 650; }
+.warned td small { font-weight: 400; white-space: nowrap; }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; margin-top: 14px; }
 summary { padding: 13px 20px; cursor: pointer; font-weight: 600; }
 details > div, details > pre { margin: 0; padding: 2px 20px 18px; }

@@ -197,6 +197,21 @@ def test_report_without_an_evaluation_says_so(tmp_path):
     assert "written without an evaluation" in check(path)[1]
 
 
+def test_warnings_of_a_run_are_told_first_and_a_healthy_run_has_no_such_part(tmp_path):
+    arguments = {"model": TinyModel(), "untrained": TinyModel(), "source": ArraySource(noise_images(5), name="bare")}
+    arguments |= {"test_source": None, "config": CONFIG, "evaluation": None}
+    run = run_folder(tmp_path)
+    assert "<h2>Warnings" not in check(write_report(run, **arguments))[0]
+    warning = {"kind": "warning", "step": 3, "samples": 300, "epoch": 1.5, "since": 1200, "remedy": "lower a.b=2 to 1"}
+    with (run / "metrics.jsonl").open("a") as file:
+        for kind in ("divergence", "dead <student>"):
+            file.write(json.dumps(warning | {"finding": kind, "evidence": "loss > 9"}) + "\n")
+    page, text = check(write_report(run, **arguments))
+    assert page.index("<h2>Warnings") < page.index("<h2>Results")
+    assert "dead <student>" in text and text.index("divergence") > text.index("dead <student>")
+    assert "since step 1,200" in text and "loss > 9" in text and "lower a.b=2 to 1" in text
+
+
 @pytest.mark.parametrize(("metrics", "words"), [(False, "has no metrics.jsonl; pass"), (True, "none of the images")])
 def test_bad_input_of_a_report(tmp_path, metrics, words):
     if metrics:
