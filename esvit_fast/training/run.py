@@ -160,7 +160,7 @@ def _inputs(trainer: Trainer, source: Source) -> _Inputs:
         accumulation_steps=train.accumulation_steps,
     )
     corrupt = CorruptionLog(len(source), trainer.config.data.max_corrupt_share, warn=ranks.is_main)
-    return _Inputs(loader, corrupt, OnlineKnn(trainer.config, source, ranks.device))
+    return _Inputs(loader, corrupt, OnlineKnn(trainer.config, source, ranks))
 
 
 def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: torch.device) -> list[Batch]:
@@ -285,9 +285,10 @@ class _Files:
             log.write(record)
 
     def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
+        accuracy = knn(trainer.teacher)
         if self.log is not None:
             self.write_records(trainer)
-            record = {"kind": "knn", **_position(trainer), **knn(trainer.teacher)}
+            record = {"kind": "knn", **_position(trainer), **accuracy}
             self._write(record)
             self.reporter.knn(record)
         barrier()
