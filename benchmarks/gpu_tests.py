@@ -77,7 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("tests", nargs="*", default=["tests/ops", "tests/training"])
+    parser.add_argument("tests", nargs="*", default=["tests/ops", "tests/data", "tests/training"])
     args = parser.parse_args()
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider"]
     # versions that nobody has pinned may deprecate things, and plugins of pytest may be imported by now
