@@ -15,6 +15,8 @@ from ..config import Config, load_config, recipe_names, validate
 from ..training import Outcome, Ranks, Reporter, setup_distributed, teardown_distributed
 from ..training import pretrain as start_run
 from ..training import resume as resume_run
+from ..training.memory import keep_freed_memory
+from ..training.profiling import WARM_UP
 from ..training.progress import make_reporter
 
 
@@ -29,6 +31,14 @@ def pretrain(argv: Sequence[str]) -> int:
     parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
     parser.add_argument("--data", help="images: a folder, list, archive, shards, … (see data.source)")
     parser.add_argument("--out", type=Path, help="folder of the run, new or empty")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"write into the folder where the time of N steps goes, after the first {WARM_UP} (profile.txt, "
+        "profile.json, and trace.json.gz for chrome://tracing or Perfetto); the run goes on",
+    )
     args, settings = parser.parse_known_args(list(argv))
     if {"-h", "--help"} & set(settings):
         parser.print_help()
@@ -36,11 +46,17 @@ def pretrain(argv: Sequence[str]) -> int:
     elif args.recipe is None or args.out is None:
         missing = "--recipe" if args.recipe is None else "--out"
         raise ValueError(f"{missing} is missing; recipes: {', '.join(recipe_names())}; --out is the folder of the run")
+    if args.profile < 0:
+        raise ValueError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
     config = load_config(args.recipe) if args.recipe else Config()
     if args.data is not None:
         config = replace(config, data=replace(config.data, source=args.data))
     config = validate(tyro.cli(Config, args=settings, default=config, prog="esvit-fast pretrain"))
-    return run(lambda ranks, reporter: start_run(config, args.out, ranks, reporter), args.out, config.train.device)
+
+    def start(ranks: Ranks, reporter: Reporter) -> Outcome:
+        return start_run(config, args.out, ranks, reporter, args.profile)
+
+    return run(start, args.out, config.train.device)
 
 
 def resume(argv: Sequence[str]) -> int:
@@ -56,6 +72,8 @@ def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> i
     """Make a run under the process group that torchrun asks for, and say how it ended."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     ranks = setup_distributed(device)
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     try:
         outcome = call(ranks, make_reporter())
     finally:

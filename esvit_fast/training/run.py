@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.profiler import record_function
 
 from ..config import Config, load_config, save_config
 from ..data import (
@@ -33,6 +34,7 @@ from .late import Late
 from .loggers import check_loggers, open_loggers
 from .metrics import MetricsLog, read_metrics, truncate_after
 from .online_knn import OnlineKnn
+from .profiling import DATA, StepProfiler
 from .signals import RANK_IMAGES, feature_rank, signals
 from .stopping import StopRequest
 from .trainer import NotFinite, StepResult, Trainer
@@ -66,8 +68,8 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
-    """Start a run in an empty or new folder.
+def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter, profile: int = 0) -> Outcome:
+    """Start a run in an empty or new folder; of `profile` steps, it says where their time goes.
 
     Raises:
         ValueError: the folder already holds a run, or the configuration or its data cannot work.
@@ -91,7 +93,7 @@ def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter) -> Out
         write_atomic(out / "environment.json", _json(environment(ranks.device, ranks.world_size)))
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
     barrier()
-    return _run(trainer, inputs, out, reporter)
+    return _run(trainer, inputs, out, reporter, profile)
 
 
 def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
@@ -178,10 +180,11 @@ def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: 
     return found
 
 
-def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Outcome:
+def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profile: int = 0) -> Outcome:
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), _Clock(train.batch_size)
-    with StopRequest() as stop, _Files(out, trainer, reporter) as files:
+    profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
+    with StopRequest() as stop, _Files(out, trainer, reporter) as files, profiler:
         if ranks.is_main:
             reporter.start(trainer)
         if trainer.step == 0 and knn.available:
@@ -189,8 +192,10 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter) -> Ou
         saved, batches = trainer.step, prefetch(inputs.loader, ranks.device)
         try:
             while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
+                profiler.next()
                 clock.wait()
-                micro = _next(batches, train.accumulation_steps, inputs.corrupt, ranks.device)
+                with record_function(DATA):
+                    micro = _next(batches, train.accumulation_steps, inputs.corrupt, ranks.device)
                 clock.work()
                 before = trainer.epoch
                 result = trainer.train_step(micro)
@@ -365,6 +370,13 @@ class _Record:
             "skipped_steps": trainer.skipped,
             **self.schedule,
         }
+
+
+def _title(trainer: Trainer) -> str:
+    train, device = trainer.config.train, trainer.ranks.device
+    on_cpu, images = device.type == "cpu", train.batch_size // trainer.ranks.world_size
+    where = f"{torch.get_num_threads()} threads of a CPU" if on_cpu else torch.cuda.get_device_name(device)
+    return f"{trainer.config.model.name}, {images} images on {where}, {train.precision}"
 
 
 def _json(tree: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from ..config import Config, to_tree
 from ..data import Augmenter, Batch, Fingerprint, changes
@@ -21,6 +22,7 @@ from .checkpoint import Checkpoint, CheckpointError
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .late import Late
 from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from .profiling import UPDATE
 from .schedules import SchedulePoint, schedule, total_steps
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,12 +164,13 @@ class Trainer:
                     self.method.loss.reduce_centers()
                 self.scaler.scale(loss / len(batches)).backward()
             values.append(_values(loss, statistics))
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.method.student.parameters(), train.clip_grad, train.clip_by)
         mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
-        skip = self._judge(mean["loss"], norm)
-        self._update(skip, point.teacher_momentum)
-        self.scaler.update()
+        with record_function(UPDATE):
+            self.scaler.unscale_(self.optimizer)
+            norm = clip_gradients(self.method.student.parameters(), train.clip_grad, train.clip_by)
+            skip = self._judge(mean["loss"], norm)
+            self._update(skip, point.teacher_momentum)
+            self.scaler.update()
         self.settle(self.lag)
         return StepResult(mean, norm, ~skip, point, statistics.features)
 
