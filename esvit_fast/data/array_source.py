@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .decode import reason
-from .encoded import SPLITS, UNLABELLED, NoSplit, SourceError, Strings
+from .encoded import MOST_CLASSES, SPLITS, UNLABELLED, NoSplit, SourceError, Strings
 from .zip_source import ZIP_DAMAGE
 
 # what NumPy's parsers raise on damaged files
@@ -140,9 +140,9 @@ def _checked(spec: str, images: np.ndarray, max_megapixels: float) -> np.ndarray
 
 def _labels(spec: str, labels: np.ndarray, count: int) -> np.ndarray:
     flat = labels.reshape(-1)
-    if len(flat) != count or labels.dtype.kind not in "iu" or flat.min() < UNLABELLED:
+    if len(flat) != count or labels.dtype.kind not in "iu" or flat.min() < UNLABELLED or flat.max() >= MOST_CLASSES:
         raise SourceError(
             f"data.source={spec!r} has labels {labels.dtype} {list(labels.shape)} for {count} images; "
-            "they must be one whole number from 0 on for each, -1 for none"
+            f"they must be one whole number below {MOST_CLASSES:,} for each, -1 for none"
         )
     return flat.astype(np.int64)

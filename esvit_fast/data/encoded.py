@@ -13,6 +13,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 """The folders that hold each split, by preference."""
 UNLABELLED = -1
+MOST_CLASSES = 10**6
+"""A number from here on is no class but an identity."""
 _NO_LABEL = {"", str(UNLABELLED)}
 
 _SPLIT_FOLDERS = tuple(name for names in SPLITS.values() for name in names)
@@ -198,9 +200,9 @@ def select_split(spec: str, paths: list[str], split: str) -> tuple[list[int], li
 
 
 def number_labels(labels: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Labels as numbers, -1 for "" and "-1", and class names: numbers below a million stay, others count as names."""
+    """Labels as numbers, -1 for "" and "-1", and class names: numbers of classes stay, others count as names."""
     given = set(labels) - _NO_LABEL
-    if given and all(label.isdecimal() and len(label) <= 6 for label in given):
+    if given and all(label.isdecimal() and len(label) < 20 and int(label) < MOST_CLASSES for label in given):
         count = max(map(int, given)) + 1
         return [UNLABELLED if label in _NO_LABEL else int(label) for label in labels], [str(n) for n in range(count)]
     classes = sorted(given)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .decode import reason
-from .encoded import UNLABELLED, EncodedSource, SourceError, number_labels
+from .encoded import MOST_CLASSES, UNLABELLED, EncodedSource, SourceError, number_labels
 
 try:
     import pyarrow
@@ -24,8 +24,8 @@ except ImportError:
 
 CACHE = 256 * 2**20
 """Bytes of unpacked row groups that a process keeps, and at least one row group."""
-LARGE = 32 * 2**20
-"""Bytes of a row group from which on reading it for one image is worth a warning."""
+LARGE = 4 * 2**20
+"""Bytes of a row group from which on reading it for one image is worth a warning, where not all can be kept."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> Par
     """
     if pyarrow is None:
         raise SourceError(f"data.source={spec!r} needs pyarrow, which is not installed: pip install pyarrow")
-    groups, paths, labels, starts, facts = [], [], [], 0, None
+    groups, sizes, paths, labels, starts, facts = [], [], [], [], 0, None
     for number, file in enumerate(files):
         try:
             opened = pyarrow.parquet.ParquetFile(file)
@@ -146,19 +146,14 @@ def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> Par
             raise SourceError(f"data.source={spec!r}: {str(file)!r} has no rows; leave it out")
         paths += names
         labels += values
-        _warn_of_large_groups(file, opened.metadata, facts.column)
-    classes = facts.classes
-    if any(isinstance(label, str) for label in labels):
-        labels, classes = number_labels([label or "" for label in labels])
-    labels = [UNLABELLED if label is None else label for label in labels]
-    most = max(labels)
-    if not classes:
-        classes = [str(n) for n in range(most + 1)]
-    if not -1 <= min(labels) <= most < len(classes) < 10**6:
-        raise SourceError(
-            f"data.source={spec!r} has labels from {min(labels)} to {most} for {len(classes):,} classes; they must be "
-            "numbers of classes from 0 on, -1 for none"
+        sizes += _group_sizes(opened.metadata, facts.column)
+    if sum(sizes) > CACHE and max(sizes) > LARGE:
+        logger.warning(
+            "data.source=%r has row groups of up to %d MiB, each read as a whole for one image; `esvit-fast data pack` "
+            "makes shards that are read image by image",
+            *(spec, max(sizes) >> 20),
         )
+    labels, classes = _numbered(spec, labels, facts.classes)
     return ParquetSource(spec, files, groups, facts.column, paths, labels, classes, max_megapixels)
 
 
@@ -228,13 +223,24 @@ def _column(file: str, group: int, column: str) -> pyarrow.Array:
     return images.field("bytes") if column.endswith(".bytes") else images
 
 
-def _warn_of_large_groups(file: Path, metadata: pyarrow.parquet.FileMetaData, column: str) -> None:
-    group = metadata.row_group(0)
-    chunks = (group.column(number) for number in range(group.num_columns))
-    size = next(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
-    if size > LARGE:
-        logger.warning(
-            "%s has row groups of %d MiB, each read as a whole for one image; `esvit-fast data pack` makes shards that "
-            "are read image by image",
-            *(file, size >> 20),
+def _numbered(spec: str, labels: list[int | str | None], classes: list[str]) -> tuple[list[int], list[str]]:
+    """Labels as numbers, and the names of classes: as given, or those of the labels."""
+    if any(isinstance(label, str) for label in labels):
+        return number_labels(["" if label is None else str(label) for label in labels])
+    numbers = [UNLABELLED if label is None else label for label in labels]
+    least, most = min(numbers), max(numbers)
+    limit = len(classes) or MOST_CLASSES
+    if not UNLABELLED <= least <= most < limit:
+        raise SourceError(
+            f"data.source={spec!r} has labels from {least} to {most} for {limit:,} classes; they must be numbers of "
+            "classes from 0 on, -1 for none"
         )
+    return numbers, classes or [str(n) for n in range(most + 1)]
+
+
+def _group_sizes(metadata: pyarrow.parquet.FileMetaData, column: str) -> Iterator[int]:
+    """Unpacked bytes of the images of each row group."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = (group.column(column) for column in range(group.num_columns))
+        yield next(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)

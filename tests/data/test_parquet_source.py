@@ -113,9 +113,13 @@ def test_damaged_metadata_cost_the_names_and_say_so(tmp_path, caplog):
 
 
 def test_large_row_groups_are_warned_of(tmp_path, monkeypatch, caplog):
+    file = str(write(tmp_path / "a.parquet", range(3)))
     monkeypatch.setattr(parquet_source, "LARGE", 1000)
     with caplog.at_level(logging.WARNING):
-        open_source(str(write(tmp_path / "a.parquet", range(3))))
+        open_source(file)
+        assert not caplog.records  # all are kept
+        monkeypatch.setattr(parquet_source, "CACHE", 2000)
+        open_source(file)
     assert "each read as a whole for one image; `esvit-fast data pack` makes shards" in caplog.text
 
 
@@ -139,6 +143,10 @@ def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, caplog):
             r"has labels from 0 to 2 for 2 classes; they must be",
         ),
         (lambda f: write(f, range(3), [0, -2, 1]), r"has labels from -2 to 1 for 2 classes"),
+        (
+            lambda f: write(f, range(3), [0, 2, 10**15], names=()),
+            r"from 0 to 1000000000000000 for 1,000,000",
+        ),
         (lambda f: write(f, []), r"a\.parquet' has no rows; leave it out"),
         (
             lambda f: write(write(f, range(2)).with_name("b.parquet"), range(2), form="bytes"),
