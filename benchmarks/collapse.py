@@ -85,7 +85,7 @@ class _Reporter(LineReporter):
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
         super().step(step, record)
-        if step == self.steps:
+        if step > self.steps:  # what the last one shows is told after this
             raise _Enough
 
 
@@ -95,7 +95,7 @@ def measure(case: Case, source: str, steps: int) -> tuple[dict, list[dict]]:
     with tempfile.TemporaryDirectory() as folder:
         with suppress(_Enough):
             pretrain(config, Path(folder) / "run", setup_distributed(config.train.device), _Reporter(steps))
-        records = read_metrics(Path(folder) / "run" / "metrics.jsonl")
+        records = [r for r in read_metrics(Path(folder) / "run" / "metrics.jsonl") if r["step"] <= steps]
     found = [
         {key: r[key] for key in ("finding", "step", "since", "evidence", "remedy")}
         for r in records
