@@ -32,6 +32,9 @@ class ModelConfig:
     """A name that `esvit-fast models` lists."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student, rising linearly from 0 in the first block; the teacher has none."""
+    checkpoint_stages: tuple[int, ...] = ()
+    """Stages, from 0, whose blocks are computed again in the backward pass instead of being kept: less memory for the
+    same weights, in more time. The first stages hold most."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +303,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "must not be negative",
         _each(lambda value: value >= 0),
-        "method.view_weight method.region_weight method.koleo_weight method.teacher_temp_warmup_epochs "
-        "data.crops.local_counts "
+        "model.checkpoint_stages method.view_weight method.region_weight method.koleo_weight "
+        "method.teacher_temp_warmup_epochs data.crops.local_counts "
         "data.augment.brightness data.augment.contrast data.augment.saturation train.min_learning_rate "
         "train.warmup_epochs train.weight_decay train.weight_decay_end train.clip_grad train.freeze_last_layer_epochs "
         "eval.knn_every_epochs",

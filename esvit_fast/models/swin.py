@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 
@@ -34,6 +36,11 @@ class SwinTransformer(nn.Module):
         in_channels: of the images.
         init_std: standard deviation of the initial weights of linear layers; None: fan_in ** -0.5, with which narrow
             networks start much faster than with Swin's 0.02.
+        checkpoint_stages: stages, from 0, whose blocks keep nothing but their input for the backward pass, which
+            computes them again: the same gradients, bit for bit, in less memory and more time.
+
+    Raises:
+        ValueError: a stage to be checkpointed does not exist.
     """
 
     def __init__(
@@ -50,8 +57,14 @@ class SwinTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         init_std: float | None = 0.02,
+        checkpoint_stages: Sequence[int] = (),
     ):
         super().__init__()
+        if not set(checkpoint_stages) <= set(range(len(depths))):
+            raise ValueError(
+                f"checkpoint_stages={tuple(checkpoint_stages)} must name stages between 0 and {len(depths) - 1}"
+            )
+        self.checkpoint_stages = tuple(checkpoint_stages)
         self.image_size, self.patch_size = image_size, patch_size
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
@@ -167,8 +180,9 @@ class SwinTransformer(nn.Module):
         """Run the network, yielding (stage, block, map [B, H, W, C]) after every block."""
         x = self.patch_embed(images)
         for s, stage in enumerate(self.layers):
+            again = s in self.checkpoint_stages and torch.is_grad_enabled()
             for b, block in enumerate(stage.blocks):
-                x = block(x)
+                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
                 yield s, b, x
             if stage.downsample is not None:
                 x = stage.downsample(x)

@@ -53,7 +53,8 @@ class StepResult(NamedTuple):
 def build_backbone(config: Config) -> nn.Module:
     """The backbone with the weights that a run of this configuration starts from."""
     torch.manual_seed(config.train.seed)
-    return create_model(config.model.name, drop_path_rate=config.model.drop_path_rate)
+    model = config.model
+    return create_model(model.name, drop_path_rate=model.drop_path_rate, checkpoint_stages=model.checkpoint_stages)
 
 
 def build_method(config: Config) -> EsViT:
