@@ -100,7 +100,8 @@ class Tracker:
             self._run = module.init(**settings)
         except getattr(module, "Error", ValueError) as error:
             first = str(error).splitlines()[0]
-            raise ValueError(f"train.loggers={name} cannot begin: {first}; `{name} login`, or leave it out") from error
+            remedy = "run `wandb login`, set WANDB_MODE=offline" if name == "wandb" else "mend that"
+            raise ValueError(f"train.loggers={name} cannot begin: {first}; {remedy}, or leave it out") from error
 
     def write(self, record: Record) -> None:
         """As `Logger`."""
