@@ -84,9 +84,9 @@ class EsViTLoss(nn.Module):
     ``view_weight * mean over view pairs + region_weight * mean over view pairs of the mean over student regions``.
 
     With ``centering="mean"``, as published, a centre is subtracted from the teacher's logits. The centres are buffers.
-    A forward pass only adds the teacher's logits to their running sums; `update_centers` moves them, once per optimiser
-    step, which makes gradient accumulation exact. With ``"sinkhorn"`` (arXiv 2006.09882, section 3.1) the teacher's
-    assignments of each forward pass are balanced instead, so that every prototype receives the same share.
+    A forward pass only adds up the teacher's rows, of which logits are linear; `update_centers` moves them, once per
+    optimiser step, which makes gradient accumulation exact. With ``"sinkhorn"`` (arXiv 2006.09882, section 3.1) the
+    teacher's assignments of each forward pass are balanced instead, so that every prototype receives the same share.
 
     ``koleo_weight * mean over the views that the teacher sees of koleo(student's view rows)`` may be added. It keeps
     small runs from collapse. DINOv2 has it on the backbone's features instead, summed over views.

@@ -71,6 +71,13 @@ class Pull:
     pulled: Tensor
 
 
+def outer(given: Problem, pull: Pull | None) -> tuple[Tensor | None, Tensor | None]:
+    """What prototypes gain by weights of the student's rows [R, D] and of the teacher's [M, D]; None without a pull."""
+    if pull is None:
+        return None, None
+    return given.student * (pull.share / given.student_temp)[:, None], pull.pulled / -given.student_temp
+
+
 Passes = Callable[[Problem, Pull | None], Found]
 """passes(problem, pull): the latter None where no gradient of prototypes is needed."""
 
@@ -87,10 +94,12 @@ def cross_entropy(
     given = Problem(*tensors, student_temp, teacher_temp, needs)
     share, pull = None, None
     if any(needs):
-        share = _sums(len(student), student_row, pair_weight)
+        of_student = by_row(len(student), student_row)
+        share = _sums(of_student, pair_weight)
     if any(needs[1:]):
-        teacher_share = _sums(len(teacher), teacher_row, pair_weight.abs())
-        pull = Pull(share, teacher_share, _sums(len(teacher), teacher_row, pair_weight, given.student, student_row))
+        of_teacher = by_row(len(teacher), teacher_row)
+        pulled = _sums(of_teacher, pair_weight, given.student, student_row)
+        pull = Pull(share, _sums(of_teacher, pair_weight.abs()), pulled)
     found = passes(given, pull)
 
     agreement = (given.student[student_row] * found.target[teacher_row]).sum(-1) / student_temp  # [P]
@@ -101,7 +110,7 @@ def cross_entropy(
     nothing = loss.new_empty(0)
     dstudent, dg = nothing, nothing
     if needs[0]:
-        target = _sums(len(student), student_row, pair_weight, found.target, teacher_row)
+        target = _sums(of_student, pair_weight, found.target, teacher_row)
         dstudent = (found.mean * share[:, None] - target) / student_temp
     if needs[2]:
         dg = found.dg.view(weight_g.shape)
@@ -144,10 +153,12 @@ def soft_cross_entropy(
     return loss, statistics_of(loss, entropy, -log_total, best, usage, teacher_row, pair_weight)
 
 
-def _sums(count: int, index: Tensor, weight: Tensor, rows: Tensor | None = None, row: Tensor | None = None) -> Tensor:
-    """out[i] = sum of weight * rows[row] over the pairs with that index, in their order, [count, D]; without rows, of
-    weights, [count]."""
-    start, order = by_row(count, index)
+def _sums(
+    ordered: tuple[Tensor, Tensor], weight: Tensor, rows: Tensor | None = None, row: Tensor | None = None
+) -> Tensor:
+    """out[i] = sum of weight * rows[row] over the pairs of row i, as `by_row` has them, in their order, [count, D];
+    without rows, of weights, [count]."""
+    start, order = ordered
     if rows is None:
         wide = weight[:, None].to(_widest(weight))
         bags = F.embedding_bag(order, wide, start, mode="sum", include_last_offset=True)

@@ -1,4 +1,4 @@
-"""The oracles: each operator once, as the shortest plain differentiable torch, in any floating-point dtype.
+"""The oracles: each operator once, in plain torch of any floating-point dtype, differentiable where the operator is.
 
 They are the float64 truth in tests, the implementation where no kernel can run, and the baseline in benchmarks.
 """

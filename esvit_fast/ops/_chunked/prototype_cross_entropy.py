@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._prototypes import Found, Problem, Pull, cross_entropy
+from .._prototypes import Found, Problem, Pull, cross_entropy, outer
 
 SCORES = 64 << 20
 """Bytes of the scores of one chunk of rows; up to three tensors of that size are there at a time."""
@@ -20,10 +20,8 @@ def _passes(given: Problem, pull: Pull | None) -> Found:
     """Four products with prototypes, or six where their gradient is needed; arguments as `Passes` has them."""
     weight, length = _scaled(given.weight, given.weight_g)
     teacher_weight, _ = _scaled(given.teacher_weight, given.teacher_weight_g)
-    pushed, pulled, dweight, dg = None, None, None, None
-    if pull is not None:
-        pushed = given.student * (pull.share / given.student_temp)[:, None]
-        pulled, dweight = pull.pulled / -given.student_temp, torch.zeros_like(weight)
+    pushed, pulled = outer(given, pull)
+    dweight, dg = None if pull is None else torch.zeros_like(weight), None
     usage = torch.zeros_like(given.center)
     bias = given.center / -given.teacher_temp
     teacher = _assign(given.teacher, teacher_weight, given.teacher_temp, bias, weight, pulled, dweight, usage)
@@ -51,11 +49,11 @@ def _assign(
     temp: float,
     bias: Tensor | None,
     values: Tensor | None,
-    outer: Tensor | None,
+    pulled: Tensor | None,
     dweight: Tensor | None,
     usage: Tensor | None,
 ) -> list[Tensor | None]:
-    """Assign rows to prototypes; add assignments to `usage`, and their products with `outer` to `dweight`.
+    """Assign rows to prototypes; add assignments to `usage`, and their products with `pulled` to `dweight`.
 
     Returns:
         Of each row: the logarithm of the sum of exponentials, the highest score and the prototype that has it; the mean
@@ -71,12 +69,12 @@ def _assign(
         weights = scores.sub_(most[:, None]).exp_()
         total = weights.sum(-1)
         mean, entropy = None, None
-        if values is not None or outer is not None:
+        if values is not None or pulled is not None:
             weights /= total[:, None]
         if values is not None:
             mean = weights @ values
-        if outer is not None:
-            dweight.addmm_(weights.T, outer[chosen])
+        if pulled is not None:
+            dweight.addmm_(weights.T, pulled[chosen])
         if usage is not None:
             usage += weights.sum(0)
             entropy = torch.special.entr(weights).sum(-1)

@@ -7,21 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _native
 from .._plan import Facts
+from ._device import refuse_device
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
-    if facts.device_type != "cpu":
-        return f"x is on {facts.device_type}"
-    if facts.dtype != torch.float32:
-        return f"dtype {facts.dtype} is not torch.float32"
-    if not _ONEDNN:
-        return "this torch has no oneDNN that can be called"
-    return _native.CPU_MISSING
+    reason = refuse_device(facts, "x is", (torch.float32,))
+    return "this torch has no oneDNN that can be called" if reason is None and not _ONEDNN else reason
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

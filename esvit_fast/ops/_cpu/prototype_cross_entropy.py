@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._plan import Facts
-from .._prototypes import Found, Problem, Pull, cross_entropy
+from .._prototypes import Found, Problem, Pull, cross_entropy, outer
 from ._device import refuse_device
 
 
@@ -24,10 +24,8 @@ def _passes(given: Problem, pull: Pull | None) -> Found:
     assign = torch.ops.esvit_fast_cpu.prototype_assignment
     length, scale = _scale(given.weight, given.weight_g)
     _, teacher_scale = _scale(given.teacher_weight, given.teacher_weight_g)
-    pushed, pulled, dweight = None, None, None
-    if pull is not None:
-        pushed = given.student * (pull.share / given.student_temp)[:, None]
-        pulled, dweight = pull.pulled / -given.student_temp, torch.empty_like(given.weight)
+    pushed, pulled = outer(given, pull)
+    dweight = None if pull is None else torch.empty_like(given.weight)
     teacher_log_total, entropy, most, best, target, usage = assign(
         given.teacher,
         given.teacher_weight,

@@ -6,17 +6,15 @@ import torch
 from torch import Tensor
 
 from .._plan import Facts
-from ._device import refuse_device
-
-_ROUNDINGS = (None, torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from ._device import DTYPES, refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
     """Why this backend cannot run, or None."""
     if reason := refuse_device(facts, "student is", dtypes=None):
         return reason
-    if (rounding := facts.options.get("match_dtype")) not in _ROUNDINGS:
-        return f"match_dtype {rounding} is none of {', '.join(map(str, _ROUNDINGS[1:]))}"
+    if (rounding := facts.options.get("match_dtype")) not in (None, *DTYPES):
+        return f"match_dtype {rounding} is none of {', '.join(map(str, DTYPES))}"
     return None
 
 
