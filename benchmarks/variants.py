@@ -175,20 +175,19 @@ def _prototype_constants(kind, width, dtype, kernel, missing, arch: int) -> dict
     forward = kernel is prototype_cross_entropy_fwd.prototype_cross_entropy_fwd
     constants = dict.fromkeys(missing) | {
         "WIDTH": width,
-        "BLOCK": 16,
+        "BLOCK": _tables.PROTOTYPE_ROWS["block"],
         "BLOCK_N": chosen["block_n"],
         "BLOCK_K": chosen["block_k"],
         "BLOCK_D": chosen["block_d"],
         "BLOCK_M": chosen["block_m" if forward else "block_r"],
     }
-    return constants | ({"BLOCK_M": 16, "HALF": True} if kind == "merge" else {})
+    return constants | ({"HALF": True} if kind == "merge" else {})
 
 
 def _prototype_options(kind, width, dtype, arch: int) -> dict[str, int]:
-    chosen = _prototype_table(width, dtype, arch)
+    chosen = _tables.PROTOTYPE_ROWS if kind in ("prepare", "merge") else _prototype_table(width, dtype, arch)
     warps = chosen["num_warps_backward" if kind.startswith(("backward", "usage")) else "num_warps"]
-    small = {"prepare": 4, "merge": 4}
-    return {"num_warps": small.get(kind, warps), "num_stages": chosen["num_stages"]}
+    return {"num_warps": warps, "num_stages": chosen["num_stages"]}
 
 
 def _region_match() -> Iterator[Variant]:
@@ -223,7 +222,7 @@ def _soft_cross_entropy() -> Iterator[Variant]:
     for dtype in BYTES:
         types = common | dict.fromkeys(("logits", "student", "teacher", "gradient"), f"*{dtype}")
         for kind, (kernel, missing, chosen) in kinds.items():
-            constants = dict.fromkeys(missing) | {"BLOCK": chosen["block_k"]}
+            constants = dict.fromkeys(missing) | {"BLOCK": chosen["block"]}
             yield Variant(
                 f"soft_cross_entropy {kind} {dtype}",
                 kernel,

@@ -67,9 +67,9 @@ are held at a time, twice, between the launches."""
 REGION_MATCH = {"block_m": 64, "block_n": 32, "block_c": 32, "num_warps": 16, "num_stages": 1}
 """Launch configuration for matching regions: blocks of both sides' regions, and channels at a time."""
 
-SOFT_CROSS_ENTROPY = {"block_k": 4096, "num_warps": 16}
-"""Launch configuration for given logits: a few rows at a time, so that those a GPU reads twice stay in its L2 cache."""
-SOFT_CROSS_ENTROPY_USAGE = {"block_k": 128, "num_warps": 4}
+SOFT_CROSS_ENTROPY = {"block": 4096, "num_warps": 16}
+"""Launch configuration for given logits: few rows at a time, as each is read twice."""
+SOFT_CROSS_ENTROPY_USAGE = {"block": 128, "num_warps": 4}
 
 LARGEST_WIDTH = 512
 SPLITS = 8
@@ -80,6 +80,8 @@ BLOCKS = {
 }
 """By precision and width: rows, prototypes and warps of the forward pass, prototypes, rows and warps of the backward
 pass, and stages. Larger blocks would not fit the registers, or not the shared memory of sm_86, sm_89 and sm_120."""
+PROTOTYPE_ROWS = {"block": 16, "num_warps": 4, "num_stages": 1}
+"""Launch configuration for what is before and after the passes over prototypes: rows at a time."""
 
 
 def prototype_cross_entropy(

@@ -123,7 +123,7 @@ def prototype_cross_entropy_merge(
     prototypes,
     splits,
     WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     HALF: tl.constexpr,
 ):
@@ -138,8 +138,8 @@ def prototype_cross_entropy_merge(
 
     The grid is blocks of rows.
     """
-    r, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    reached, first = tl.full([BLOCK_M], float("-inf"), tl.float32), tl.zeros([BLOCK_M], tl.int32)
+    r, d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
+    reached, first = tl.full([BLOCK], float("-inf"), tl.float32), tl.zeros([BLOCK], tl.int32)
     mean_score = tl.load(level + r, r < count, 0.0)
     highest, wide = mean_score, tl.zeros([], tl.int64) + count
     for split in tl.range(splits):
@@ -148,13 +148,13 @@ def prototype_cross_entropy_merge(
         first = tl.where(top > reached, tl.load(best + to + r, r < count, 0), first)
         reached = tl.maximum(reached, top)
         highest = tl.maximum(highest, tl.load(sums + 5 * to + count + r, r < count, 0.0))
-    total, moment = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
+    total, moment = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     rest, rounded = total, total
     taken = tl.exp(mean_score - highest)
     if HALF:
         taken *= GAIN
         rounded = taken * prototypes
-    merged = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    merged = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     if mean is not None:
         merged += taken[:, None] * tl.load(value_sum + d, d < WIDTH, 0.0)[None, :]
     for split in tl.range(splits):

@@ -140,6 +140,11 @@ def backend(name: str | None) -> Iterator[None]:
         _forced.pop()
 
 
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a GPU; None of what is none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
 def asked_for_unproven() -> bool:
     """Whether kernels may be chosen on GPUs that no record is of."""
     asked = os.environ.get("ESVIT_FAST_UNPROVEN", "")
@@ -168,7 +173,7 @@ def choose(
         dtype=first.dtype,
         shapes={name: tuple(tensor.shape) for name, tensor in given.items()},
         options=options,
-        capability=torch.cuda.get_device_capability(first.device) if first.device.type == "cuda" else None,
+        capability=capability_of(first.device),
         requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
         forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
         unproven=asked_for_unproven(),

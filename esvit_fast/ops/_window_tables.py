@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._library import linearize
-from ._plan import Facts
+from ._plan import Facts, capability_of
 from ._shares import cut, shares
 from ._windows import cut_axis, layout, tiles
 
@@ -33,8 +33,7 @@ def _counts(size, window_size, shift_size, pad_mode) -> tuple[int, ...]:
 def facts_of(qkv: Tensor, options, **others: Tensor | None) -> Facts:
     """What a launch configuration depends on."""
     shapes = {name: tuple(x.shape) for name, x in {"qkv": qkv, **others}.items() if x is not None}
-    capability = torch.cuda.get_device_capability(qkv.device) if qkv.device.type == "cuda" else None
-    return Facts(qkv.device.type, qkv.dtype, shapes, options, capability)
+    return Facts(qkv.device.type, qkv.dtype, shapes, options, capability_of(qkv.device))
 
 
 class Tables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 import torch
@@ -24,6 +25,11 @@ def _missing() -> str | None:
 
 MISSING = _missing()
 """Why there are no Triton kernels, or None if there are."""
+
+
+def constants(config: Mapping[str, int]) -> dict[str, int]:
+    """What a kernel is launched with: sizes of blocks are its compile-time arguments, which are capitals."""
+    return {name.upper() if name.startswith("block") else name: value for name, value in config.items()}
 
 
 def refuse_device(facts: Facts) -> str | None:

@@ -31,7 +31,7 @@ def forward(
     images, parameters = images.contiguous(), parameters.to(images.device, non_blocking=True).contiguous()
     levels = *(255 * v for v in mean), *(1 / (255 * v) for v in std)
     # what is to be blurred is held for a few samples at a time
-    count = max(1, min(len(images), MULTICROP_AUGMENT["values"] // images[:1].numel())) if len(images) else 1
+    count = max(1, min(len(images), MULTICROP_AUGMENT["values"] // images.shape[1:].numel()))
     made = [images.new_empty((count, *images.shape[1:]), dtype=torch.float32) for _ in range(2)]
     with torch.cuda.device_of(images):
         for part in (slice(first, first + count) for first in range(0, len(images), count)):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .._plan import Facts
+from .._plan import Facts, capability_of
 from .._prototypes import Found, Problem, Pull, cross_entropy
-from ._device import refuse_device
+from ._device import constants, refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
@@ -53,21 +53,22 @@ def forward(student, *args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
     from ...kernels import _tables
+    from ...kernels._prototype_cross_entropy import GAIN
     from ...kernels.prototype_cross_entropy_bwd import prototype_cross_entropy_bwd
 
     count, width = given.weight.shape
-    device = given.student.device
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    config = dict(_tables.prototype_cross_entropy(dtype.itemsize, width, count, capability))
+    config = _tables.prototype_cross_entropy(dtype.itemsize, width, count, capability_of(given.student.device))
     prototypes, length = _prepare(given.weight, given.weight_g, dtype, config)
     teacher_prototypes, _ = _prepare(given.teacher_weight, given.teacher_weight_g, dtype, config)
     student, teacher = given.student.to(dtype), given.teacher.to(dtype)
     scales = 1 / given.student_temp, 1 / given.teacher_temp
     bias = given.center / -given.teacher_temp
+    keys, total = (x.sum(0, dtype=torch.float32) for x in (teacher_prototypes, prototypes))
     (teacher_log_total, entropy, most), best, target = _assign(
-        teacher, teacher_prototypes, prototypes, bias, scales[1], True, config
+        teacher, teacher_prototypes, keys, prototypes, total, bias, scales[1], config
     )
-    (log_total, _, _), _, mean = _assign(student, prototypes, None, None, scales[0], given.needs[0], config)
+    total_of_means = total if given.needs[0] else None
+    (log_total, _, _), _, mean = _assign(student, prototypes, total, None, total_of_means, None, scales[0], config)
 
     usage, dweight, dg, factor, outer, shares = bias.new_empty(count), None, None, None, None, (None, None)
     if pull is not None:
@@ -77,7 +78,7 @@ def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
         largest = torch.maximum(pull.share.abs().amax(), pull.teacher_share.amax()).clamp_min(1e-30)
         shares = pull.share / largest, pull.teacher_share / -largest
         # what rounding to 16 bits was spared is taken back
-        factor = (largest / given.student_temp / (1 if dtype == torch.float32 else 32768)).view(1)
+        factor = (largest / given.student_temp / (1 if dtype == torch.float32 else GAIN.value)).view(1)
     prototype_cross_entropy_bwd[(-(-count // config["block_k"]),)](
         student,
         prototypes,
@@ -113,38 +114,47 @@ def _passes(given: Problem, pull: Pull | None, dtype: torch.dtype) -> Found:
 
 def _prepare(weight: Tensor, weight_g: Tensor | None, dtype: torch.dtype, config) -> tuple[Tensor, Tensor | None]:
     """Prototypes in the dtype that is computed in, and the lengths of their directions."""
+    from ...kernels._tables import PROTOTYPE_ROWS
     from ...kernels.prototype_cross_entropy_fwd import prototype_cross_entropy_prepare
 
     if weight_g is None:
         return weight.to(dtype), None
     count, width = weight.shape
     prototypes, length = weight.new_empty(weight.shape, dtype=dtype), weight.new_empty(count)
-    block = 16
-    prototype_cross_entropy_prepare[(-(-count // block),)](
-        weight, weight_g.flatten(), prototypes, length, count, WIDTH=width, BLOCK=block, BLOCK_D=config["block_d"]
+    prototype_cross_entropy_prepare[(-(-count // PROTOTYPE_ROWS["block"]),)](
+        weight,
+        weight_g.flatten(),
+        prototypes,
+        length,
+        count,
+        WIDTH=width,
+        BLOCK_D=config["block_d"],
+        **constants(PROTOTYPE_ROWS),
     )
     return prototypes, length
 
 
-def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log of the sum, entropy and highest score of each row; the prototype that has it; the mean of values."""
+def _assign(rows, keys, key_sum, values, value_sum, bias, scale, config) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log of the sum, entropy and highest score of each row; the prototype that has it; the mean of values, whose sum
+    over all prototypes is given if it is wanted, and which are the keys where they are None."""
+    from ...kernels._tables import PROTOTYPE_ROWS
     from ...kernels.prototype_cross_entropy_fwd import prototype_cross_entropy_fwd, prototype_cross_entropy_merge
 
-    (count, width), prototypes, splits = rows.shape, len(keys), config["splits"]
+    (count, width), prototypes, splits, wanted = rows.shape, len(keys), config["splits"], value_sum is not None
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return rows.new_empty(shape, dtype=dtype)
 
     # scores are linear in the prototypes: their mean is the score of the mean. Not as a product with a matrix, whose
     # bits may depend on how many rows there are
-    level = (rows * (keys.mean(0, dtype=torch.float32) * scale)).sum(-1)
+    level = (rows * (key_sum * (scale / prototypes))).sum(-1)
     if bias is not None:
         level = level + bias.mean()
     level = level.clamp_min(-3e38)
     means = new(splits, count, width) if wanted else None
     sums, best = new(splits, 5, count), new(splits, count, dtype=torch.int32)
     blocks = -(-count // config["block_m"])
-    constants = {"WIDTH": width, "BLOCK_D": config["block_d"]}
+    fixed = {"WIDTH": width, "BLOCK_D": config["block_d"]}
     prototype_cross_entropy_fwd[(blocks * splits,)](
         rows,
         keys,
@@ -161,14 +171,12 @@ def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Te
         config["tiles_of_split"],
         BLOCK_M=config["block_m"],
         BLOCK_N=config["block_n"],
-        **constants,
+        **fixed,
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
     )
     mean, found, which = new(count, width) if wanted else None, new(3, count), new(count, dtype=torch.int64)
-    value_sum = (keys if values is None else values).sum(0, dtype=torch.float32) if wanted else None
-    block, half = 16, rows.dtype != torch.float32
-    prototype_cross_entropy_merge[(-(-count // block),)](
+    prototype_cross_entropy_merge[(-(-count // PROTOTYPE_ROWS["block"]),)](
         means,
         sums,
         best,
@@ -180,8 +188,8 @@ def _assign(rows, keys, values, bias, scale, wanted, config) -> tuple[Tensor, Te
         count,
         prototypes,
         splits,
-        BLOCK_M=block,
-        HALF=half,
-        **constants,
+        HALF=rows.dtype != torch.float32,
+        **fixed,
+        **constants(PROTOTYPE_ROWS),
     )
     return found, which, mean

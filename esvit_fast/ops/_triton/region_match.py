@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._plan import Facts
-from ._device import DTYPES, refuse_device
+from ._device import DTYPES, constants, refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
@@ -24,11 +24,10 @@ def forward(student: Tensor, teacher: Tensor, match_dtype: torch.dtype | None) -
     from ...kernels._tables import REGION_MATCH
     from ...kernels.region_match import region_match
 
-    config = dict(REGION_MATCH)
     tokens, candidates, channels = student.shape[1], *teacher.shape[-2:]
     shape = (*teacher.shape[:-2], tokens)
     index, similarity, margin = (student.new_empty(shape, dtype=d) for d in (torch.int64, torch.float32, torch.float32))
-    blocks = -(-tokens // config["block_m"])
+    blocks = -(-tokens // REGION_MATCH["block_m"])
     programs = index.numel() // max(1, tokens) * blocks
     rounding = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(match_dtype, tl.float32)
     if programs:
@@ -45,6 +44,6 @@ def forward(student: Tensor, teacher: Tensor, match_dtype: torch.dtype | None) -
                 channels,
                 blocks,
                 ROUNDING=rounding,
-                **{name.upper() if name.startswith("block") else name: value for name, value in config.items()},
+                **constants(REGION_MATCH),
             )
     return index, similarity, margin

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _prototypes
 from .._plan import Facts
-from ._device import refuse_device
+from ._device import constants, refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
@@ -30,7 +30,7 @@ def _rows(student, teacher, center, start, teacher_row, weight, student_temp, te
     loss, found, usage = (student.new_empty(shape, dtype=torch.float32) for shape in (count, (3, teachers), prototypes))
     best = student.new_empty(teachers, dtype=torch.int64)
     of_teacher = teacher, center, found
-    of_row, of_column = _constants(_tables.SOFT_CROSS_ENTROPY), _constants(_tables.SOFT_CROSS_ENTROPY_USAGE)
+    of_row, of_column = constants(_tables.SOFT_CROSS_ENTROPY), constants(_tables.SOFT_CROSS_ENTROPY_USAGE)
     sizes = teachers, prototypes
     kernels.soft_cross_entropy_rows[(teachers,)](*of_teacher, best, *sizes, teacher_scale, **of_row)
     blocks = -(-prototypes // of_column["BLOCK"])
@@ -40,7 +40,3 @@ def _rows(student, teacher, center, start, teacher_row, weight, student_temp, te
         student, *of_teacher, *pairs, loss, gradient, *sizes, student_scale, teacher_scale, **of_row
     )
     return loss, found[1].log(), found[2], best, usage
-
-
-def _constants(config) -> dict[str, int]:
-    return {"BLOCK": config["block_k"], "num_warps": config["num_warps"]}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._plan import Facts
 from .._window_tables import Tables, extent, facts_of, gradient
-from ._device import refuse_device
+from ._device import constants, refuse_device
 
 
 def refuse(facts: Facts) -> str | None:
@@ -105,7 +105,7 @@ class _Call:
             "scale": options["scale"],
             **sizes,
             "HEAD_DIM": sizes["channels"] // sizes["heads"],
-            **{name.upper() if name.startswith("block") else name: value for name, value in config.items()},
+            **constants(config),
         }
 
     def sums(self, *blocks: int) -> list[Tensor | None]:
