@@ -1,8 +1,8 @@
 """Prove and measure on a GPU machine, in a given time: `python benchmarks/battery.py --out DIR`.
 
-Parts come in the order of their importance, each in a process and a box of time of its own, and every measurement is
-written as it is made: a run that is cut short, even by kill -9, leaves what it has, and the next one with the same DIR
-goes on. Nothing is fetched and nothing is installed. Exits 3 without a GPU, 1 if a part failed.
+Parts come in the order of their importance, each in a process and a box of time of its own, and every case is written
+when it is measured: a run that is cut short, even by kill -9, leaves what it has, and the next one with the same DIR
+goes on. Nothing is fetched and nothing is installed. Exits 3 without a GPU, 1 if a part failed or tests were cut short.
 """
 
 from __future__ import annotations
@@ -274,7 +274,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(note)
     written = performance.write_report(performance.read(out / "records"), out)
     print("written:", ", ".join(str(path) for path in written))
-    return FAILED if any(outcome.outcome == "failed" for outcome in done) else 0
+    return code(done)
+
+
+def code(done: Sequence[Outcome]) -> int:
+    """What to exit with: tests that did not run show nothing."""
+    bad = any(
+        outcome.outcome == "failed" or (outcome.part, outcome.outcome) == ("tests", "cut short") for outcome in done
+    )
+    return FAILED if bad else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from esvit_fast import ops
 from esvit_fast.ops._plan import implementations
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-"""Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote."""
+"""Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote. All are
+watched, or what others write would count as not written."""
 FOUND = 9
 """The code with which the sanitizer ends if it found anything."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -111,7 +112,7 @@ def sanitize(tool: str, operator: str) -> tuple[str, str]:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND)]
     command += ["--target-processes", "application-only"]  # and not the compilers that it starts
     if tool == "initcheck":
-        command += ["--kernel-name", f"kernel_substring={operator}"]
+        command += ["--show-backtrace", "device", "--print-limit", "0"]
     done = subprocess.run(
         [*command, sys.executable, __file__, "--operator", operator],
         env=os.environ | alone,
@@ -119,14 +120,18 @@ def sanitize(tool: str, operator: str) -> tuple[str, str]:
         text=True,
         check=False,
     )
-    return judge(done.returncode, done.stdout + done.stderr)
+    return judge(done.returncode, done.stdout + done.stderr, operator if tool == "initcheck" else "")
 
 
-def judge(code: int, output: str) -> tuple[str, str]:
-    """The gate: passed, failed, or absent where the tool did not do its work; and why."""
+def judge(code: int, output: str, kernels: str = "") -> tuple[str, str]:
+    """The gate: passed, failed, or absent where the tool did not do its work; and why. Reads of what nobody wrote count
+    in kernels whose name has `kernels` in it."""
     summary = re.findall(r"=========\s+((?:ERROR|RACECHECK) SUMMARY: .*)", output)
     if code == 0 and summary:
         return "pass", summary[-1]
+    reports = re.findall(r"=+ +Uninitialized .*(?:\n=+ {2,}\S.*)*", output)
+    if code == FOUND and reports and not any(kernels in report for report in reports):
+        return "pass", f"{summary[-1] if summary else 'it found something'}, none in {kernels}"
     if code == FOUND:
         return "fail", summary[-1] if summary else "it found something"
     last = (output.strip().splitlines() or ["it said nothing"])[-1]

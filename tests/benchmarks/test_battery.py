@@ -113,6 +113,14 @@ def test_a_part_that_fails_says_why_and_the_rest_goes_on(tmp_path):
     assert [o.outcome for o in battery.run(parts[:1], tmp_path)] == ["failed"]  # it is tried again
 
 
+@pytest.mark.parametrize(
+    ("part", "outcome", "code"),
+    [("loss", "failed", 1), ("loss", "cut short", 0), ("tests", "cut short", 1), ("tests", "left out", 0)],
+)
+def test_a_measurement_may_be_cut_short_but_no_tests(part, outcome, code):
+    assert battery.code([battery.Outcome("build", "done"), battery.Outcome(part, outcome)]) == code
+
+
 def test_boxes_end_a_part_and_all_it_started(tmp_path):
     """Also what ignores a polite request, and its children; what it had written stays."""
     code = (

@@ -15,6 +15,17 @@ def test_what_a_sanitizer_says_is_judged():
         "fail",
         "RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)",
     )
+    other, ours = (
+        f"========= Uninitialized __global__ memory read of size 4 bytes\n=========     at {name}+0x1a0\n"
+        "=========     by thread (0,0,0) in block (0,0,0)\n=========\n"
+        for name in ("at::copy_kernel(int *)", "void k::region_match<half>(int *)")
+    )
+    end = "========= ERROR SUMMARY: 2 errors\n"
+    assert sanitizer.judge(sanitizer.FOUND, other + other + end, "region_match") == (
+        "pass",
+        "ERROR SUMMARY: 2 errors, none in region_match",
+    )
+    assert sanitizer.judge(sanitizer.FOUND, other + ours + end, "region_match")[0] == "fail"
     assert sanitizer.judge(1, "========= Error: Device not supported\n")[0] == "absent"
     assert sanitizer.judge(0, "")[0] == "absent"
 
