@@ -137,6 +137,20 @@ def test_the_output_may_be_changed_in_place(backend, shape):
 
 
 @NATIVE
+@pytest.mark.parametrize("which", range(3))
+def test_tensors_may_lie_in_any_way(which):
+    """Turned, in every other place, or the same everywhere."""
+    x, weight, bias = (torch.randn(shape) for shape in ((6, 8), (5, 8), (5,)))
+    for lie in (
+        lambda t: t.t().contiguous().t(),
+        lambda t: t.repeat_interleave(2, -1)[..., ::2],
+        lambda t: t[:1].expand_as(t),
+    ):
+        given = [lie(t) if i == which else t for i, t in enumerate((x, weight, bias))]
+        torch.testing.assert_close(ops.linear(*given, backend="cpu"), F.linear(*given))
+
+
+@NATIVE
 def test_the_same_bits_for_any_number_of_threads():
     grad, x = torch.randn(1000, 150), torch.randn(1000, 70)
     first, *others = with_threads(lambda: torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x), 1, 2, 3, 8)

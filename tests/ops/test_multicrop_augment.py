@@ -111,6 +111,18 @@ def test_every_instruction_set(isa):
 
 
 @NATIVE
+def test_the_default_dtype_changes_no_bit():
+    x, parameters = images(3, 16), sampled(3)
+    plain = augment(x, parameters, "cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = augment(x, parameters, "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32 and torch.equal(found, plain)
+
+
+@NATIVE
 def test_threads_change_no_bit():
     x, parameters = images(33, 40), sampled(33)
     first, *others = with_threads(lambda: augment(x, parameters, "cpu"), 1, 2, 3)

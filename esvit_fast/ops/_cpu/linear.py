@@ -23,6 +23,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output; arguments as `esvit_fast.ops.linear`."""
     if not x.numel() or not len(weight):
         return x.new_zeros(*x.shape[:-1], len(weight)) if bias is None else bias.expand(*x.shape[:-1], -1).clone()
+    # of a bias it takes the memory for what it has to be
+    bias = None if bias is None else bias.contiguous()
     out = torch.ops.mkldnn._linear_pointwise(rows(x), weight, bias, "none", [], "")
     # a view could not be changed in place under autograd
     return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], len(weight)])

@@ -27,7 +27,7 @@ def forward(
     dtype: torch.dtype,
 ) -> Tensor:
     """Augmented images; arguments as `esvit_fast.ops.multicrop_augment`."""
-    levels = torch.tensor([[255 * v for v in mean], [1 / (255 * v) for v in std]])
+    levels = torch.tensor([[255 * v for v in mean], [1 / (255 * v) for v in std]], dtype=torch.float32, device="cpu")
     return torch.ops.esvit_fast_cpu.multicrop_augment(
         images.contiguous(), parameters.contiguous(), levels, blur_radius, dtype
     )
