@@ -6,6 +6,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <optional>
+
 #include "isa.h"
 
 // A statement: BY_ISA(chosen, kernel(arguments)). `isa()` itself may throw, and is called before threads are at work.
@@ -21,6 +23,16 @@
 #endif
 
 namespace esvit_fast {
+
+template <typename T>
+T* data(const torch::stable::Tensor& x) {
+  return static_cast<T*>(x.data_ptr());
+}
+
+template <typename T>
+const T* data(const std::optional<torch::stable::Tensor>& x) {
+  return x ? data<T>(*x) : nullptr;
+}
 
 // f(T{}, In{}) for tensors of dtype In that are computed with in T.
 template <typename F>

@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor grad, Tensor x) {
   const int64_t tokens = grad.size(0), outs = grad.size(1), ins = x.size(1);
   if (tokens == 0) return {torch::stable::new_zeros(x, {outs, ins}), torch::stable::new_zeros(x, {outs})};
   Tensor dweight = torch::stable::new_empty(x, {outs, ins}), dbias = torch::stable::new_empty(x, {outs});
-  const float *from = static_cast<const float*>(grad.data_ptr()), *by = static_cast<const float*>(x.data_ptr());
-  float *to = static_cast<float*>(dweight.data_ptr()), *sums = static_cast<float*>(dbias.data_ptr());
+  const float *from = data<float>(grad), *by = data<float>(x);
+  float *to = data<float>(dweight), *sums = data<float>(dbias);
   constexpr int64_t strip = 24;
   const Isa chosen = isa();
   torch::stable::parallel_for(0, (outs + strip - 1) / strip, 1, [&](int64_t first, int64_t last) {

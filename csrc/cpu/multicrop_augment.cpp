@@ -47,14 +47,14 @@ Tensor multicrop_augment(Tensor images, Tensor parameters, Tensor levels, int64_
       "images, parameters and levels do not fit together");
   const int64_t samples = images.size(0), height = images.size(2), width = images.size(3);
   Tensor out = torch::stable::new_empty(images, {samples, 3, height, width}, dtype);
-  const float* level = static_cast<const float*>(levels.data_ptr());
-  const float* rows = static_cast<const float*>(parameters.data_ptr());
+  const float* level = data<float>(levels);
+  const float* rows = data<float>(parameters);
   with_dtype(dtype, [&](auto, auto zero) {
     using Out = decltype(zero);
     if constexpr (!std::is_same_v<Out, double>) {
       const MulticropAugment<Out> p{
-          height, width, radius, static_cast<const uint8_t*>(images.data_ptr()), {level[0], level[1], level[2]},
-          {level[3], level[4], level[5]}, static_cast<Out*>(out.data_ptr())};
+          height, width, radius, data<uint8_t>(images), {level[0], level[1], level[2]},
+          {level[3], level[4], level[5]}, data<Out>(out)};
       run(p, rows, samples);
     } else {
       STD_TORCH_CHECK(false, "views are computed in float32");

@@ -30,16 +30,6 @@ void check(const Tensor& x, const char* name, ScalarType dtype, std::initializer
   STD_TORCH_CHECK(fits, name, " has another shape or dtype than it must, or is not contiguous");
 }
 
-template <typename T>
-T* data(Tensor& x) {
-  return static_cast<T*>(x.data_ptr());
-}
-
-template <typename T>
-const T* data(const Optional& x) {
-  return x ? static_cast<const T*>(x->data_ptr()) : nullptr;
-}
-
 // What is found of each row, [n]: log of the sum, entropy, highest score and the first prototype that has it.
 template <typename T>
 struct Found {

@@ -45,9 +45,8 @@ std::tuple<Tensor, Tensor, Tensor> region_match(Tensor student, Tensor teacher, 
   with_exact_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     const RegionMatch<T> p{
-        batch, views, tokens, teacher.size(2), student.size(2), static_cast<const T*>(student.data_ptr()),
-        static_cast<const T*>(teacher.data_ptr()), static_cast<int64_t*>(index.data_ptr()),
-        static_cast<T*>(similarity.data_ptr()), static_cast<T*>(margin.data_ptr())};
+        batch, views, tokens, teacher.size(2), student.size(2), data<T>(student),
+        data<T>(teacher), data<int64_t>(index), data<T>(similarity), data<T>(margin)};
     if (!rounding) return run<T, T>(p);
     switch (*rounding) {
       case ScalarType::Double: return run<T, T>(p);

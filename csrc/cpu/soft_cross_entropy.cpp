@@ -12,17 +12,9 @@
 #include "dispatch.h"
 
 namespace esvit_fast {
-namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-template <typename T>
-T* data(const Tensor& x) {
-  return static_cast<T*>(x.data_ptr());
-}
-
-}  // namespace
 
 // student [R, K], teacher [M, K], center [K]; pairs sorted by the student's row: those of row r are [start[r],
 // start[r + 1]) of the teacher's rows `row` and of `weight`. Returns each student's row's loss [R]; of the teacher's
@@ -67,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
     const In *s = data<In>(student), *t = data<In>(teacher);
     In* to = gradient ? data<In>(*gradient) : nullptr;
     T *used = data<T>(usage), *losses = data<T>(loss);
-    constexpr int64_t block = 1024;
+    constexpr int64_t block = decltype(p)::block;
     torch::stable::parallel_for(0, teachers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) BY_ISA(chosen, teach(p, t, m));
     });

@@ -17,6 +17,7 @@ namespace esvit_fast {
 // One call. T is what is computed in; logits are In. Sizes are in elements.
 template <typename T>
 struct SoftCrossEntropy {
+  static constexpr int64_t block = 1024;  // prototypes at a time
   int64_t prototypes;
   const T* center;  // [K]
   T student_scale, teacher_scale;  // one over the temperatures

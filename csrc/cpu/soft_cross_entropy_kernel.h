@@ -3,7 +3,7 @@
 // A row is taken in blocks that stay in the cache. Probabilities are never kept: what is kept of a row is its highest
 // score and its sum of exponentials relative to that, apart, as their sum would be rounded; each use makes them again.
 
-constexpr int64_t BLOCK = 1024;
+constexpr int64_t BLOCK = SoftCrossEntropy<float>::block;
 
 // Block of a row, times scale, less center times scale where that is not null; filled up with -infinity.
 template <typename T, typename In>

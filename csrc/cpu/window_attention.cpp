@@ -54,12 +54,12 @@ WindowAttention<T> describe(
   p.head_dim = p.channels / p.heads;
   p.window_y = rows.size(1) - 2, p.window_x = columns.size(1) - 2;
   p.windows_x = columns.size(0), p.windows = rows.size(0) * p.windows_x;
-  p.row_axis = static_cast<const int32_t*>(rows.data_ptr());
-  p.column_axis = static_cast<const int32_t*>(columns.data_ptr());
+  p.row_axis = data<int32_t>(rows);
+  p.column_axis = data<int32_t>(columns);
   p.column_kinds = column_kinds;
-  p.tiles = static_cast<const T*>(tiles.data_ptr());
-  p.pad_kv = pad_kv ? static_cast<const T*>(pad_kv->data_ptr()) : nullptr;
-  p.cosine_scale = cosine_scale ? static_cast<const T*>(cosine_scale->data_ptr()) : nullptr;
+  p.tiles = data<T>(tiles);
+  p.pad_kv = data<T>(pad_kv);
+  p.cosine_scale = data<T>(cosine_scale);
   p.scale = static_cast<T>(scale);
   return p;
 }
@@ -76,8 +76,8 @@ int64_t head_groups(const WindowAttention<T>& p, int64_t tasks) {
 
 template <typename T, typename In>
 void run_forward(const WindowAttention<T>& p, const Tensor& qkv, Tensor& out) {
-  const In* from = static_cast<const In*>(qkv.data_ptr());
-  In* to = static_cast<In*>(out.data_ptr());
+  const In* from = data<In>(qkv);
+  In* to = data<In>(out);
   const int64_t total = p.batch * p.windows, groups = head_groups(p, total);
   const Isa chosen = isa();
   torch::stable::parallel_for(0, groups * total, 1, [&](int64_t first, int64_t last) {
@@ -96,8 +96,8 @@ template <typename T, typename In>
 void run_backward(
     const WindowAttention<T>& p, const Tensor& grad, const Tensor& qkv, Tensor& dqkv, T* dtiles, T* dpad_kv,
     T* dcosine_scale, int64_t shares) {
-  const In *from = static_cast<const In*>(qkv.data_ptr()), *by = static_cast<const In*>(grad.data_ptr());
-  In* to = static_cast<In*>(dqkv.data_ptr());
+  const In *from = data<In>(qkv), *by = data<In>(grad);
+  In* to = data<In>(dqkv);
   const int64_t total = p.batch * p.windows, groups = head_groups(p, shares);
   const int64_t tiles_of_share = p.heads * p.classes * p.tile_rows * p.tile_columns;
   const Isa chosen = isa();
@@ -144,8 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_attention_backward(
     using T = decltype(compute);
     const auto p = describe<T>(qkv, tiles, pad_kv, cosine_scale, rows, columns, column_kinds, scale);
     run_backward<T, decltype(in)>(
-        p, grad, qkv, dqkv, static_cast<T*>(dtiles.data_ptr()), static_cast<T*>(dpad_kv.data_ptr()),
-        static_cast<T*>(dcosine_scale.data_ptr()), shares);
+        p, grad, qkv, dqkv, data<T>(dtiles), data<T>(dpad_kv), data<T>(dcosine_scale), shares);
   });
   return {dqkv, dtiles, dpad_kv, dcosine_scale};
 }
@@ -159,12 +158,12 @@ Tensor window_attention_bias_backward(Tensor grad, Tensor index, int64_t rows) {
           index.is_contiguous(),
       "grad must be [heads, pairs] and index int32 [pairs], both contiguous");
   Tensor out = torch::stable::new_zeros(grad, {rows, heads});
-  const int32_t* at = static_cast<const int32_t*>(index.data_ptr());
+  const int32_t* at = data<int32_t>(index);
   for (int64_t i = 0; i < pairs; ++i) STD_TORCH_CHECK(at[i] >= 0 && at[i] <= rows, "index is out of range");
   with_exact_dtype(grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const T* from = static_cast<const T*>(grad.data_ptr());
-    T* to = static_cast<T*>(out.data_ptr());
+    const T* from = data<T>(grad);
+    T* to = data<T>(out);
     torch::stable::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
       std::vector<T> sums(rows);
       for (int64_t head = begin; head < end; ++head) {
