@@ -96,14 +96,6 @@ inline void hook(const void* address, size_t bytes, host::Mode mode, bool aligne
   host::look(address, bytes, host::Space::any, mode, site);
 }
 
-template <class T, class F>
-inline T atomically(volatile T* address, host::Site site, const F& change) {
-  hook(const_cast<const T*>(address), sizeof(T), host::Mode::atomic, true, site);
-  const T before = *address;
-  *address = change(before);
-  return before;
-}
-
 }  // namespace
 
 #define ACCESSES(N) \
@@ -119,35 +111,6 @@ ACCESSES(16)
 
 HOOK void __tsan_read_range(void* at, size_t bytes) { hook(at, bytes, host::Mode::read, false, SITE); }
 HOOK void __tsan_write_range(void* at, size_t bytes) { hook(at, bytes, host::Mode::write, false, SITE); }
-HOOK void __tsan_vptr_update(void* at, void*) { hook(at, sizeof(void*), host::Mode::write, true, SITE); }
-HOOK void __tsan_vptr_read(void* at) { hook(at, sizeof(void*), host::Mode::read, true, SITE); }
 HOOK void __tsan_init() {}
 HOOK void __tsan_func_entry(void*) {}
 HOOK void __tsan_func_exit() {}
-HOOK void __tsan_atomic_thread_fence(int) {}
-HOOK void __tsan_atomic_signal_fence(int) {}
-
-#define ATOMICS(N, T) \
-  HOOK T __tsan_atomic##N##_load(const volatile T* at, int) { \
-    return atomically(const_cast<volatile T*>(at), SITE, [](T x) { return x; }); \
-  } \
-  HOOK void __tsan_atomic##N##_store(volatile T* at, T y, int) { atomically(at, SITE, [y](T) { return y; }); } \
-  HOOK T __tsan_atomic##N##_exchange(volatile T* at, T y, int) { return atomically(at, SITE, [y](T) { return y; }); } \
-  HOOK T __tsan_atomic##N##_fetch_add(volatile T* at, T y, int) { \
-    return atomically(at, SITE, [y](T x) { return static_cast<T>(x + y); }); \
-  } \
-  HOOK T __tsan_atomic##N##_fetch_sub(volatile T* at, T y, int) { \
-    return atomically(at, SITE, [y](T x) { return static_cast<T>(x - y); }); \
-  } \
-  HOOK int __tsan_atomic##N##_compare_exchange_strong(volatile T* at, T* expected, T y, int, int) { \
-    const T wanted = *expected; \
-    *expected = atomically(at, SITE, [=](T x) { return x == wanted ? y : x; }); \
-    return *expected == wanted; \
-  } \
-  HOOK int __tsan_atomic##N##_compare_exchange_weak(volatile T* at, T* expected, T y, int a, int b) { \
-    return __tsan_atomic##N##_compare_exchange_strong(at, expected, y, a, b); \
-  }
-ATOMICS(8, uint8_t)
-ATOMICS(16, uint16_t)
-ATOMICS(32, uint32_t)
-ATOMICS(64, uint64_t)
