@@ -18,6 +18,8 @@ from pathlib import Path
 
 import triton
 
+from esvit_fast.ops._cuda import _tables
+
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).with_name("manifest")
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -33,8 +35,8 @@ WINDOWS = re.compile(
     r"window_attention_(fwd|bwd)INS_\d+\w+?TraitsIN6device\d+(half|bfloat16)ELi(\d+)ELi(\d+)EEELi(\d+)ELi(\d+)E"
 )
 LOGITS = re.compile(r"soft_cross_entropy_(rows|usage|loss)IN6device\d+(half|bfloat16)ELi(\d+)E")
-ROW_BYTES = 2 * 65536 + 4 * 32
-"""Shared memory for a row of as many logits as the published head has, and a number of each warp."""
+ROW_BYTES = _tables.row_bytes(65536)
+"""Shared memory for a row of as many logits as the published head has."""
 
 
 def library() -> Path | None:

@@ -68,7 +68,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cross_entropy(
       "student, teacher, center, pairs and gradient do not fit together");
   const int64_t count = student.size(1), rows = student.size(0), teachers = teacher.size(0);
   STD_TORCH_CHECK(
-      count % soft_cross_entropy_kernels::CHUNK == 0 && count < (1 << 24), "rows must have a multiple of 8 logits");
+      count % soft_cross_entropy_kernels::CHUNK == 0 && count < (1 << 24),
+      "rows must have a multiple of 8 logits, and fewer than 2^24");
   STD_TORCH_CHECK(rows < (int64_t(1) << 31) && teachers < (int64_t(1) << 31), "there are more rows than are counted");
   check(student, "student", student), check(teacher, "teacher", student), check(center, "center", student);
   check(start, "start", student), check(row, "row", student), check(weight, "weight", student);

@@ -16,7 +16,7 @@ struct BackwardTraits {
   using Element = ELEMENT;
   static constexpr int head_dim = HEAD_DIM, keys = KEYS, stages = HEAD_DIM == 64 ? 1 : 2;
   static constexpr int warps = (KEYS + 1) / 2, rows = 16 * warps, threads = warps * LANES;
-  // as many as shared memory has room for: registers suffice for them
+  // 8 or 12 warps have the registers of a multiprocessor
   static constexpr int blocks = (HEAD_DIM == 64 || KEYS == 8 ? 2 : 3) * 4 / warps;
   // an odd number of 16 bytes apart, rows beside each other lie in different banks
   static constexpr int pitch = 2 * HEAD_DIM + 16, weight_pitch = 16 * (KEYS | 1);

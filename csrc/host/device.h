@@ -112,7 +112,6 @@ HOST_INLINE float infinity() { return __builtin_inff(); }
 // Subnormal numbers are zeros to the approximations below, coming and going.
 HOST_INLINE float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 HOST_INLINE float exp2(float x) { return flushed(::exp2f(flushed(x))); }
-HOST_INLINE float rsqrt(float x) { return 1 / ::sqrtf(flushed(x)); }
 HOST_INLINE float reciprocal(float x) { return flushed(1 / flushed(x)); }
 
 // Each nibble of the selector picks one of eight bytes, a's and then b's; its highest bit repeats that byte's sign.

@@ -42,8 +42,7 @@ DEVICE void approximations(Numbers with) {
   const int count = static_cast<int>(gridDim.x * blockDim.x);
   const float x = with.x[index()];
   with.to[index()] = device::exp2(x);
-  with.to[count + index()] = device::rsqrt(x);
-  with.to[2 * count + index()] = device::reciprocal(x);
+  with.to[count + index()] = device::reciprocal(x);
 }
 
 // to = pack(x, y) as words; back = what unpack makes of them.

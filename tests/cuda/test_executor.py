@@ -307,7 +307,7 @@ def test_an_asynchronous_copy_fills_with_zeros(kernels, size):
 def test_approximations(kernels):
     special = [0, -0.0, 1e-40, -1e-40, -126, -126.5, -149, -200, 127.5, 128, np.inf, -np.inf, np.nan, 2.0**-126, 3e38]
     x = np.float32([*special, *np.random.default_rng(0).uniform(-20, 20, 1024 - len(special))])
-    to = np.empty((3, 1024), np.float32)
+    to = np.empty((2, 1024), np.float32)
     assert executor.run(kernels, "approximations", 4, 256, 0, {"x": ("in", x), "to": ("out", to)}, {}) == []
 
     def flushed(y):
@@ -315,7 +315,7 @@ def test_approximations(kernels):
 
     with np.errstate(all="ignore"):
         y = flushed(x.astype(np.float64))
-        expected = flushed(np.stack([np.exp2(y), 1 / np.sqrt(y), 1 / y]))
+        expected = flushed(np.stack([np.exp2(y), 1 / y]))
         expected[np.abs(expected) > np.finfo(np.float32).max] *= np.inf
     np.testing.assert_allclose(to, expected, rtol=2.0**-22, atol=0)
     real = ~np.isnan(expected)

@@ -9,6 +9,7 @@ import torch
 
 from esvit_fast import ops, reference
 from esvit_fast.ops import Pairs
+from esvit_fast.ops._cuda import _tables
 from esvit_fast.ops._cuda import soft_cross_entropy as cuda
 
 from . import executor
@@ -24,7 +25,7 @@ def kernels():
 
 
 def run(kernels, name, grid, buffers, scalars, dtype, shared=True):
-    bytes_of_row = 2 * scalars["count"] + 4 * (THREADS // 32)
+    bytes_of_row = _tables.row_bytes(scalars["count"], THREADS)
     kernel = f"{name}.{str(dtype).removeprefix('torch.')}"
     found = executor.run(kernels, kernel, grid, THREADS, bytes_of_row if shared else 0, buffers, scalars)
     assert not found, "\n".join(map(str, found))

@@ -189,9 +189,9 @@ def test_every_kernel_for_gpus_has_to_be_proven():
         ((8, 0), 65536, None),
         ((9, 0), 114688, None),
         ((8, 9), 49152, None),
-        ((8, 0), 131072, "a row of K=131072 logits has 262144 bytes, and a block's shared memory has 166784"),
-        ((8, 9), 65536, "a row of K=65536 logits has 131072 bytes, and a block's shared memory has 101248"),
-        ((12, 0), 65536, "a row of K=65536 logits has 131072 bytes, and a block's shared memory has 101248"),
+        ((8, 0), 131072, "a row of K=131072 logits needs 262272 bytes, and a block's shared memory has 166912"),
+        ((8, 9), 65536, "a row of K=65536 logits needs 131200 bytes, and a block's shared memory has 101376"),
+        ((12, 0), 65536, "a row of K=65536 logits needs 131200 bytes, and a block's shared memory has 101376"),
         ((9, 0), 4092, "K=4092 is no multiple of 8"),
     ],
 )

@@ -43,10 +43,13 @@ def window_attention(capability: tuple[int, int] | None, keys: int, head_dim: in
     return {"key_tiles": KEY_TILES[variant], **programs}
 
 
-ROW_BYTES = {80: 163 * 1024, 86: 99 * 1024, 87: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+ROW_BYTES = {80: 163 * 1024, 87: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Shared memory that a block may have, by architecture: what a row of logits has to fit, of `soft_cross_entropy`."""
 ROW_BYTES_OF_OTHERS = 99 * 1024
-OF_WARPS = 4 * 32
-"""Bytes of it that are not the row's: a number of each warp."""
 LOGITS = 8
 """A row has a multiple of so many."""
+
+
+def row_bytes(prototypes: int, threads: int = 1024) -> int:
+    """Shared memory of a block that has a row of so many logits: them, and a number of each warp."""
+    return 2 * prototypes + 4 * (threads // 32)

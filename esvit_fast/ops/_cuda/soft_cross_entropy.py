@@ -26,9 +26,9 @@ def _refuse_shapes(facts: Facts) -> str | None:
     if prototypes % _tables.LOGITS:
         return f"K={prototypes} is no multiple of {_tables.LOGITS}"
     architecture = 90 if facts.capability is None else 10 * facts.capability[0] + facts.capability[1]
-    room = _tables.ROW_BYTES.get(architecture, _tables.ROW_BYTES_OF_OTHERS) - _tables.OF_WARPS
-    if 2 * prototypes > room:
-        return f"a row of K={prototypes} logits has {2 * prototypes} bytes, and a block's shared memory has {room}"
+    needed, room = _tables.row_bytes(prototypes), _tables.ROW_BYTES.get(architecture, _tables.ROW_BYTES_OF_OTHERS)
+    if needed > room:
+        return f"a row of K={prototypes} logits needs {needed} bytes, and a block's shared memory has {room}"
     return None
 
 
