@@ -51,7 +51,7 @@ def toolkit() -> tuple[str | None, str]:
     return str(Path(top[1]).resolve()), release[1]
 
 
-def cuda_arguments() -> dict | None:
+def nvcc_flags() -> list[str] | None:
     """What the CUDA library is compiled with, or None where it cannot be."""
     import torch
 
@@ -75,16 +75,14 @@ def cuda_arguments() -> dict | None:
     plain = [arch for arch in architectures if arch.isdigit()][-1]
     codes.append(f"arch=compute_{plain},code=compute_{plain}")
     strict = "-Werror=all-warnings", "-Xptxas=-Werror,-warn-spills,-warn-lmem-usage"
-    return {
-        "nvcc": [
-            "-O3",
-            "--threads=2",
-            "-Xcompiler=-fvisibility=hidden",
-            *(f"-gencode={code}" for code in codes),
-            # a compiler that nobody has tried may warn, and its library be good
-            *(strict if wanted == "cuda" else ()),
-        ]
-    }
+    return [
+        "-O3",
+        "--threads=2",
+        "-Xcompiler=-fvisibility=hidden",
+        *(f"-gencode={code}" for code in codes),
+        # a compiler that nobody has tried may warn, and its library be good
+        *(strict if wanted == "cuda" else ()),
+    ]
 
 
 def libraries() -> dict:
@@ -100,7 +98,7 @@ def libraries() -> dict:
     if shutil.which(compiler) is None:
         without("CPU", f"the C++ compiler {compiler!r} is not here; install one, or name it in CXX")
         return {}
-    cuda = cuda_arguments() if wanted != "cpu" else None
+    cuda = nvcc_flags() if wanted != "cpu" else None
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     broken = RuntimeError, OSError, BaseError, subprocess.CalledProcessError
@@ -150,7 +148,7 @@ def libraries() -> dict:
 
     extensions = [extension(CppExtension, "cpu", flags, "register_cpu.cpp", "cpu/*")]
     if cuda is not None:
-        arguments = {"cxx": flags, "nvcc": [*cuda["nvcc"], *stable]}
+        arguments = {"cxx": flags, "nvcc": [*cuda, *stable]}
         made = extension(CUDAExtension, "cuda", arguments, "register_cuda.cpp", "cuda/*")
         made.define_macros.append(("USE_CUDA", None))  # the parts of torch's C interface that are of CUDA
         extensions.append(made)
