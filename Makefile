@@ -25,5 +25,6 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find esvit_fast tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis esvit_fast/_C_*.so
+	if [ -L esvit_fast/kernels ]; then rm esvit_fast/kernels; fi
+	find esvit_fast kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
