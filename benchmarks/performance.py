@@ -114,6 +114,21 @@ def read(records: Path = RECORDS) -> list[Entry]:
     ]
 
 
+def devices(entries: Iterable[Entry]) -> list[str]:
+    """The devices of records as they come, the CPU last."""
+    return sorted(dict.fromkeys(entry.device for entry in entries), key=lambda name: name == "cpu")
+
+
+def name_of(environment: Mapping) -> str:
+    """What a record was measured on, as people call it."""
+    return environment.get("gpu") or f"{environment['processor']}, {environment['cores']} cores"
+
+
+def short(commit: str | None) -> str:
+    """A commit as it is shown."""
+    return commit[:7] if commit else "unknown"
+
+
 def newest(entries: Iterable[Entry]) -> list[Entry]:
     """The last record of each case, dtype and shape."""
     found: dict[str, Entry] = {}

@@ -9,12 +9,15 @@ from benchmarks.performance import (
     STEMS,
     Entry,
     Line,
+    devices,
     floor,
     lines,
     milliseconds,
+    name_of,
     newest,
     ours,
     red,
+    short,
     tested,
 )
 
@@ -64,16 +67,13 @@ SIDE_BY_SIDE = ("kernels", "window_attention")
 
 def page(entries: Sequence[Entry]) -> str:
     """The whole page."""
-    devices = list(dict.fromkeys(entry.device for entry in entries))
-    parts = [INTRODUCTION, _where(entries, devices), METHOD]
-    for device in sorted(devices, key=lambda name: name == "cpu"):
-        parts.append(_device(entries, device))
+    parts = [INTRODUCTION, _where(entries), METHOD, *(_device(entries, device) for device in devices(entries))]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _where(entries: Sequence[Entry], devices: Sequence[str]) -> str:
+def _where(entries: Sequence[Entry]) -> str:
     """What has run on which GPU, and what has not."""
-    found, gpus = ["## What has run where"], [device for device in devices if device != "cpu"]
+    found, gpus = ["## What has run where"], [device for device in devices(entries) if device != "cpu"]
     if not gpus:
         found.append(
             "**No kernel of this library has run on a GPU yet**: there is no record of one. Kernels in Triton are\n"
@@ -92,13 +92,13 @@ def _where(entries: Sequence[Entry], devices: Sequence[str]) -> str:
             for stem in STEMS:
                 tests = "not run" if stem not in ran else f"red: {broken[stem]}" if stem in broken else "green"
                 clean = "not run" if stem not in checked else "red" if stem in dirty else "clean"
-                found.append(f"| {_gpu(here, device)} | {_short(commit)} | `{stem}` | {tests} | {clean} |")
+                found.append(f"| {_name(here)} | {short(commit)} | `{stem}` | {tests} | {clean} |")
     return "\n".join(found) + "\n"
 
 
 def _device(entries: Sequence[Entry], device: str) -> str:
     here = [entry for entry in newest(entries) if entry.device == device]
-    found = [f"## {_gpu(here, device)}"]
+    found = [f"## {_name(here)}"]
     for file, title in TITLES.items():
         of = [entry for entry in here if entry.file == file]
         if not of:
@@ -116,19 +116,15 @@ def _device(entries: Sequence[Entry], device: str) -> str:
     return "\n".join(found)
 
 
-def _gpu(here: Iterable[Entry], device: str) -> str:
-    """A device as people call it."""
-    environment = next(iter(here)).record["environment"]
-    if device == "cpu":
-        return f"CPU: {environment['processor']}, {environment['cores']} cores"
-    return environment.get("gpu", device)
+def _name(here: Sequence[Entry]) -> str:
+    return "CPU: " * (here[0].device == "cpu") + name_of(here[0].record["environment"])
 
 
 def _conditions(of: Sequence[Entry]) -> str:
     """Versions, dates and commits of the records that a section shows."""
     records = [entry.record for entry in of]
     dates = sorted({record["utc"][:10] for record in records})
-    commits = list(dict.fromkeys(_short(record.get("commit")) for record in records))
+    commits = list(dict.fromkeys(short(record.get("commit")) for record in records))
     torch = sorted({record["environment"]["torch"] for record in records})
     cards = [record["card"] for record in records if record.get("card")]
     driver = f", driver {cards[-1]['driver']}" if cards and "driver" in cards[-1] else ""
@@ -217,7 +213,3 @@ def _learning(of: Sequence[Entry]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     text = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return "\n".join([*text, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
-
-
-def _short(commit: str | None) -> str:
-    return commit[:7] if commit else "unknown"

@@ -7,7 +7,19 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.performance import MODES, Entry, Line, floor, lines, milliseconds, newest, ours
+from benchmarks.performance import (
+    MODES,
+    Entry,
+    Line,
+    devices,
+    floor,
+    lines,
+    milliseconds,
+    name_of,
+    newest,
+    ours,
+    short,
+)
 from benchmarks.performance_page import TITLES
 
 CSS = """
@@ -50,7 +62,7 @@ def html(entries: Sequence[Entry]) -> str:
     """The page, as text."""
     from esvit_fast.evaluation.style import CSS as BASE
 
-    body = [_device(entries, device) for device in _devices(entries)]
+    body = [_device(entries, device) for device in devices(entries)]
     title = "What was measured"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -62,14 +74,10 @@ def html(entries: Sequence[Entry]) -> str:
     )
 
 
-def _devices(entries: Sequence[Entry]) -> list[str]:
-    return sorted(dict.fromkeys(entry.device for entry in entries), key=lambda name: name == "cpu")
-
-
 def _device(entries: Sequence[Entry], device: str) -> str:
     here = [entry for entry in newest(entries) if entry.device == device]
     environment = here[-1].record["environment"]
-    name = environment.get("gpu") or f"{environment['processor']}, {environment['cores']} cores"
+    name = name_of(environment)
     ceilings = [entry.record for entry in here if entry.file == "ceilings"]
     facts = {"torch": environment["torch"], "triton": environment.get("triton") or "not installed"}
     card = here[-1].record.get("card") or {}
@@ -77,7 +85,7 @@ def _device(entries: Sequence[Entry], device: str) -> str:
     if ceilings:
         facts["copy"] = f"{ceilings[-1]['bytes_per_s'] / 1e12:.2f} TB/s"
         facts["product in bfloat16"] = f"{ceilings[-1]['flop_per_s'] / 1e12:.0f} TFLOP/s"
-    facts["commit"] = ", ".join(dict.fromkeys((e.record.get("commit") or "unknown")[:7] for e in here))
+    facts["commit"] = ", ".join(dict.fromkeys(short(e.record.get("commit")) for e in here))
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
     gates = [entry.record for entry in here if entry.file in ("tests", "sanitizer")]
     marks = "".join(f'<li class="{r["gate"]}">{escape(r["case"])}</li>' for r in gates)
@@ -144,7 +152,7 @@ def picture(entries: Sequence[Entry], path: Path) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    device = _devices([entry for entry in entries if entry.file in MODES])[0]
+    device = devices([entry for entry in entries if entry.file in MODES])[0]
     shown = [entry for entry in newest(entries) if entry.device == device and entry.file in MODES]
     order = list(TITLES)
     shown = sorted(shown, key=lambda entry: order.index(entry.file))[:12]
@@ -179,7 +187,7 @@ def picture(entries: Sequence[Entry], path: Path) -> Path:
         for side in axis.spines.values():
             side.set_visible(False)
     environment = shown[-1].record["environment"]
-    name = environment.get("gpu") or f"{environment['processor']}, {environment['cores']} cores"
+    name = name_of(environment)
     figure.suptitle(f"esvit_fast on {name}", x=0.012, ha="left", fontsize=13, fontweight="bold", color="#1b2330")
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     figure.savefig(path, dpi=110)
