@@ -81,7 +81,7 @@ def window_attention(
 
 
 def _pair(size: tuple[int, int] | int) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return tuple(size) if isinstance(size, tuple | list) else (size, size)
 
 
 def _check(tensors, num_heads, window_size, shift_size, pad_mode) -> None:

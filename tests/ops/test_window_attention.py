@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -212,6 +213,14 @@ def test_nan_stays_in_its_window():
     out = ops.window_attention(qkv, bias, num_heads=2, window_size=(4, 2))
     assert out[0, :, :2].isnan().any()
     assert out[0, :, 2:].isfinite().all() and out[1].isfinite().all()
+
+
+def test_sizes_are_numbers_of_any_kind():
+    qkv, table = torch.randn(1, 5, 6, 3 * 4), torch.randn(25, 1)
+    plain = ops.window_attention(qkv, table, num_heads=1, window_size=3, shift_size=1)
+    for window, shift in ((np.int64(3), np.int64(1)), ([3, 3], [1, 1]), (torch.Size((3, 3)), (np.int64(1), 1))):
+        found = ops.window_attention(qkv, table, num_heads=1, window_size=window, shift_size=shift)
+        assert torch.equal(found, plain)
 
 
 def test_empty_batch():
