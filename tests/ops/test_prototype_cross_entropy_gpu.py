@@ -7,7 +7,7 @@ import torch
 
 from esvit_fast import ops
 
-from .gpu import DEVICE, DTYPES, moved, needs_memory, on_kernels_of, same_bits, taken_by
+from .gpu import DEVICE, DTYPES, moved, needs_memory, on_kernels_of, same_bits
 from .problems import REGIMES, TEMPERATURES, assert_exact_in, results
 from .test_prototype_cross_entropy_triton import SIZES, assert_close, autocast, drawn, of_a_run, plainly, rounded
 
@@ -20,18 +20,12 @@ ALLOWED = {
 """Of the loss, of statistics, of gradients."""
 
 
-def found(backend, matrices, options):
-    """The results, or a skip where the CUDA library does not have this operator."""
-    with taken_by(backend):
-        return results(matrices, options, backend)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(2 * len(SIZES)))
 def test_odd_sizes(backend, dtype, seed):
     """Fewer rows than a block, prototypes that fill none, width 1; in the same bits in every run."""
     matrices, options, truth = rounded(*moved(drawn(seed)), dtype)
-    first = found(backend, matrices, options)
+    first = results(matrices, options, backend)
     assert_close(first, truth, ALLOWED[dtype], (seed, dtype))
     assert same_bits(first, results(matrices, options, backend))
 
@@ -44,7 +38,7 @@ def test_the_states_of_a_run(backend, name, dtype, precision):
     matrices, options, truth = moved(of_a_run(name, dtype))
     torch.set_float32_matmul_precision(precision)
     try:
-        ours = found(backend, matrices, options)
+        ours = results(matrices, options, backend)
     finally:
         torch.set_float32_matmul_precision("highest")
     exact = (dtype, precision) == (torch.float32, "highest")
