@@ -1,5 +1,6 @@
 """Modules with parameters."""
 
+from .drop_path import DropPath, share_draws
 from .linear import Linear, linear
 from .patches import PatchEmbed, PatchMerging
 from .patching import patch_model, unpatch_model
@@ -8,6 +9,7 @@ from .swin_block import Mlp, SwinBlock
 from .window_attention import WindowAttention
 
 __all__ = [
+    "DropPath",
     "Linear",
     "Mlp",
     "PatchEmbed",
@@ -17,5 +19,6 @@ __all__ = [
     "WindowAttention",
     "linear",
     "patch_model",
+    "share_draws",
     "unpatch_model",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .drop_path import DropPath
 from .linear import Linear
 from .recompute import through
 from .window_attention import WindowAttention

@@ -18,6 +18,7 @@ from ..data import Augmenter, Batch, Fingerprint, changes
 from ..methods import EsViT, EsViTStatistics
 from ..models import create_model
 from ..models.checkpoint import difference_of
+from ..nn import share_draws
 from .checkpoint import Checkpoint, CheckpointError
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .late import Late
@@ -92,8 +93,9 @@ def _values(loss: Tensor, statistics: EsViTStatistics) -> dict[str, Tensor]:
 class Trainer:
     """Student, teacher, centres, optimiser and step count of a run on one rank.
 
-    Everything random in a step is drawn from a generator seeded by (seed, step, accumulation step, rank), so that a
-    resumed run needs no generator state to go on bit for bit.
+    Everything random in a step is drawn for the whole batch from a generator seeded by (seed, step); a rank and
+    accumulation step takes its images' part. So a resumed run needs no generator state to go on bit for bit, and the
+    number of ranks changes nothing but rounding.
 
     On a GPU no step waits for it: whether a step is taken is decided there, and counted here a step later.
 
@@ -150,13 +152,13 @@ class Trainer:
         """
         point, train = self.point(self.samples), self.config.train
         self.method.loss.forget()  # what a step left that an exception ended
-        self._freeze_last_layer(point.freeze_last_layer)
+        self._freeze_last_layer(point.freeze_last_layer, accumulated=len(batches) > 1)
         apply_schedule(self.optimizer, point)
         self.optimizer.zero_grad(set_to_none=True)
         values: list[dict[str, Tensor]] = []
         for i, batch in enumerate(batches):
             crops = self.augment(batch, self.ranks.device)
-            self._seed(i)
+            self._seed(i, len(batch.index))
             last = i == len(batches) - 1
             with nullcontext() if last or self._model is self.method else self._model.no_sync():
                 with self._autocast():
@@ -224,18 +226,23 @@ class Trainer:
         precision = self.config.train.precision
         return torch.autocast(self.ranks.device.type, _AUTOCAST[precision], enabled=precision != "fp32")
 
-    def _seed(self, accumulation: int) -> None:
-        key = [self.config.train.seed, self.step, accumulation, self.ranks.rank]
+    def _seed(self, accumulation: int, count: int) -> None:
+        key = [self.config.train.seed, self.step]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        first = (accumulation * self.ranks.world_size + self.ranks.rank) * count
+        images = torch.arange(first, first + count, device=self.ranks.device)
+        share_draws(self.method.student, images, self.config.train.batch_size)
 
-    def _freeze_last_layer(self, frozen: bool) -> None:
+    def _freeze_last_layer(self, frozen: bool, accumulated: bool) -> None:
         if frozen == self._frozen:
             return
         self._frozen = frozen
         self.method.freeze_last_layer(frozen)
         if self.ranks.world_size > 1:
-            # DDP notes once which parameters are trained
-            self._model = DistributedDataParallel(self.method, broadcast_buffers=False)
+            # DDP notes once which parameters are trained, and a static graph while gradients are reduced
+            self._model = DistributedDataParallel(
+                self.method, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=not accumulated
+            )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a checkpoint holds: tensors, and facts for JSON."""
