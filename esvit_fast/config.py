@@ -132,6 +132,9 @@ class TrainConfig:
     batch_size: int = 512
     """Images per optimiser step, over all ranks and accumulation steps."""
     accumulation_steps: int = 1
+    micro_batch_size: int = 0
+    """Most images that a rank holds at a time: what its share of the batch has more is accumulated, so that the batch
+    is the same on any number of ranks. 0: accumulation_steps says how the batch is divided."""
     epochs: float = 300.0
     learning_rate: float = 5e-4
     """Peak rate for 256 images per step; it is scaled by batch_size / 256."""
@@ -304,7 +307,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "must not be negative",
         _each(lambda value: value >= 0),
         "model.checkpoint_stages method.view_weight method.region_weight method.koleo_weight "
-        "method.teacher_temp_warmup_epochs data.crops.local_counts "
+        "method.teacher_temp_warmup_epochs data.crops.local_counts train.micro_batch_size "
         "data.augment.brightness data.augment.contrast data.augment.saturation train.min_learning_rate "
         "train.warmup_epochs train.weight_decay train.weight_decay_end train.clip_grad train.freeze_last_layer_epochs "
         "eval.knn_every_epochs",
@@ -333,12 +336,12 @@ def validate(config: Config) -> Config:
     Raises:
         ConfigError: naming the first setting that cannot work, its value and the remedy.
     """
-    settings = dict(_settings(config))
+    values = dict(settings(config))
     finite = _each(lambda value: not isinstance(value, float) or math.isfinite(value))
-    for remedy, fits, names in (("must be finite", finite, " ".join(settings)), *_RANGES):
+    for remedy, fits, names in (("must be finite", finite, " ".join(values)), *_RANGES):
         for name in names.split():
-            if not fits(settings[name]):
-                raise ConfigError(f"{name}={settings[name]} {remedy}")
+            if not fits(values[name]):
+                raise ConfigError(f"{name}={values[name]} {remedy}")
     m, c, t = config.method, config.data.crops, config.train
     if m.koleo_weight and m.view_weight == 0:
         raise ConfigError(
@@ -359,6 +362,11 @@ def validate(config: Config) -> Config:
             f"train.warmup_epochs={t.warmup_epochs} is longer than train.epochs={t.epochs}; "
             f"pass --train.warmup-epochs {t.epochs / 10:g} or train longer"
         )
+    if t.micro_batch_size and t.accumulation_steps > 1:
+        raise ConfigError(
+            f"train.micro_batch_size={t.micro_batch_size} decides about accumulation, but train.accumulation_steps="
+            f"{t.accumulation_steps}; set this to 1 or the first to 0"
+        )
     if t.batch_size % t.accumulation_steps:
         raise ConfigError(
             f"train.accumulation_steps={t.accumulation_steps} must divide train.batch_size={t.batch_size}"
@@ -366,11 +374,12 @@ def validate(config: Config) -> Config:
     return config
 
 
-def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of all settings of a configuration."""
     for f in dataclasses.fields(section):
         value = getattr(section, f.name)
         if dataclasses.is_dataclass(value):
-            yield from _settings(value, f"{prefix}{f.name}.")
+            yield from settings(value, f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, value
 

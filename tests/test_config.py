@@ -216,6 +216,10 @@ MISTAKES = {
         "train.warmup_epochs=10.0 is longer than train.epochs=5.0; pass --train.warmup-epochs 0.5 or train longer"
     ),
     "train: {batch_size: 100, accumulation_steps: 3}": "train.accumulation_steps=3 must divide train.batch_size=100",
+    "train: {micro_batch_size: 32, accumulation_steps: 2}": (
+        "train.micro_batch_size=32 decides about accumulation, but train.accumulation_steps=2; "
+        "set this to 1 or the first to 0"
+    ),
     "data: {crops: {local_counts: [1, 2]}}": (
         "data.crops.local_counts=(1, 2) must have one count for each of data.crops.local_sizes=(96,)"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)
     except (ValueError, RuntimeError) as error:
-        if not _is_ours(error):
-            raise
-        return _fail(str(error))
+        if _is_ours(error):
+            return _fail(str(error))
+        if _is_loss_of_a_rank(error):
+            return _fail("another rank has ended, and so this one does; why is said above, or by what started them")
+        raise
     except OSError as error:
         if error.filename is None:
             raise
@@ -58,8 +61,22 @@ def _is_ours(error: Exception) -> bool:
     return traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__.split(".")[0])
 
 
+def _is_loss_of_a_rank(error: Exception) -> bool:
+    if "WORLD_SIZE" not in os.environ:
+        return False
+    from ..training.distributed import is_loss_of_a_rank
+
+    return is_loss_of_a_rank(error)
+
+
 def _fail(message: str) -> int:
-    print(f"esvit-fast: error: {message}", file=sys.stderr)
+    """Say what is wrong, once for all ranks that find the same."""
+    if "WORLD_SIZE" in os.environ:
+        from ..training.distributed import is_first_to_say
+
+        if not is_first_to_say(message):
+            return 2
+    print(f"esvit-fast: error: {message}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -39,6 +39,7 @@ def pretrain(argv: Sequence[str]) -> int:
         help=f"write into the folder where the time of N steps goes, after the first {WARM_UP} (profile.txt, "
         "profile.json, and trace.json.gz for chrome://tracing or Perfetto); the run goes on",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that --out holds, if it holds one")
     args, settings = parser.parse_known_args(list(argv))
     if {"-h", "--help"} & set(settings):
         parser.print_help()
@@ -54,18 +55,28 @@ def pretrain(argv: Sequence[str]) -> int:
     config = validate(tyro.cli(Config, args=settings, default=config, prog="esvit-fast pretrain"))
 
     def start(ranks: Ranks, reporter: Reporter) -> Outcome:
-        return start_run(config, args.out, ranks, reporter, args.profile)
+        return start_run(config, args.out, ranks, reporter, args.profile, or_resume=args.resume)
 
     return run(start, args.out, config.train.device)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
-    parser = argparse.ArgumentParser("esvit-fast resume", description="Go on with a run from its last checkpoint.")
+    parser = argparse.ArgumentParser(
+        "esvit-fast resume",
+        description="Go on with a run from its last checkpoint, on any number of ranks. Settings that change nothing "
+        "but where and how it is computed can be given, as in --train.micro-batch-size 64.",
+        allow_abbrev=False,
+    )
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
-    args = parser.parse_args(argv)
-    device = load_config(args.run / "config.yaml").train.device if (args.run / "config.yaml").is_file() else "auto"
-    return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter), args.run, device)
+    args, changes = parser.parse_known_args(list(argv))
+    if not (args.run / "config.yaml").is_file():
+        raise ValueError(
+            f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
+        )
+    own = load_config(args.run / "config.yaml")
+    config = validate(tyro.cli(Config, args=changes, default=own, prog="esvit-fast resume"))
+    return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter, config), args.run, config.train.device)
 
 
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:

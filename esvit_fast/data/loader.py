@@ -262,9 +262,10 @@ class CorruptionLog:
                     logger.warning("unreadable image replaced: %s: %s", path, why)
         count = len(self.failed)
         if count >= 2 and count > self.max_share * self.length:
+            *_, last = self.failed.values()
             raise TooManyCorrupt(
                 f"data.max_corrupt_share={self.max_share:g} is exceeded: {count} of {self.length} images cannot be "
-                f"read, the last is {path}; remove or repair them, or raise data.max_corrupt_share"
+                f"read, the last is {last}; remove or repair them, or raise data.max_corrupt_share"
             )
 
 
@@ -274,3 +275,5 @@ def start_worker(_: int) -> None:
     # who stops a group of processes means the training process, which ends its workers when it has saved
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    # one that outlived a killed training process would hold its connections to other ranks, which would wait for it
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)

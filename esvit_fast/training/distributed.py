@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ..config import ConfigError, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,64 @@ def setup_distributed(device: str = "auto") -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks(0, 1, pick_device(device))
-    missing = [name for name in ("RANK", "LOCAL_RANK") if name not in os.environ]
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise ValueError(f"WORLD_SIZE={world_size} without {' and '.join(missing)}; start with torchrun, or unset it")
+        raise ValueError(f"WORLD_SIZE={world_size} without {', '.join(missing)}; start with torchrun, or unset it")
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     picked = pick_device(device, local_rank, shared=True)
-    if picked.type == "cuda":
-        torch.cuda.set_device(picked)
-        dist.init_process_group("nccl", device_id=picked)
-    else:
-        dist.init_process_group("gloo")
+    try:
+        if picked.type == "cuda":
+            torch.cuda.set_device(picked)
+            dist.init_process_group("nccl", device_id=picked)
+        else:
+            dist.init_process_group("gloo")
+    except dist.DistError as error:
+        raise ValueError(_no_meeting(error)) from None
     return Ranks(rank, world_size, picked)
+
+
+def _no_meeting(error: Exception) -> str:
+    """Why the ranks could not meet."""
+    where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in str(error):
+        return f"{where}: the port is in use; set MASTER_PORT to a free one, or start with torchrun --standalone"
+    reason = str(error).splitlines()[0].split(". ")[0]
+    return f"{where}: the ranks could not meet there: {reason}; check that rank 0 runs on that machine"
+
+
+def accumulation_steps(train: TrainConfig, world_size: int) -> int:
+    """Accumulation steps on a number of ranks: as given, or the fewest that keep to train.micro_batch_size.
+
+    Raises:
+        ConfigError: ranks and accumulation steps do not divide the batch; with the nearest numbers that do.
+    """
+    batch, steps = train.batch_size, train.accumulation_steps
+    share, rest = divmod(batch, world_size)
+    if train.micro_batch_size and not rest:
+        return next(n for n in _divisors(share) if share // n <= train.micro_batch_size)
+    if not rest and share % steps == 0:
+        return steps
+    ways = [f"start {_near(batch // steps, world_size)} ranks"]
+    if not rest:
+        ways.append(f"pass --train.accumulation-steps {_near(share, steps)}")
+    pieces = world_size * steps
+    sizes = sorted({max(1, batch // pieces) * pieces, (batch // pieces + 1) * pieces})
+    ways.append(f"pass --train.batch-size {' or '.join(map(str, sizes))}")
+    raise ConfigError(
+        f"train.batch_size={batch} is not divisible by world_size={world_size} x accumulation_steps={steps}; "
+        f"{', or '.join(ways)}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _near(number: int, wanted: int) -> str:
+    """The divisors of a number that are next to one that does not divide it."""
+    divisors = _divisors(number)
+    below, above = [n for n in divisors if n < wanted], [n for n in divisors if n > wanted]
+    return " or ".join(map(str, below[-1:] + above[:1]))
 
 
 def pick_device(name: str, local_rank: int = 0, *, shared: bool = False) -> torch.device:
@@ -97,6 +148,24 @@ def gather(items: list[Any], device: torch.device) -> list[Any]:
     lists: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(lists, items)
     return [item for part in lists for item in part]
+
+
+def is_loss_of_a_rank(error: BaseException) -> bool:
+    """Whether an error is that of a collective operation which another rank left by ending."""
+    return isinstance(error, dist.DistBackendError) or "/gloo/transport/" in str(error)
+
+
+def is_first_to_say(message: str) -> bool:
+    """Whether no other rank that torchrun has started with this one has asked this about the same message."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    digest = hashlib.sha256(message.encode()).hexdigest()
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        return store.add(f"esvit_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{digest}", 1) == 1
+    except dist.DistError:
+        return True
 
 
 def barrier() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esvit_fast.training.checkpoint import write_atomic
+from esvit_fast.training.checkpoint import CheckpointError, write_atomic
 
 
 class MetricsLog:
@@ -30,16 +30,21 @@ class MetricsLog:
         """Append a record of numbers, strings, lists, mappings and 0-d tensors; a non-finite number becomes null.
 
         Raises:
-            OSError: the disk is full or fails; the file keeps whole lines only.
+            CheckpointError: the disk is full or fails; the file keeps whole lines only.
             ValueError: the log is closed.
         """
         if self._descriptor is None:
             raise ValueError(f"path={str(self.path)!r} is closed; open a new MetricsLog")
         line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        if written < len(line):
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            raise OSError(f"path={str(self.path)!r} took {written} of {len(line)} bytes; make room on the disk")
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(0, f"took {written} of {len(line)} bytes")
+        except OSError as error:
+            raise CheckpointError(
+                f"path={str(self.path)!r} could not be written: {error.strerror}; make room on the disk, then resume"
+            ) from error
 
     def close(self) -> None:
         """Close the file; twice is harmless."""

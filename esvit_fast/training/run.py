@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.profiler import record_function
 
-from ..config import Config, load_config, save_config
+from ..config import Config, save_config
 from ..data import (
     Batch,
     CorruptionLog,
@@ -28,16 +28,16 @@ from ..data import (
 )
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
 from .diagnostics import Collapsed, Diagnosis, Finding
-from .distributed import Ranks, all_reduce_sum, barrier, gather
+from .distributed import Ranks, accumulation_steps, barrier, gather
 from .environment import environment
-from .late import Late
 from .loggers import check_loggers, open_loggers
 from .metrics import MetricsLog, read_metrics, truncate_after
 from .online_knn import OnlineKnn
 from .profiling import DATA, StepProfiler
-from .signals import RANK_IMAGES, feature_rank, signals
+from .records import Clock, Record, position
+from .start import check_folder, holds_run, launch, launched_by, restarted, settings_of_run
 from .stopping import StopRequest
-from .trainer import NotFinite, StepResult, Trainer
+from .trainer import NotFinite, Trainer
 
 
 class Reporter(Protocol):
@@ -68,55 +68,75 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def pretrain(config: Config, out: Path, ranks: Ranks, reporter: Reporter, profile: int = 0) -> Outcome:
-    """Start a run in an empty or new folder; of `profile` steps, it says where their time goes.
+def pretrain(
+    config: Config, out: Path, ranks: Ranks, reporter: Reporter, profile: int = 0, *, or_resume: bool = False
+) -> Outcome:
+    """Start a run in an empty or new folder, or go on with one that this launch of torchrun began there.
+
+    Args:
+        profile: steps of which it says where their time goes.
+        or_resume: go on with a run that the folder holds, whoever began it.
 
     Raises:
-        ValueError: the folder already holds a run, or the configuration or its data cannot work.
+        ValueError: the folder already holds a run, or one with other settings, or cannot be written; or the
+            configuration or its data cannot work.
         NotFinite: three steps in a row were not finite; the last checkpoint is from before them.
         Collapsed: something is wrong with the run, and `train.stop_on_collapse` asks to stop then.
     """
     out = Path(out)
-    if (out / "config.yaml").exists():
+    check_folder(out)
+    accumulation_steps(config.train, ranks.world_size)
+    if holds_run(out, ranks):
+        if or_resume or (restarted() and launch() and launched_by(out) == launch()):
+            return resume(out, ranks, reporter, config)
         raise ValueError(
-            f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}` or choose another"
+            f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
+            "choose another"
         )
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
     inputs = _inputs(trainer, source)
-    barrier()  # all ranks have looked for a run before one of them begins to write it
     if ranks.is_main:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"out={str(out)!r} cannot be created: {error.strerror}; choose another folder") from error
-        write_atomic(out / "environment.json", _json(environment(ranks.device, ranks.world_size)))
+        facts = {**environment(ranks.device, ranks.world_size), "launch": launch()}
+        write_atomic(out / "environment.json", _json(facts))
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
     barrier()
     return _run(trainer, inputs, out, reporter, profile)
 
 
-def resume(out: Path, ranks: Ranks, reporter: Reporter) -> Outcome:
+def resume(out: Path, ranks: Ranks, reporter: Reporter, config: Config | None = None) -> Outcome:
     """Go on with a run from its last whole checkpoint; without one, from the start. A complete run stays as it is.
 
+    Args:
+        config: instead of the run's own; what it changes must be only where and how the same is computed.
+
     Raises:
-        ValueError: the folder holds no run, or its data have changed.
+        ValueError: the folder holds no run, or one with other settings, or its data have changed.
         CheckpointError: every checkpoint is damaged.
         NotFinite, Collapsed: as `pretrain`.
     """
     out = Path(out)
-    if not (out / "config.yaml").is_file():
+    check_folder(out)
+    if not holds_run(out, ranks):
         raise ValueError(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
-    config = load_config(out / "config.yaml")
+    config = settings_of_run(out, config)
+    accumulation_steps(config.train, ranks.world_size)
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
-    inputs = _inputs(trainer, source)
-    if ranks.is_main and (out / "metrics.jsonl").exists():
+    if len(set(gather([trainer.step], ranks.device))) > 1:
+        raise ValueError(f"run={str(out)!r}: ranks found different checkpoints; it must be a folder that all share")
+    inputs = _inputs(trainer, source, checkpoint.meta.get("corrupt", ()) if checkpoint else ())
+    if ranks.is_main:
+        write_atomic(out / "config.yaml", lambda path: save_config(config, path))
         truncate_after(out / "metrics.jsonl", trainer.step)
     barrier()
     return _run(trainer, inputs, out, reporter)
@@ -126,11 +146,12 @@ def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
     train = config.train
     check_loggers(train.loggers)
     epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
+    accumulated = accumulation_steps(train, ranks.world_size)
     micro_batch = _micro_batch(config, ranks)
     if config.method.koleo_weight and micro_batch < 2:
         raise ValueError(
             f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
-            f"{train.batch_size} leaves {micro_batch} with train.accumulation_steps={train.accumulation_steps} on "
+            f"{train.batch_size} leaves {micro_batch} with train.accumulation_steps={accumulated} on "
             f"{ranks.world_size} ranks; raise the batch size or set the weight to 0"
         )
     return Trainer(config, epoch_samples, ranks, fingerprint(source))
@@ -138,18 +159,20 @@ def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
 
 def _micro_batch(config: Config, ranks: Ranks) -> int:
     """Images of a forward pass of one rank."""
-    return config.train.batch_size // (ranks.world_size * config.train.accumulation_steps)
+    return config.train.batch_size // (ranks.world_size * accumulation_steps(config.train, ranks.world_size))
 
 
 class _Inputs(NamedTuple):
     loader: Loader
     corrupt: CorruptionLog
+    accumulation_steps: int
     knn: OnlineKnn
 
 
-def _inputs(trainer: Trainer, source: Source) -> _Inputs:
+def _inputs(trainer: Trainer, source: Source, corrupt: Sequence[int] = ()) -> _Inputs:
     """What a run reads from; all that can be wrong with it is found here, before anything is written."""
     train, ranks = trainer.config.train, trainer.ranks
+    accumulated = accumulation_steps(train, ranks.world_size)
     loader = make_loader(
         source,
         trainer.config.data,
@@ -159,10 +182,11 @@ def _inputs(trainer: Trainer, source: Source) -> _Inputs:
         total_samples=trainer.total_steps * train.batch_size,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        accumulation_steps=train.accumulation_steps,
+        accumulation_steps=accumulated,
     )
-    corrupt = CorruptionLog(len(source), trainer.config.data.max_corrupt_share, warn=ranks.is_main)
-    return _Inputs(loader, corrupt, OnlineKnn(trainer.config, source, ranks))
+    log = CorruptionLog(len(source), trainer.config.data.max_corrupt_share, warn=ranks.is_main)
+    log.failed = {index: source.path(index) for index in corrupt}
+    return _Inputs(loader, log, accumulated, OnlineKnn(trainer.config, source, ranks))
 
 
 def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: torch.device) -> list[Batch]:
@@ -182,7 +206,7 @@ def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: 
 
 def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profile: int = 0) -> Outcome:
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
-    begin, clock = time.monotonic(), _Clock(train.batch_size)
+    begin, clock = time.monotonic(), Clock(train.batch_size)
     profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
     with StopRequest() as stop, _Files(out, trainer, reporter) as files, profiler:
         if ranks.is_main:
@@ -195,12 +219,12 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profi
                 profiler.next()
                 clock.wait()
                 with record_function(DATA):
-                    micro = _next(batches, train.accumulation_steps, inputs.corrupt, ranks.device)
+                    micro = _next(batches, inputs.accumulation_steps, inputs.corrupt, ranks.device)
                 clock.work()
                 before = trainer.epoch
                 result = trainer.train_step(micro)
                 logged = trainer.step % train.log_every_steps == 0 or trainer.step in (1, trainer.total_steps)
-                files.step(trainer, _Record(trainer, result, clock) if logged else None)
+                files.step(trainer, Record(trainer, result, clock, inputs.corrupt) if logged else None)
                 if train.stop_on_collapse and files.found:
                     stop.ask()
                 if knn.due(before, trainer.epoch):
@@ -209,7 +233,7 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profi
                 if trainer.step % train.checkpoint_every_steps == 0:
                     trainer.settle()
                     if not trainer.skipped_in_a_row:
-                        files.checkpoint(trainer)
+                        files.checkpoint(trainer, inputs.corrupt)
                         saved = trainer.step
             trainer.settle()
             files.write_records(trainer)
@@ -219,10 +243,10 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profi
             raise NotFinite(f"{error}; {last}") from None
         except TooManyCorrupt:
             if saved != trainer.step:
-                files.checkpoint(trainer)
+                files.checkpoint(trainer, inputs.corrupt)
             raise
         if saved != trainer.step:
-            files.checkpoint(trainer)
+            files.checkpoint(trainer, inputs.corrupt)
         if (
             train.stop_on_collapse
             and trainer.step < trainer.total_steps
@@ -237,7 +261,7 @@ class _Files:
 
     def __init__(self, out: Path, trainer: Trainer, reporter: Reporter):
         self.out, self.reporter, self.log = out, reporter, None
-        self.coming: deque[_Record] = deque()
+        self.coming: deque[Record] = deque()
         self.found: list[Finding] = []
         if trainer.ranks.is_main:
             self.log = MetricsLog(out / "metrics.jsonl")
@@ -257,7 +281,7 @@ class _Files:
                 logger.close()
             self.reporter.stop()
 
-    def step(self, trainer: Trainer, record: _Record | None) -> None:
+    def step(self, trainer: Trainer, record: Record | None) -> None:
         if self.log is not None:
             if record is not None:
                 self.coming.append(record)
@@ -293,83 +317,22 @@ class _Files:
         accuracy = knn(trainer.teacher)
         if self.log is not None:
             self.write_records(trainer)
-            record = {"kind": "knn", **_position(trainer), **accuracy}
+            record = {"kind": "knn", **position(trainer), **accuracy}
             self._write(record)
             self.reporter.knn(record)
         barrier()
 
-    def checkpoint(self, trainer: Trainer) -> None:
+    def checkpoint(self, trainer: Trainer, corrupt: CorruptionLog) -> None:
         if self.log is not None:
             self.write_records(trainer)
             tensors, meta = trainer.state()
+            meta["corrupt"] = sorted(corrupt.failed)
             save_checkpoint(
                 self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
             )
             facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
             save_weights(self.out / "model.safetensors", trainer.teacher.state_dict(), facts)
         barrier()
-
-
-class _Clock:
-    """Images per second, and the share of time spent waiting for them, since it was last read."""
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.restart()
-
-    def restart(self) -> None:
-        self.begin, self.steps, self.waited = time.monotonic(), 0, 0.0
-
-    def wait(self) -> None:
-        self._waiting = time.monotonic()
-
-    def work(self) -> None:
-        self.waited += time.monotonic() - self._waiting
-        self.steps += 1
-
-    def read(self) -> dict[str, float]:
-        seconds = time.monotonic() - self.begin
-        rates = {"images_per_s": self.steps * self.batch_size / seconds, "data_wait_share": self.waited / seconds}
-        self.restart()
-        return rates
-
-
-def _position(trainer: Trainer) -> dict[str, float]:
-    return {"step": trainer.step, "samples": trainer.samples, "epoch": trainer.epoch}
-
-
-class _Record:
-    """What is written of one step, losses and statistics averaged over ranks; all ranks make it.
-
-    Attributes:
-        due: the step after which it is read, as the device has come to it then.
-    """
-
-    def __init__(self, trainer: Trainer, result: StepResult, clock: _Clock):
-        self.due, point = trainer.step + trainer.lag, result.point
-        mean = all_reduce_sum(torch.stack(list(result.values.values()))) / trainer.ranks.world_size
-        found = signals(trainer, result)
-        self.names = [*result.values, "grad_norm", *found]
-        self.values = Late(torch.cat([mean, torch.stack([result.grad_norm, *found.values()])]))
-        self.features = Late(result.features[:RANK_IMAGES])
-        self.where = {"kind": "train", **_position(trainer)}
-        self.schedule = {
-            "lr": point.learning_rate,
-            "weight_decay": point.weight_decay,
-            "teacher_temp": point.teacher_temp,
-            "teacher_momentum": point.teacher_momentum,
-            **clock.read(),
-        }
-
-    def read(self, trainer: Trainer) -> dict[str, Any]:
-        trainer.settle(trainer.step - self.where["step"])
-        return {
-            **self.where,
-            **dict(zip(self.names, self.values.read().tolist(), strict=True)),
-            "feature_rank": feature_rank(self.features.read()),
-            "skipped_steps": trainer.skipped,
-            **self.schedule,
-        }
 
 
 def _title(trainer: Trainer) -> str:

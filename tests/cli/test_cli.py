@@ -179,7 +179,7 @@ def test_mistakes_of_machine_and_disk(capsys, run, recipe, tmp_path, monkeypatch
     assert "evaluations.jsonl': Is a directory; check that it is there and may be read or written" in message
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = fails(capsys, "pretrain", "--recipe", recipe, "--out", tmp_path / "x")
-    assert "WORLD_SIZE=2 without RANK and LOCAL_RANK" in message
+    assert "WORLD_SIZE=2 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in message
 
 
 def test_mistakes_of_weights(capsys, run, tmp_path):

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +230,27 @@ def test_worker_count(monkeypatch):
     assert worker_count(-1) == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     assert worker_count(-1) == 0
+
+
+ORPHAN = """
+import os, signal
+from multiprocessing import active_children
+from esvit_fast.config import CropConfig, DataConfig
+from esvit_fast.data import make_loader, open_source
+config = DataConfig("sample:50", workers=1, crops=CropConfig(16, local_sizes=(), local_counts=()))
+source = open_source(config.source, "train")
+batches = iter(make_loader(source, config, batch_size=8, seed=0, start_samples=0, total_samples=800))
+next(batches)
+print(*(child.pid for child in active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers look for their parent every five seconds")
+def test_workers_end_with_a_killed_process():
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    end = time.monotonic() + 2
+    while Path(f"/proc/{int(done.stdout)}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)

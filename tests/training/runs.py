@@ -1,13 +1,15 @@
 """A run small enough for tests, and ways to start it."""
 
 import multiprocessing
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
-from esvit_fast.training import Outcome, Ranks, pretrain, resume
+from esvit_fast.training import Outcome, Ranks, pretrain, resume, setup_distributed, teardown_distributed
 from esvit_fast.training.checkpoint import load_latest
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -67,10 +69,27 @@ def go_on(out: Path) -> Outcome:
 def in_process(function, *args) -> multiprocessing.Process:
     """Start a function in a fresh process that has torch imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     process = context.Process(target=function, args=args)
     process.start()
     return process
+
+
+def on_ranks(count: int, out: Path, config: Config) -> list[multiprocessing.Process]:
+    """Start a run, or go on with it, in as many processes as torchrun would start."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    return [in_process(_as_rank, rank, count, port, out, config) for rank in range(count)]
+
+
+def _as_rank(rank: int, count: int, port: int, out: Path, config: Config) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    pretrain(config, out, setup_distributed("cpu"), Silent(), or_resume=True)
+    teardown_distributed()
 
 
 def with_data(config: Config, **data) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from esvit_fast.training.distributed import (
     all_reduce_sum,
     barrier,
     gather,
+    is_first_to_say,
+    is_loss_of_a_rank,
     pick_device,
     setup_distributed,
     teardown_distributed,
@@ -39,7 +42,7 @@ teardown_distributed()
 
 @pytest.fixture(autouse=True)
 def no_torchrun(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -99,5 +102,34 @@ def test_two_ranks_sum_and_wait(tmp_path):
 
 def test_a_half_given_group_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE=2 without RANK and LOCAL_RANK; start with torchrun, or unset it"):
+    with pytest.raises(ValueError, match="without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; start with torchrun, or"):
         setup_distributed("cpu")
+
+
+def test_a_port_in_use_is_said_in_one_line(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        given = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost"}
+        for name, value in (given | {"MASTER_PORT": other.getsockname()[1]}).items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(ValueError, match=r"^MASTER_ADDR=localhost MASTER_PORT=\d+: the port is in use; set .*$"):
+            setup_distributed("cpu")
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_ends_with_another_rank_is_told_from_other_errors():
+    assert is_loss_of_a_rank(RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed"))
+    assert not is_loss_of_a_rank(RuntimeError("CUDA out of memory"))
+
+
+def test_only_the_first_to_say_something_says_it(monkeypatch):
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for restart, message, first in (("0", "a", True), ("0", "a", False), ("0", "b", True), ("1", "a", True)):
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", str(store.port))
+        assert is_first_to_say(message) is first
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    assert is_first_to_say("a")

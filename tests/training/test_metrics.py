@@ -122,7 +122,7 @@ def test_a_full_disk_keeps_whole_lines(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
     try:
-        with pytest.raises(OSError, match=r"metrics\.jsonl.*took 10 of"):
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl.*took 10 of"):
             log.write({"step": 6, "loss": 0.123456789})
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
         with pytest.raises(CheckpointError, match=r"metrics\.jsonl"):
