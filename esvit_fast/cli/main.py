@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _is_ours(error):
             return _fail(str(error))
         if _is_loss_of_a_rank(error):
-            return _fail("another rank has ended, and so this one does; why is said above, or by what started them")
+            _fail("another rank has ended, and so this one does; why is said above, or by what started them")
+            os._exit(2)  # the new start waits for this: no farewell to the others, nor to a loader's workers
         raise
     except OSError as error:
         if error.filename is None:
