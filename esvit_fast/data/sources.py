@@ -97,7 +97,7 @@ def open_splits(spec: str, max_megapixels: float = 64.0) -> dict[str, Source]:
         test = open_source(spec, "test", max_megapixels)
     except NoSplit:
         return {"train": train}
-    same = len(train) == len(test) and fingerprint(train) == fingerprint(test)
+    same = len(train) == len(test) and train.path(0) == test.path(0) and fingerprint(train) == fingerprint(test)
     return {"all": train} if same else {"train": train, "test": test}
 
 

@@ -227,6 +227,8 @@ def test_splits(tmp_path):
     write_images(tmp_path / "two", ["train/a/1.png", "test/a/2.png"]), write_images(tmp_path / "one", ["train/a/1.png"])
     assert {name: len(source) for name, source in open_splits(str(tmp_path / "two")).items()} == {"train": 1, "test": 1}
     assert list(open_splits(str(tmp_path / "one"))) == ["train"]
+    (tmp_path / "two" / "test" / "a" / "2.png").rename(tmp_path / "two" / "test" / "a" / "1.png")
+    assert list(open_splits(str(tmp_path / "two"))) == ["train", "test"]  # by the same names inside
     assert list(open_splits(str(tmp_path / "two" / "train"))) == ["all"]
 
 
