@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .decode import CorruptImage
+from .decode import CorruptImage, format_and_mode
 from .each import each
 from .encoded import Source, encoded_and_pixels
 
@@ -49,8 +48,7 @@ def see(source: Source, index: int) -> Seen:
         return Seen(index, path, error.why)
     kind, mode = "pixels", "RGB"
     if data is not None:
-        with Image.open(io.BytesIO(data)) as image:
-            kind, mode = image.format, image.mode
+        kind, mode = format_and_mode(data)
     content = repr(pixels.shape).encode() + pixels.tobytes() if data is None else data
     digest = hashlib.blake2b(content, digest_size=16).digest()
     fields = Image.fromarray(pixels).resize((4, 4), Image.Resampling.BOX).tobytes()

@@ -108,6 +108,17 @@ def _check_size(width: int, height: int, path: str, max_megapixels: float) -> No
         )
 
 
+def format_and_mode(data: bytes) -> tuple[str, str]:
+    """Of an encoded image that `decode_image` reads: what Pillow calls them; a JPEG with others behind it is a JPEG."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                return image.format.replace("MPO", "JPEG"), image.mode
+        except _DAMAGE:  # Pillow refuses what simplejpeg read: an image above its own limit
+            return "JPEG", "RGB"
+
+
 def reason(error: Exception) -> str:
     """What an exception says, in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from .decode import CorruptImage
+from .decode import CorruptImage, format_and_mode
 from .each import each
 from .encoded import Source, encoded_and_pixels
 from .fingerprint import changes, fingerprint
@@ -143,10 +143,10 @@ def _names(source: Source) -> list[str]:
     names, seen = [], set()
     for number, path in enumerate(paths):
         folder, slash, base = path.rpartition("/")
-        inside = "/".join(part for part in folder.split("/") if part not in ("", ".", ".."))
+        inside = "/".join(filter(None, (part.lstrip(".") for part in folder.split("/"))))  # what is hidden is not read
         stem = base.rpartition(".")[0] or base
         name = f"{inside}{slash and inside and '/'}{stem.replace('.', '_')}" if stem else f"{number:09d}"
-        if name in seen:
+        while name in seen:
             name = f"{name}_{number:09d}"
         seen.add(name)
         names.append(name)
@@ -169,8 +169,8 @@ def _packed(settings: PackSettings, source: Source, index: int) -> _Packed:
     if data is None:
         Image.fromarray(pixels).save(buffer, "PNG")
         return _Packed(index, label, "png", buffer.getvalue())
-    with Image.open(io.BytesIO(data)) as image:
-        return _Packed(index, label, _EXTENSIONS.get(image.format, image.format.lower()), data)
+    kind, _ = format_and_mode(data)
+    return _Packed(index, label, _EXTENSIONS.get(kind, kind.lower()), data)
 
 
 class _Shard:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from esvit_fast.data import CorruptImage, decode_image
 from esvit_fast.data import decode as module
+from esvit_fast.data.decode import format_and_mode
 
 from .stand_ins import pixels
 
@@ -125,3 +126,15 @@ def test_damage_gives_pixels_or_corrupt_image_and_nothing_else(kind):
 def test_corrupt_image_crosses_processes():
     error = pickle.loads(pickle.dumps(CorruptImage("a.jpg", "is empty")))
     assert (error.path, error.why, str(error)) == ("a.jpg", "is empty", "a.jpg: is empty")
+
+
+def test_format_and_mode_of_what_pillow_calls_otherwise_or_refuses(monkeypatch):
+    image, several, grey, one = Image.fromarray(pixels(0)), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    image.save(several, "MPO", save_all=True, append_images=[image])  # as cameras and telephones write .jpg
+    image.convert("L").save(grey, "PNG"), image.save(one, "JPEG")
+    with Image.open(several) as opened:
+        assert opened.format == "MPO"
+    found = [format_and_mode(file.getvalue()) for file in (several, grey)]
+    assert found == [("JPEG", "RGB"), ("PNG", "L")]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert format_and_mode(one.getvalue()) == ("JPEG", "RGB")

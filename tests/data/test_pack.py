@@ -112,14 +112,43 @@ def test_shards_are_plain_webdataset(source, tmp_path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(members["dog/b.png"]))), pixels(0))
 
 
-def test_names_are_unique_and_stay_in_the_folder():
+def test_names_are_unique_visible_and_stay_in_the_folder():
     class Named:
-        paths = ("/abs/a.png", "../up/./b.c.png", "3", "3.png", "", ".png")
+        paths = (
+            "/abs/a.png",
+            "../up/./b.c.png",
+            "3",
+            "3.png",
+            "",
+            ".png",
+            "~/.cache/d.png",
+            "e_000000009",
+            "e",
+            "e.png",
+        )
 
         def __len__(self):
-            return 6
+            return len(self.paths)
 
-    assert _names(Named()) == ["abs/a", "up/b_c", "3", "3_000000003", "000000004", "_png"]
+    named = ["abs/a", "up/b_c", "3", "3_000000003", "000000004", "_png", "~/cache/d", "e_000000009", "e"]
+    assert _names(Named()) == [*named, "e_000000009_000000009"]
+
+
+def test_jpegs_with_others_behind_them_and_hidden_ones_are_found_again(tmp_path):
+    write_images(tmp_path, [".cache/0.png"])
+    image = Image.fromarray(pixels(1))
+    image.save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=[image])
+    (tmp_path / "list.txt").write_text(".cache/0.png\n1.jpg\n")
+    source = open_source(str(tmp_path / "list.txt"))
+    pack(source, tmp_path / "out", TINY, workers=0)
+    same(source, open_source(str(tmp_path / "out")))
+
+
+def test_jpegs_above_pillows_own_limit(tmp_path, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    Image.fromarray(pixels(1)).save(tmp_path / "1.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert pack(open_source(str(tmp_path)), tmp_path / "out", TINY, workers=0)["images"] == 1
 
 
 def interrupted(out, source, after, monkeypatch, error=KeyboardInterrupt):
