@@ -114,15 +114,15 @@ def _begin(source: Source, out: Path, settings: PackSettings) -> dict[str, Any]:
     of_source = fingerprint(source)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for unfinished in out.glob(".tmp-*"):
-            unfinished.unlink()
-        there = sorted(path.name for path in out.iterdir())
+        there = sorted(path.name for path in out.iterdir() if path.name != f".tmp-{CARD}")
         if not there:
             made = {"settings": settings._asdict(), "classes": list(source.classes), "source": of_source}
             card = {"complete": False, "images": 0, "shards": [], "skipped": [], **made}
             _write_card(card, out)  # a shard without a card would be somebody else's
             return card
         card = json.loads((out / CARD).read_bytes()) if CARD in there else {}
+        for unfinished in out.glob(".tmp-*") if "source" in card else ():
+            unfinished.unlink()
     except OSError as error:
         raise PackError(f"out={str(out)!r} cannot be used: {error.strerror}; choose another folder") from error
     except ValueError:

@@ -241,8 +241,10 @@ def test_too_many_unreadable_images_stop_it(tmp_path):
 def test_other_folders_and_other_settings_are_refused(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    with pytest.raises(PackError, match=r"already holds 'thesis\.tex'; choose a new or empty folder"):
+    (tmp_path / "out" / ".tmp-notes").touch()
+    with pytest.raises(PackError, match=r"already holds '\.tmp-notes'; choose a new or empty folder"):
         pack(source, tmp_path / "out", TINY, workers=0)
+    assert (tmp_path / "out" / ".tmp-notes").exists()
     with pytest.raises(PackError, match=r"cannot be used: (File exists|Not a directory); choose another folder"):
         pack(source, tmp_path / "out" / "thesis.tex", TINY, workers=0)
     pack(source, tmp_path / "new", TINY, workers=0)
