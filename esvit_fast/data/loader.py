@@ -253,7 +253,7 @@ class CorruptionLog:
         """Note the failures of a batch.
 
         Raises:
-            TooManyCorrupt: at least two images, and a greater share than max_share of all, have failed.
+            TooManyCorrupt: a greater share than max_share of all have failed: two or more, unless it is 0.
         """
         for index, path, why in failures:
             if index not in self.failed:
@@ -261,7 +261,7 @@ class CorruptionLog:
                 if self.warn:
                     logger.warning("unreadable image replaced: %s: %s", path, why)
         count = len(self.failed)
-        if count >= 2 and count > self.max_share * self.length:
+        if count > max(self.max_share * self.length, self.max_share > 0):
             *_, last = self.failed.values()
             raise TooManyCorrupt(
                 f"data.max_corrupt_share={self.max_share:g} is exceeded: {count} of {self.length} images cannot be "

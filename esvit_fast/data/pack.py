@@ -69,7 +69,7 @@ def pack(
 
     Raises:
         PackError: the folder holds something else, or cannot be written: the disk is full, say.
-        TooManyCorrupt: more than max_corrupt_share of the images, and two or more, cannot be read.
+        TooManyCorrupt: more than max_corrupt_share of the images cannot be read: two or more, unless it is 0.
     """
     card = _begin(source, out, settings)
     if card["complete"]:

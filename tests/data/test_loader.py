@@ -201,6 +201,8 @@ def test_one_bad_image_of_few_is_tolerated():
     log.record([(1, "a", "x")])
     with pytest.raises(TooManyCorrupt):
         log.record([(2, "b", "x")])
+    with pytest.raises(TooManyCorrupt, match="max_corrupt_share=0 is exceeded: 1 of 10 images"):
+        CorruptionLog(10, 0.0).record([(1, "a", "x")])
 
 
 def test_loader_over_files_with_spawned_workers(tmp_path, monkeypatch):
