@@ -51,7 +51,7 @@ class ZipSource(EncodedSource):
         data = self.files.read(0, stored, offset + _LOCAL_HEADER.size + name + extra)
         if deflated:
             try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)  # 0 would be no limit
             except zlib.error as error:
                 raise OSError(f"it cannot be unpacked: {error}") from None
         if len(data) != size or zlib.crc32(data) != crc:
