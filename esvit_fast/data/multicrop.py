@@ -79,7 +79,10 @@ class MultiCrop:
     def _by_kernel(self, image: np.ndarray, boxes: np.ndarray) -> list[torch.Tensor]:
         order = [view for _, views in self.groups for view in views]
         sized = np.concatenate([boxes, np.array(self.sizes)[:, None]], axis=1)[order]
-        pixels = crop_resize(_to_tensor(image)[0].permute(1, 2, 0), torch.from_numpy(sized))
+        (top, left), (bottom, right) = boxes[:, :2].min(0), (boxes[:, :2] + boxes[:, 2:]).max(0)
+        sized[:, :2] -= top, left
+        part = image[top:bottom, left:right]  # of an image of one row, the kernel would hold 128
+        pixels = crop_resize(_to_tensor(part)[0].permute(1, 2, 0), torch.from_numpy(sized))
         parts = pixels.split([3 * size * size * len(views) for size, views in self.groups])
         shapes = [(len(views), 3, size, size) for size, views in self.groups]
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -134,6 +134,21 @@ def test_boxes_outside_of_the_image_are_refused(box):
         crop_resize(torch.zeros(8, 8, 3, dtype=torch.uint8), torch.tensor([box]))
 
 
+@NATIVE
+@pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (300, 400)])
+def test_the_kernel_gets_no_more_of_an_image_than_its_crops(monkeypatch, height, width):
+    """It holds whole blocks of rows of what it gets, however few an image has."""
+    crop, given = MultiCrop(CropConfig(24, (0.4, 1.0), (16,), (2,))), []
+    monkeypatch.setattr("esvit_fast.data.multicrop.crop_resize", lambda *a: given.append(a) or crop_resize(*a))
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    boxes = crop_boxes(height, width, crop.scale, uniforms(0, 0, 0, 4)[:, CROP])
+    ours, theirs = crop._by_kernel(image, boxes), crop._by_torch(image, boxes)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    part, moved = given[0][0], given[0][1][:, :4]
+    ends = (moved[:, :2] + moved[:, 2:]).amax(0)
+    assert moved[:, :2].amin(0).tolist() == [0, 0] and ends.tolist() == list(part.shape[:2])
+
+
 def test_equal_sizes_share_a_resolution():
     assert view_groups([32, 32, 16, 32, 16]) == [(32, [0, 1, 3]), (16, [2, 4])]
 
