@@ -67,7 +67,7 @@ def open_array(spec: str, file: Path, split: str, max_megapixels: float) -> Arra
     try:
         if file.suffix.lower() == ".npy":
             beside = file.with_name(f"{file.stem}_labels.npy")
-            labels = np.load(beside) if beside.exists() else None
+            labels = load(beside, None) if beside.exists() else None
             return ArraySource(spec, file, None, labels, max_megapixels)
         key, name = _keys(spec, file, split)
         return ArraySource(spec, file, key, None if name is None else load(file, name), max_megapixels)
@@ -80,7 +80,7 @@ def open_array(spec: str, file: Path, split: str, max_megapixels: float) -> Arra
 def load(file: Path, key: str | None) -> np.ndarray:
     """An array of a .npy (no key) or .npz: mapped if it lies there as it is, else read into memory."""
     if key is None:
-        return np.load(file, mmap_mode="r")
+        return np.lib.format.open_memmap(file, mode="r")
     with zipfile.ZipFile(file) as archive:
         member = archive.getinfo(f"{key}.npy")
         with archive.open(member) as opened:

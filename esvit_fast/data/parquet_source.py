@@ -58,9 +58,9 @@ class ParquetSource(EncodedSource):
         super().__init__(name, paths, labels, classes, max_megapixels)
         self.files, self.column = [str(file) for file in files], column
         self.groups = np.array(groups, dtype=np.int64)  # [G, 3]
-        firsts = [min(group.start for group in groups if group.file == n) for n in range(len(files))]
-        root = os.path.commonpath([file.parent for file in files])
-        counts = np.diff([*firsts, len(self)]).tolist()
+        root = os.path.commonpath([file.parent.absolute() for file in files])
+        firsts = np.flatnonzero(np.diff(self.groups[:, 0], prepend=-1))  # groups
+        counts = np.diff(self.groups[firsts, 2], append=len(self)).tolist()
         self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts, strict=True)]
         self._kept = _Kept()
 
@@ -180,7 +180,8 @@ def _facts(spec: str, schema: pyarrow.Schema) -> _Facts:
     path = f"{name}.path" if nested and kind.get_field_index("path") >= 0 else None
     named = _class_names(spec, schema)
     label = next((name for name in ("label", *named) if name in schema.names), None)
-    if label and not (pyarrow.types.is_integer(kind := schema.field(label).type) or pyarrow.types.is_string(kind)):
+    is_class = pyarrow.types.is_integer, pyarrow.types.is_string, pyarrow.types.is_large_string
+    if label and not any(is_kind(kind := schema.field(label).type) for is_kind in is_class):
         logger.warning("data.source=%r: its column %s is %s, no class: the images are unlabelled", spec, label, kind)
         label = None
     return _Facts(column, path, label, named.get(label, []))

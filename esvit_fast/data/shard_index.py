@@ -107,7 +107,7 @@ def read_index(file: Path) -> Index:
             if end != bytes(_BLOCK):  # tarfile takes any end for the end
                 what = "ends early" if len(end) < _BLOCK else f"is damaged at byte {archive.offset:,}"
                 raise ShardError(file, f"{what}; fetch or pack it again")
-    except tarfile.ReadError as error:
+    except (tarfile.ReadError, ValueError) as error:  # the latter of sizes beyond 63 bits
         early = str(error) == "unexpected end of data"
         raise ShardError(
             file, f"{'ends early' if early else f'is damaged ({error})'}; fetch or pack it again"

@@ -44,7 +44,7 @@ class ShardSource(EncodedSource):
         super().__init__(name, paths, labels, classes, max_megapixels)
         self.files = Files(files)
         self.places = np.column_stack([np.repeat(np.arange(len(files)), counts), places])  # [N, 3]: file, offset, bytes
-        root = os.path.commonpath([file.parent for file in files])
+        root = os.path.commonpath([file.parent.absolute() for file in files])
         self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts, strict=True)]
 
     def path(self, index: int) -> str:
@@ -117,7 +117,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise SourceError(f"{str(folder / CARD)!r} is damaged: {error}; pack the images again") from None
-    return card if isinstance(card, dict) and "shards" in card else None
+    return card if isinstance(card, dict) and {"complete", "shards", "classes"} <= card.keys() else None
 
 
 def check_card(spec: str, folder: Path, files: Sequence[Path]) -> None:

@@ -108,3 +108,12 @@ def test_files_that_end_early(tmp_path, name, keep):
 def test_images_that_are_too_large(tmp_path):
     with pytest.raises(SourceError, match=r"has images of 32x24 pixels, more than max_megapixels=0\.0005"):
         open_source(save(tmp_path, "npy"), max_megapixels=0.0005)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a_labels.npy"])
+def test_an_npz_under_the_name_of_an_npy(tmp_path, name):
+    np.save(tmp_path / "a.npy", IMAGES)
+    with open(tmp_path / name, "wb") as file:
+        np.savez(file, images=IMAGES)
+    with pytest.raises(SourceError, match="cannot be read: the magic string is not correct; .*; save it again"):
+        open_source(str(tmp_path / "a.npy"))

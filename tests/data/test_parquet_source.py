@@ -123,6 +123,13 @@ def test_large_row_groups_are_warned_of(tmp_path, monkeypatch, caplog):
     assert "each read as a whole for one image; `esvit-fast data pack` makes shards" in caplog.text
 
 
+def test_strings_of_other_writers_are_labels(tmp_path):
+    source = open_source(
+        str(write(tmp_path / "a.parquet", range(2), pa.array(["b", "a"], pa.large_string()), names=()))
+    )
+    assert source.classes == ("a", "b") and [source.label(i) for i in range(2)] == [1, 0]
+
+
 def test_labels_that_are_no_classes_are_left_out_with_a_word(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         source = open_source(str(write(tmp_path / "a.parquet", range(2), [[0, 1], [1]], names=())))

@@ -161,6 +161,14 @@ def overwrite_header(file):
     file.write_bytes(whole[:place] + b"x" * 512 + whole[place + 512 :])
 
 
+def endless_member(file):
+    """A size beyond 63 bits."""
+    data = bytearray(file.read_bytes())
+    data[124:136], data[148:156] = b"\x80" + b"\xff" * 11, b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    file.write_bytes(data)
+
+
 def end_of_members(file):
     with tarfile.open(file) as archive:
         last = archive.getmembers()[-1]
@@ -174,6 +182,7 @@ def end_of_members(file):
         (lambda f: cut(f, end_of_members(f / "001.tar")), r"001\.tar' ends early; fetch"),
         (lambda f: overwrite_header(f / "001.tar"), r"001\.tar' is damaged at byte [\d,]+; fetch or pack"),
         (lambda f: cut(f, end_of_members(f / "001.tar") - 1300), r"001\.tar' ends early"),
+        (lambda f: endless_member(f / "001.tar"), r"001\.tar' is damaged \(.*\); fetch"),
         (lambda f: cut(f, 0), r"001\.tar' is empty, 0 bytes; fetch or pack it again, or leave it out"),
         (lambda f: shard(f / "001.tar", {"a.txt": b"x"}), r"001\.tar' has no images; leave it out or pack it again"),
         (lambda f: (f / "001.tar").write_bytes(b"x" * 2000), r"001\.tar' is damaged \(.*\); fetch"),
@@ -292,3 +301,15 @@ def test_a_card_holds_the_folder_to_its_shards(tmp_path):
     (tmp_path / CARD).write_text("{")
     with pytest.raises(SourceError, match=r"shards\.json' is damaged"):
         open_source(str(tmp_path))
+
+
+def test_a_list_may_name_shards_both_ways(tmp_path, monkeypatch):
+    numbered(tmp_path / "a", 1), numbered(tmp_path / "b", 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text(f"a/000.tar\n{tmp_path}/b/000.tar\n")
+    assert [name for name, _ in open_source("list.txt").shards] == ["a/000.tar", "b/000.tar"]
+
+
+def test_a_card_of_somebody_else_is_none(tmp_path):
+    (numbered(tmp_path) / CARD).write_text('{"shards": ["000.tar"]}')
+    assert len(open_source(str(tmp_path))) == 12
