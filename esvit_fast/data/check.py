@@ -156,13 +156,18 @@ class Survey:
         }
 
     def _look_alikes(self) -> dict[str, Any]:
-        """Images that are no copies, but hardly differ from another one in their difference hash and colours."""
-        pairs = self.readable[near_pairs(self.looks[self.readable])]
-        one, other = (self.fields[pairs[:, side]].astype(np.int16) for side in (0, 1))
-        pairs = pairs[
-            (abs(one - other).mean(axis=1) <= CLOSE) & (self.digests[pairs[:, 0]] != self.digests[pairs[:, 1]])
-        ]
-        return {"count": len(np.unique(pairs[:, 1])), "examples": self._paths(pairs)}
+        """Images that are no copies, but hardly differ from an earlier one in their difference hash and colours."""
+        earlier = np.full(len(self.source), -1)
+        for found in near_pairs(self.looks[self.readable]):
+            pairs = self.readable[found]
+            pairs = pairs[earlier[pairs[:, 1]] < 0]
+            one, other = (self.fields[pairs[:, side]].astype(np.int16) for side in (0, 1))
+            pairs = pairs[
+                (abs(one - other).mean(axis=1) <= CLOSE) & (self.digests[pairs[:, 0]] != self.digests[pairs[:, 1]])
+            ]
+            earlier[pairs[:, 1]] = pairs[:, 0]
+        later = np.flatnonzero(earlier >= 0)
+        return {"count": len(later), "examples": self._paths(np.column_stack([earlier[later], later]))}
 
     def _paths(self, pairs: np.ndarray) -> list[list[str]]:
         return [[self.source.path(row) for row in pair] for pair in pairs[:EXAMPLES].tolist()]
@@ -173,13 +178,12 @@ def copies_between(one: Survey, other: Survey) -> int:
     return int(np.isin(other.digests[other.readable], one.digests[one.readable]).sum())
 
 
-def near_pairs(looks: np.ndarray) -> np.ndarray:
-    """Pairs of hashes uint64 [N] that differ in at most `NEAR` bits, int64 [P, 2], each rising, sorted.
+def near_pairs(looks: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs of hashes uint64 [N] that differ in at most `NEAR` bits: int64 [P, 2] with P < N each, pairs rising.
 
     Two such hashes share one of their four 16-bit bands; of more than 256 that share one, only neighbours are compared.
     """
     rich = np.flatnonzero(np.minimum(bits := _bits(looks), 64 - bits) >= _FLAT)
-    found = [np.empty((0, 2), dtype=np.int64)]
     for band in range(4):
         keys = (looks[rich] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = rich[np.argsort(keys, kind="stable")]
@@ -189,8 +193,7 @@ def near_pairs(looks: np.ndarray) -> np.ndarray:
             if not len(together):
                 break
             near = together[_bits(ordered[together] ^ ordered[together + step]) <= NEAR]
-            found.append(np.sort(np.column_stack([order[near], order[near + step]]), axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            yield np.sort(np.column_stack([order[near], order[near + step]]), axis=1)
 
 
 def _bits(words: np.ndarray) -> np.ndarray:
