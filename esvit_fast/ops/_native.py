@@ -8,6 +8,7 @@ import torch
 
 _FOLDER = Path(__file__).resolve().parent.parent
 _CPU_SCHEMAS = {
+    "crop_resize": "(Tensor image, Tensor boxes) -> Tensor",
     "linear_weight_gradient": "(Tensor grad, Tensor x) -> (Tensor, Tensor)",
     "multicrop_augment": "(Tensor images, Tensor parameters, Tensor levels, int radius, ScalarType dtype) -> Tensor",
     "prototype_assignment": "(Tensor rows, Tensor keys, Tensor key_scale, Tensor? key_bias, Tensor? values, "

@@ -10,7 +10,7 @@ from .. import _native
 
 def available() -> bool:
     """Whether the library has the kernel."""
-    return _native.CPU_MISSING is None and hasattr(torch.ops.esvit_fast_cpu, "crop_resize")
+    return _native.CPU_MISSING is None
 
 
 def crop_resize(image: Tensor, boxes: Tensor) -> Tensor:
