@@ -171,8 +171,7 @@ def _folders(root: Path) -> list[str]:
 def _walk(base: Path) -> Iterator[str]:
     """Relative paths of the visible images, in any order; links are followed, except to a folder that encloses them."""
     for folder, folders, files in os.walk(base, followlinks=True):
-        here = os.path.realpath(folder) + os.sep
-        folders[:] = [name for name in folders if not name.startswith(".") and not _encloses(folder, name, here)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _encloses(folder, name)]
         prefix = os.path.relpath(folder, base).replace(os.sep, "/")
         for name in files:
             path = name if prefix == "." else f"{prefix}/{name}"
@@ -187,9 +186,11 @@ def _shards(base: Path) -> Iterator[Path]:
             yield file
 
 
-def _encloses(folder: str, name: str, here: str) -> bool:
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and here.startswith(os.path.realpath(path) + os.sep)
+def _encloses(folder: str, name: str) -> bool:
+    """Whether a name in a folder is a link to where that lies, or to where a link on the way to it leads."""
+    path = Path(folder, name)
+    target = os.path.join(os.path.realpath(path), "")
+    return path.is_symlink() and any((os.path.realpath(on) + os.sep).startswith(target) for on in path.parents)
 
 
 def open_list(spec: str, path: Path, split: str, max_megapixels: float) -> Source:

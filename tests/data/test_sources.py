@@ -136,6 +136,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert source.classes == ("cat", "dog") and names(source) == ["1.png", "2.png"]
 
 
+def test_folders_that_link_to_each_other_are_walked_once(tmp_path):
+    write_images(tmp_path, ["a/0.png", "b/1.png"])
+    for one, other in ("ab", "ba"):
+        (tmp_path / one / "other").symlink_to(tmp_path / other)
+    names = list(open_source(str(tmp_path)).paths)
+    assert names == ["a/0.png", "a/other/1.png", "b/1.png", "b/other/0.png"]
+
+
 @pytest.mark.parametrize("name", ["sp ace/ü.png", "caf\udce9/1.png"])
 def test_any_file_name_works(tmp_path, name):
     source = open_source(str(write_images(tmp_path, [name, "other/2.png"])))
