@@ -49,12 +49,20 @@ def setup_distributed(device: str = "auto") -> Ranks:
     try:
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
-            dist.init_process_group("nccl", device_id=picked)
+            _join("nccl", device_id=picked)
         else:
-            dist.init_process_group("gloo")
+            _join("gloo")
     except dist.DistError as error:
         raise ValueError(_no_meeting(error)) from None
     return Ranks(rank, world_size, picked)
+
+
+def _join(backend: str, **options: Any) -> None:
+    """Make the group of all ranks of this start. torchrun keeps one store for all its restarts, in which a rank must
+    not find where another one listened before it was killed."""
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, **options)
 
 
 def _no_meeting(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -98,6 +99,27 @@ def test_two_ranks_sum_and_wait(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "0").read_text() == "2 cpu True [3.0, 20.0] [1]"
     assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0] [1]"
+
+
+def test_a_restart_does_not_meet_the_ranks_before_it(tmp_path):
+    """torchrun keeps its store; here a rank comes early enough to find in it where the other one listened."""
+    script = tmp_path / "rank.py"
+    script.write_text("import sys, time\ntime.sleep(float(sys.argv[2]))\n" + RANK)
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+    common["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    for restart in ("0", "1"):
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(tmp_path), "2" if rank == "1" and restart == "1" else "0"],
+                env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": restart},
+                stderr=subprocess.PIPE,
+            )
+            for rank in "01"
+        ]
+        for rank in ranks:
+            said = rank.communicate(timeout=60)[1]
+            assert rank.returncode == 0, said
 
 
 def test_a_half_given_group_is_refused(monkeypatch):
