@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)
     except (ValueError, RuntimeError) as error:
-        if _is_ours(error):
-            return _fail(str(error))
-        if _is_loss_of_a_rank(error):
+        if _is_loss_of_a_rank(error):  # first, as it may be raised where this package waits
             _fail("another rank has ended, and so this one does; why is said above, or by what started them")
             os._exit(2)  # the new start waits for this: no farewell to the others, nor to a loader's workers
+        if _is_ours(error):
+            return _fail(str(error))
         raise
     except OSError as error:
         if error.filename is None:
