@@ -160,7 +160,7 @@ class TrainConfig:
     loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where records go besides metrics.jsonl; `pip install 'esvit-fast[log]'`."""
     stop_on_collapse: bool = False
-    """Save and stop when the run is found to collapse, instead of only warning."""
+    """Save and stop when the run is found to collapse, instead of only warning; `esvit-fast resume` goes on with it."""
 
 
 @dataclass(frozen=True)

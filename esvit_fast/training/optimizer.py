@@ -83,13 +83,13 @@ def update_ratio(optimizer: AdamW, parameters: Iterable[Tensor]) -> Tensor:
     (beta1, beta2), rate, eps = group["betas"], group["lr"], group["eps"]
     for parameter in parameters:
         if state := optimizer.state.get(parameter):
-            count = state["step"].double()
+            count = state["step"].double().clamp(min=1)  # 0 where a device has skipped all steps
             scale = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
             steps.append(torch.linalg.vector_norm(state["exp_avg"] / scale) * (rate / (1 - beta1**count)))
             stepped.append(torch.linalg.vector_norm(parameter))
     if not stepped:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack(steps)) / torch.linalg.vector_norm(torch.stack(stepped))
+    return (torch.linalg.vector_norm(torch.stack(steps)) / torch.linalg.vector_norm(torch.stack(stepped))).float()
 
 
 def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

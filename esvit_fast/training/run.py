@@ -86,16 +86,19 @@ def pretrain(
     out = Path(out)
     check_folder(out)
     accumulation_steps(config.train, ranks.world_size)
+    taken = ValueError(
+        f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
+        "choose another"
+    )
     if holds_run(out, ranks):
         if or_resume or (restarted() and launch() and launched_by(out) == launch()):
-            return resume(out, ranks, reporter, config)
-        raise ValueError(
-            f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
-            "choose another"
-        )
+            return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
+        raise taken
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
     inputs = _inputs(trainer, source)
+    if holds_run(out, ranks):  # somebody else's, begun meanwhile
+        raise taken
     if ranks.is_main:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -108,11 +111,21 @@ def pretrain(
     return _run(trainer, inputs, out, reporter, profile)
 
 
-def resume(out: Path, ranks: Ranks, reporter: Reporter, config: Config | None = None) -> Outcome:
+def resume(
+    out: Path,
+    ranks: Ranks,
+    reporter: Reporter,
+    config: Config | None = None,
+    profile: int = 0,
+    *,
+    unless_collapsed: bool = False,
+) -> Outcome:
     """Go on with a run from its last whole checkpoint; without one, from the start. A complete run stays as it is.
 
     Args:
         config: instead of the run's own; what it changes must be only where and how the same is computed.
+        profile: as in `pretrain`.
+        unless_collapsed: leave a run as it is which `train.stop_on_collapse` has stopped.
 
     Raises:
         ValueError: the folder holds no run, or one with other settings, or its data have changed.
@@ -139,7 +152,7 @@ def resume(out: Path, ranks: Ranks, reporter: Reporter, config: Config | None = 
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
         truncate_after(out / "metrics.jsonl", trainer.step)
     barrier()
-    return _run(trainer, inputs, out, reporter)
+    return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
 
 
 def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
@@ -204,13 +217,17 @@ def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: 
     return found
 
 
-def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profile: int = 0) -> Outcome:
+def _run(
+    trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profile: int, unless_collapsed: bool = False
+) -> Outcome:
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), Clock(train.batch_size)
     profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
-    with StopRequest() as stop, _Files(out, trainer, reporter) as files, profiler:
+    with StopRequest() as stop, _Files(out, trainer, reporter, unless_collapsed) as files, profiler:
         if ranks.is_main:
             reporter.start(trainer)
+        if train.stop_on_collapse and files.found:
+            stop.ask()
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
         saved, batches = trainer.step, prefetch(inputs.loader, ranks.device)
@@ -253,13 +270,14 @@ def _run(trainer: Trainer, inputs: _Inputs, out: Path, reporter: Reporter, profi
             and (found := gather(files.found, ranks.device))
         ):
             raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
-    return Outcome(trainer.step, trainer.total_steps, stop.signal, time.monotonic() - begin)
+    signal = stop.signal if trainer.step < trainer.total_steps else None
+    return Outcome(trainer.step, trainer.total_steps, signal, time.monotonic() - begin)
 
 
 class _Files:
     """What the main rank writes and says; other ranks do nothing."""
 
-    def __init__(self, out: Path, trainer: Trainer, reporter: Reporter):
+    def __init__(self, out: Path, trainer: Trainer, reporter: Reporter, unless_collapsed: bool = False):
         self.out, self.reporter, self.log = out, reporter, None
         self.coming: deque[Record] = deque()
         self.found: list[Finding] = []
@@ -269,7 +287,9 @@ class _Files:
             self.diagnosis = Diagnosis(trainer.config, _micro_batch(trainer.config, trainer.ranks))
             for record in read_metrics(self.log.path):
                 if record.get("kind") == "train":
-                    self.diagnosis.see(record)  # what it found has been told
+                    found = self.diagnosis.see(record)  # and has told
+                    if unless_collapsed and record["step"] + trainer.lag >= trainer.step:
+                        self.found += found
 
     def __enter__(self) -> _Files:
         return self
@@ -314,6 +334,7 @@ class _Files:
             log.write(record)
 
     def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
+        trainer.settle()  # on all ranks, as it raises: the others would wait for this one
         accuracy = knn(trainer.teacher)
         if self.log is not None:
             self.write_records(trainer)
@@ -323,6 +344,7 @@ class _Files:
         barrier()
 
     def checkpoint(self, trainer: Trainer, corrupt: CorruptionLog) -> None:
+        trainer.settle()  # likewise
         if self.log is not None:
             self.write_records(trainer)
             tensors, meta = trainer.state()

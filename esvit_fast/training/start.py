@@ -11,7 +11,8 @@ from ..config import Config, ConfigError, load_config, settings
 from .distributed import Ranks, gather
 
 _FREE = re.compile(
-    r"eval\..*|data\.(source|workers|max_corrupt_share)|train\.(device|accumulation_steps|micro_batch_size)|"
+    r"eval\..*|data\.(source|workers|max_corrupt_share)|model\.checkpoint_stages|"
+    r"train\.(device|accumulation_steps|micro_batch_size)|"
     r"train\.(checkpoint_every_steps|keep_checkpoints|log_every_steps|loggers|stop_on_collapse)"
 )
 """Settings that may change when a run goes on: they say where and how the same is computed, and what is written."""

@@ -11,9 +11,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from esvit_fast import ops
 from esvit_fast.data import make_loader, open_source
-from esvit_fast.training import NotFinite, Trainer, pretrain
+from esvit_fast.methods import EsViT
+from esvit_fast.training import NotFinite, Ranks, Trainer, pretrain
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.metrics import read_metrics
+from esvit_fast.training.run import _Files
+from esvit_fast.training.signals import signals
 
 from .runs import CPU, Silent, go_on, small, start, trained_weights
 
@@ -86,6 +89,23 @@ def test_a_skipped_step_changes_nothing_and_is_counted_a_step_later(late, monkey
     trainer.train_step(images[5:6]), trainer.train_step(images[6:7])
     with pytest.raises(NotFinite, match="not finite in steps 5 to 7"):
         trainer.train_step(images[7:8])
+
+
+@pytest.mark.parametrize("what", ["knn", "checkpoint"])
+def test_all_ranks_raise_together_before_they_wait_for_one_another(late, tmp_path, monkeypatch, what):
+    trainer, forward = Trainer(small(), 48, CPU), EsViT.forward
+    monkeypatch.setattr(EsViT, "forward", lambda *args: (forward(*args)[0] * math.nan, forward(*args)[1]))
+    for batch in batches(3):
+        trainer.train_step([batch])
+    trainer.ranks = Ranks(1, 2, CPU.device)  # which writes nothing
+    with pytest.raises(NotFinite, match="not finite in steps 1 to 3"):
+        getattr(_Files(tmp_path, trainer, Silent()), what)(trainer, lambda teacher: {})
+
+
+def test_of_steps_that_were_all_skipped_weights_are_none_the_less_told(late, monkeypatch):
+    trainer, forward = Trainer(small(), 48, CPU), EsViT.forward
+    monkeypatch.setattr(EsViT, "forward", lambda *args: (forward(*args)[0] * math.nan, forward(*args)[1]))
+    assert signals(trainer, trainer.train_step(batches(1)))["update_ratio"] == 0
 
 
 def test_a_run_is_the_same_and_resumes_to_the_same_bits(late, tmp_path):

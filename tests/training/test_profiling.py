@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from esvit_fast.config import save_config
 from esvit_fast.training import pretrain
 from esvit_fast.training.profiling import DATA, STEP, UPDATE, WARM_UP, group, summarize, table
 
@@ -77,6 +78,14 @@ def test_a_run_is_profiled_and_goes_on(tmp_path, caplog):
     with gzip.open(tmp_path / "run" / "trace.json.gz") as trace:
         names = [e.get("name") for e in json.load(trace)["traceEvents"]]
     assert names.count("aten::_fused_adamw_") >= 2 and STEP in names
+
+
+def test_a_run_that_goes_on_is_profiled(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    save_config(small(epochs=1), run / "config.yaml")  # it ended before its first checkpoint
+    pretrain(small(epochs=1), run, CPU, Silent(), profile=1, or_resume=True)
+    assert json.loads((run / "profile.json").read_text())["steps"] == 1
 
 
 def test_a_run_that_ends_too_early_says_so(tmp_path, caplog):

@@ -30,6 +30,10 @@ def collapsing(**train):
     return replace(config, method=replace(config.method, teacher_temp=5.0, teacher_temp_start=5.0))
 
 
+def with_epochs(config, epochs):
+    return replace(config, train=replace(config.train, epochs=epochs))
+
+
 def warnings(run):
     return [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "warning"]
 
@@ -92,6 +96,22 @@ def test_a_run_that_is_asked_to_stops_with_what_it_has_learned_and_can_go_on(col
     assert warnings(run) == warnings(collapsed), "what was told is told once"
 
 
+def test_what_starts_it_again_does_not_go_on_with_it(tmp_path, monkeypatch):
+    run, config = tmp_path / "run", collapsing(stop_on_collapse=True)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch")
+    for restarts, or_resume in ((0, False), (1, False), (0, True)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        with pytest.raises(Collapsed, match="stopped and saved at step 22 .*: uniform collapse since step 2"):
+            pretrain(config, run, CPU, Silent(), or_resume=or_resume)
+    assert load_latest(run / "checkpoints").step == 22 and len(warnings(run)) == 1
+
+
+def test_a_run_that_is_found_to_collapse_by_its_last_step_is_complete(tmp_path):
+    outcome = start(tmp_path / "run", with_epochs(collapsing(stop_on_collapse=True), 22 / 6))
+    assert (outcome.step, outcome.total_steps, outcome.signal) == (22, 22, None)
+    assert warnings(tmp_path / "run")[0]["step"] == 22
+
+
 def test_a_resumed_run_remembers_what_it_saw(collapsed, tmp_path):
     class Stopped(RuntimeError):
         pass
@@ -145,6 +165,16 @@ def test_tensorboard_has_the_records_and_none_twice(tmp_path):
     assert scalars.keys() == {"train/loss"} and texts == ["warning/text_summary"]
     assert [step for step, _ in scalars["train/loss"]] == list(range(1, 10))
     assert [value for _, value in scalars["train/loss"]] == pytest.approx([1, 2, 3, 4, 5.04, 6.04, 7.04, 8.04, 9.04])
+
+
+def test_tensorboard_hides_what_was_written_before_any_checkpoint(tmp_path):
+    pytest.importorskip("tensorboard")
+    for loss in (1.0, 2.0):
+        (logger,) = open_loggers(small(loggers=("tensorboard",)), tmp_path, 0)
+        for step in (1, 2, 3)[: 4 - int(loss)]:
+            logger.write({"kind": "train", "step": step, "samples": 8 * step, "loss": loss})
+        logger.close()
+    assert events(tmp_path / "tensorboard")[0]["train/loss"] == [(1, 2.0), (2, 2.0)]
 
 
 @pytest.fixture(params=["wandb", "trackio"])

@@ -8,6 +8,7 @@ import torch
 
 from esvit_fast.config import ConfigError, TrainConfig, load_config
 from esvit_fast.training import Ranks, pretrain, resume
+from esvit_fast.training import run as training_run
 from esvit_fast.training.distributed import accumulation_steps
 
 from .runs import CPU, Silent, small, start, with_data
@@ -46,6 +47,20 @@ def test_launches_without_a_name_own_nothing(tmp_path, monkeypatch):
         again(tmp_path / "run", monkeypatch, 1, "none")
 
 
+def test_of_two_launches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
+    run, prepare = tmp_path / "run", training_run._inputs
+
+    def slowly(*args):
+        monkeypatch.setattr(training_run, "_inputs", prepare)
+        start(run, small(epochs=0.5, seed=1))  # the other is faster
+        return prepare(*args)
+
+    monkeypatch.setattr(training_run, "_inputs", slowly)
+    with pytest.raises(ValueError, match="already holds a run"):
+        start(run, small(epochs=0.5))
+    assert load_config(run / "config.yaml").train.seed == 1
+
+
 def test_or_resume_begins_what_is_not_there(tmp_path):
     assert pretrain(small(epochs=0.5), tmp_path / "run", CPU, Silent(), or_resume=True).step == 3
 
@@ -62,6 +77,7 @@ def test_other_settings_are_refused_with_the_difference(run, monkeypatch):
 
 def test_settings_that_compute_the_same_may_change_and_are_kept(run):
     config = with_data(small(epochs=0.5, micro_batch_size=4, checkpoint_every_steps=1), workers=1)
+    config = replace(config, model=replace(config.model, checkpoint_stages=(0,)))
     resume(run, CPU, Silent(), config)
     assert load_config(run / "config.yaml") == config
 
