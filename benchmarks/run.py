@@ -14,7 +14,16 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import kernels, loader, multicrop_augment, prototype_cross_entropy, step, whole_model, window_attention
+from benchmarks import (
+    kernels,
+    loader,
+    multicrop_augment,
+    planner,
+    prototype_cross_entropy,
+    step,
+    whole_model,
+    window_attention,
+)
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.measuring import RECORDS, append, on_gpu, recorded
 
@@ -111,6 +120,14 @@ def model(args: argparse.Namespace) -> None:
     keep(args, whole_model.table(record), record, "model")
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Print and record what a plan predicts, and what is measured."""
+    precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[args.dtype]
+    for name in args.models:
+        record = planner.measure([name], precision, args.device)
+        keep(args, planner.table(record), record, "planner")
+
+
 def _common(command: argparse.ArgumentParser, several: bool = False) -> None:
     gpu = torch.cuda.is_available()
     batch = 64 if gpu else 8
@@ -175,6 +192,10 @@ def main() -> None:
     command.add_argument(
         "--contestants", nargs="+", choices=whole_model.CONTESTANTS, help="all without it; timm always"
     )
+    _common(command)
+    command = commands.add_parser("plan", help=planner.__doc__)
+    command.set_defaults(run=plan)
+    command.add_argument("--models", nargs="+", choices=[*planner.CASES], default=[*planner.CASES])
     _common(command)
     args = parser.parse_args()
     if args.threads:

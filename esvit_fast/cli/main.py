@@ -13,6 +13,7 @@ COMMANDS = {
     "models": ("listing", "backbones and their sizes"),
     "recipes": ("listing", "settings that come with the package"),
     "data": ("data", "check a set of images, pack it into shards, or see its crops"),
+    "plan": ("plan", "what a run will take: memory, images/s, time, disk; no training"),
     "pretrain": ("pretrain", "pretrain a backbone on a folder of images"),
     "resume": ("pretrain", "go on with a run from its last checkpoint"),
     "eval": ("evaluate", "k-NN or linear accuracy of frozen features"),

@@ -28,8 +28,6 @@ def pretrain(argv: Sequence[str]) -> int:
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
-    parser.add_argument("--data", help="images: a folder, list, archive, shards, … (see data.source)")
     parser.add_argument("--out", type=Path, help="folder of the run, new or empty")
     parser.add_argument(
         "--profile",
@@ -40,24 +38,33 @@ def pretrain(argv: Sequence[str]) -> int:
         "profile.json, and trace.json.gz for chrome://tracing or Perfetto); the run goes on",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run that --out holds, if it holds one")
-    args, settings = parser.parse_known_args(list(argv))
-    if {"-h", "--help"} & set(settings):
-        parser.print_help()
-        print()
-    elif args.recipe is None or args.out is None:
-        missing = "--recipe" if args.recipe is None else "--out"
-        raise ValueError(f"{missing} is missing; recipes: {', '.join(recipe_names())}; --out is the folder of the run")
+    args, config = configured(parser, argv)
+    if args.out is None:
+        raise ValueError("--out is missing; it is the folder of the run")
     if args.profile < 0:
         raise ValueError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
-    config = load_config(args.recipe) if args.recipe else Config()
-    if args.data is not None:
-        config = replace(config, data=replace(config.data, source=args.data))
-    config = validate(tyro.cli(Config, args=settings, default=config, prog="esvit-fast pretrain"))
 
     def start(ranks: Ranks, reporter: Reporter) -> Outcome:
         return start_run(config, args.out, ranks, reporter, args.profile, or_resume=args.resume)
 
     return run(start, args.out, config.train.device)
+
+
+def configured(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    """What a command is told, with what changes settings as `settings`, and the recipe with those changes."""
+    parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
+    parser.add_argument("--data", help="images: a folder, list, archive, shards, … (see data.source)")
+    args, settings = parser.parse_known_args(list(argv))
+    args.settings = settings
+    if {"-h", "--help"} & set(settings):
+        parser.print_help()
+        print()
+    elif args.recipe is None:
+        raise ValueError(f"--recipe is missing; recipes: {', '.join(recipe_names())}")
+    config = load_config(args.recipe) if args.recipe else Config()
+    if args.data is not None:
+        config = replace(config, data=replace(config.data, source=args.data))
+    return args, validate(tyro.cli(Config, args=settings, default=config, prog=parser.prog))
 
 
 def resume(argv: Sequence[str]) -> int:

@@ -28,10 +28,10 @@ def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Te
     # the linear layer would do this, and keep what it made of it
     dtype = precision["dtype"] if precision["enabled"] and middle.dtype == torch.float32 else middle.dtype
     middle = middle.to(dtype)
-    place, count = middle.data_ptr(), middle.numel()
+    place, count = _place(middle), middle.numel()
 
     def pack(saved: Tensor) -> Tensor | torch.Size:
-        same = saved.data_ptr() == place and saved.numel() == count and saved.is_contiguous()
+        same = _place(saved) == place and saved.numel() == count and saved.is_contiguous()
         return saved.shape if same else saved
 
     def unpack(packed: Tensor | torch.Size) -> Tensor:
@@ -42,6 +42,11 @@ def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Te
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return then(middle)
+
+
+def _place(x: Tensor) -> tuple[int, int]:
+    """Where a tensor begins; of one without memory, as in a plan, too."""
+    return x.untyped_storage()._cdata, x.storage_offset()
 
 
 def _others_keep() -> bool:

@@ -55,7 +55,7 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "doctor", "models", "recipes", "data", "pretrain", "resume", "eval", "report"]
+    "command", ["demo", "doctor", "models", "recipes", "data", "plan", "pretrain", "resume", "eval", "report"]
 )
 def test_every_command_has_help(capsys, command):
     code, out, _ = call(capsys, command, "--help")
@@ -89,6 +89,21 @@ def test_doctor(capsys, monkeypatch):
     assert code == 1
     assert "ESVIT_FAST_BACKEND=triton cannot be honoured" in err
     assert "this version has no triton implementation" in " ".join(out.split())
+
+
+def test_plan(capsys, recipe):
+    code, out, _ = call(capsys, "plan", "--recipe", recipe, "--no-measure", "--json", "--train.seed", "3")
+    found = json.loads(out)
+    assert code == 0 and found["remedy"] is None and found["time"] is None
+    assert found["step"]["peak"] == sum(found["step"]["parts"].values())
+    assert found["command"] == f"esvit-fast pretrain --recipe {recipe} --train.seed 3 --out runs/a"
+    code, out, _ = call(capsys, "plan", "--recipe", recipe, "--no-measure", "--memory", "0.001")
+    assert code == 1 and "not one image fits" in out and "It does not fit" in out
+    assert "--memory=-1 must be a positive number" in fails(capsys, "plan", "--recipe", recipe, "--memory", "-1")
+    assert "--world-size=0 must be at least 1" in fails(capsys, "plan", "--recipe", recipe, "--world-size", "0")
+    assert "is not divisible by world_size=3" in fails(capsys, "plan", "--recipe", recipe, "--world-size", "3")
+    assert "is neither a file nor a recipe" in fails(capsys, "plan", "--recipe", "swin_tiny_w8")
+    assert "--recipe is missing; recipes: " in fails(capsys, "plan")
 
 
 def test_pretrain_and_resume(capsys, recipe, tmp_path):

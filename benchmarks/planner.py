@@ -1,0 +1,126 @@
+"""What `esvit-fast plan` predicts of a step, and what is then measured: memory and time, each in a process of its own.
+
+A plan is made from steps of fewer images, so that what is predicted was never tried.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import on_gpu, peak_bytes, provenance, resident_growth
+from benchmarks.step import configured
+from esvit_fast.config import Config
+from esvit_fast.training.calibration import calibrate
+from esvit_fast.training.distributed import Ranks
+from esvit_fast.training.dry_step import dry_step, noise
+from esvit_fast.training.planner import around_tensors
+from esvit_fast.training.trainer import Trainer
+
+CASES = {
+    "swin_nano_w4": ("sample", (64, 256), 32),
+    "swin_tiny_w7": ("swin_tiny_w7", (8, 12), 4),
+    "swin_small_w7": ("swin_tiny_w7", (4, 6), 2),
+}
+"""Models: the recipe that they are trained by, the micro-batches that are predicted, and the largest that is tried."""
+ALLOWED = {"tensors": 0.1, "resident": 0.1, "seconds": 0.25}
+"""Errors of a prediction that passes, relative to what is measured."""
+_STEPS = 4
+
+
+def of_model(name: str, images: int, precision: str, device: str) -> Config:
+    """The recipe of a case, for steps of so many images."""
+    config = configured(CASES[name][0], images, precision, device)
+    return replace(config, model=replace(config.model, name=name))
+
+
+def predict(name: str, precision: str, device: str) -> dict[str, dict[str, float]]:
+    """Tensors and resident bytes, and seconds, of a step, by images."""
+    _, sizes, tried = CASES[name]
+    ranks = Ranks(0, 1, torch.device(device))
+    config = of_model(name, tried, precision, device)
+    measured = calibrate(config, tried, ranks)
+    fixed, overhead = around_tensors(config, measured, ranks)
+    found = {}
+    for images in sizes:
+        tensors = dry_step(config, images, ranks).peak
+        seconds = measured.step_seconds(images)
+        found[str(images)] = {"tensors": tensors, "resident": fixed + overhead * tensors, "seconds": seconds}
+    return found
+
+
+def steps(name: str, images: int, precision: str, device: str) -> dict[str, float]:
+    """What a run of some steps takes: bytes by which the process grows, and the median of seconds but the first."""
+    config, taken = of_model(name, images, precision, device), []
+
+    def run() -> None:
+        trainer = Trainer(config, 1000 * images, Ranks(0, 1, torch.device(device)))
+        for _ in range(_STEPS):
+            batch, begin = noise(config, images), time.perf_counter()
+            trainer.train_step([batch])
+            taken.append(time.perf_counter() - begin)
+
+    grown = torch.cuda.max_memory_reserved if on_gpu(device) else resident_growth
+    return {"resident": grown(run), "seconds": statistics.median(taken[1:])}
+
+
+def tensors(name: str, images: int, precision: str, device: str) -> dict[str, float]:
+    """What torch's allocator gives out for two steps, at most at once."""
+    config = of_model(name, images, precision, device)
+
+    def run() -> None:
+        trainer = Trainer(config, 1000 * images, Ranks(0, 1, torch.device(device)))
+        for _ in range(2):
+            trainer.train_step([noise(config, images)])
+
+    return {"tensors": peak_bytes(run, device)}
+
+
+def measure(names: Sequence[str], precision: str, device: str) -> dict:
+    """A record of all cases."""
+    rows = []
+    for name in names:
+        predicted = _apart("predict", name, precision, device)
+        for images in CASES[name][1]:
+            found = _apart("steps", name, images, precision, device)
+            found |= _apart("tensors", name, images, precision, device)
+            error = {key: predicted[str(images)][key] / found[key] - 1 for key in ALLOWED}
+            gate = "pass" if all(abs(error[key]) <= allowed for key, allowed in ALLOWED.items()) else "fail"
+            row = {"model": name, "images": images, "gate": gate, "error": error}
+            rows.append(row | {"predicted": predicted[str(images)], "measured": found})
+    return {"op": "planner", "dtype": precision, "cases": rows} | provenance(device)
+
+
+def _apart(function: str, *arguments: object) -> dict:
+    """Call a function of this file in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.planner", function, *map(str, arguments)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(record: dict) -> str:
+    """A record for people to read."""
+    lines = ["predicted, measured, error"]
+    for row in record["cases"]:
+        text = f"  {row['model']:14} {row['images']:4} images"
+        for key, unit, scale in (("tensors", "MiB", 2**20), ("resident", "MiB", 2**20), ("seconds", "s", 1)):
+            predicted, found = (row[which][key] / scale for which in ("predicted", "measured"))
+            text += f"  {key} {predicted:.5g} {found:.5g} {unit} {row['error'][key]:+.1%}"
+        lines.append(f"{text}  {row['gate']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    function, name, *rest = sys.argv[1:]
+    call = {"predict": predict, "steps": steps, "tensors": tensors}[function]
+    print(json.dumps(call(name, *(int(x) if x.isdecimal() else x for x in rest))))

@@ -1,0 +1,146 @@
+"""Seconds of real steps and real images, from which a plan tells what any number of them takes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..config import Config
+from ..data import Source, make_loader
+from ..data.loader import worker_count
+from .distributed import Ranks
+from .dry_step import noise
+from .trainer import Trainer
+
+_STEPS = 4  # the first of which warms up
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What steps of noise took.
+
+    Attributes:
+        images: of each micro-batch that was tried, rising.
+        seconds: medians, of a step less its update.
+        update: seconds of the optimiser, the teacher and the centres, whatever the batch.
+        process: bytes of the process, or of the GPU's context, before there was a network.
+        grown: bytes by which memory had grown after each; empty where the system does not tell.
+    """
+
+    images: tuple[int, ...]
+    seconds: tuple[float, ...]
+    update: float
+    process: int
+    grown: tuple[int, ...]
+
+    def step_seconds(self, images: int, accumulation_steps: int = 1) -> float:
+        """Of a step of micro-batches of so many images: what was measured, or a line through the last two sizes."""
+        if images in self.images:
+            each = self.seconds[self.images.index(images)]
+        elif len(self.images) == 1:
+            each = self.seconds[0] * images / self.images[0]
+        else:
+            (few, many), (short, long) = self.images[-2:], self.seconds[-2:]
+            # no image is free, and nothing takes less than none of them
+            slope = min(max((long - short) / (many - few), 0.5 * long / many), long / many)
+            each = long + (images - many) * slope if images > many else long * images / many
+        return accumulation_steps * each + self.update
+
+
+def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 20.0) -> Calibration:
+    """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded."""
+    least = 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
+    train = replace(config.train, batch_size=least, accumulation_steps=1, freeze_last_layer_epochs=0.0)
+    process = _reset_peak(ranks.device)
+    trainer = Trainer(replace(config, train=train), 10**6 * least, ranks)
+    trainer.scaler = torch.amp.GradScaler(ranks.device.type, init_scale=1.0, enabled=train.precision == "fp16")
+    begun: list[float] = []
+    trainer.optimizer.register_step_pre_hook(lambda *_: begun.append(_now(ranks.device)))
+    sizes, seconds, updates, grown = [], [], [], []
+    size, left = min(least, images), budget
+    while True:
+        taken = []
+        for number in range(_STEPS):
+            batch, begin = noise(config, size), _now(ranks.device)
+            trainer.train_step([batch])
+            end = _now(ranks.device)
+            if number and begun:
+                updates.append(end - begun[-1])
+                taken.append(begun[-1] - begin)
+            begun.clear()
+        sizes.append(size)
+        seconds.append(statistics.median(taken))
+        grown += [] if (most := _grown(process, ranks.device)) is None else [most]
+        following = min(2 * size, images)
+        left -= _STEPS * (seconds[-1] + updates[-1])
+        if size == images or left < _STEPS * (seconds[-1] * following / size + updates[-1]):
+            return Calibration(tuple(sizes), tuple(seconds), statistics.median(updates), process, tuple(grown))
+        size = following
+
+
+def loader_rate(config: Config, source: Source, seconds: float = 3.0) -> float:
+    """Images per second that the configured workers decode and crop, for no longer than some seconds."""
+    batch = min(8, len(source))
+    loader = make_loader(
+        source, config.data, batch_size=batch, seed=config.train.seed, start_samples=0, total_samples=batch * 10**6
+    )
+    batches = iter(loader)
+    next(batches)  # what starts workers is no part of it
+    done, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds or done < 2 * batch:
+        next(batches)
+        done += batch
+    ahead = 2 * worker_count(config.data.workers) * batch  # may have been made while workers started
+    return max(done - ahead, done / 2) / (time.perf_counter() - begin)
+
+
+def cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a run could take: all of a GPU, or what the system has to give; None where it does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return _field("/proc/meminfo", "MemAvailable")
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Forget the peak so far; what is taken already, by whatever is no tensor."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, total - free - torch.cuda.memory_reserved(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return 0
+    return _field("/proc/self/status", "VmRSS") or 0
+
+
+def _grown(process: int, device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    most = _field("/proc/self/status", "VmHWM")
+    return most - process if most and process else None
+
+
+def _field(file: str, name: str) -> int | None:
+    """Bytes of a line such as "VmRSS: 5 kB"."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)

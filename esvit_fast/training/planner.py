@@ -1,0 +1,220 @@
+"""What a run will take, before it begins: memory, arithmetic, time, disk, and what to change if it does not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ..config import Config
+from ..data import Source
+from ..data.loader import MicroBatches, worker_count
+from .calibration import Calibration, calibrate, cores, free_memory, loader_rate
+from .distributed import Ranks
+from .dry_step import DryStep, dry_step
+from .schedules import total_steps
+
+OVERHEAD = 1.2
+"""Bytes of memory for a byte of tensors where no step was measured: allocators round, libraries hold copies."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        process: of the process before there is a network (on a GPU, its context).
+        fixed: that libraries take with the first steps.
+        overhead: bytes that are taken for a byte of tensors, by what allocators and libraries keep.
+        peak: that a run takes in all.
+        limit: that it may take; None: the system does not tell.
+        largest: micro-batch of the largest step that fits; 0: none does; None without a limit.
+    """
+
+    process: int
+    fixed: int
+    overhead: float
+    peak: int
+    limit: int | None
+    largest: int | None
+
+
+@dataclass(frozen=True)
+class Time:
+    """Of a run, in seconds and images per second over all ranks.
+
+    Attributes:
+        step: seconds of a step without waiting for images.
+        network: images per second that steps could take.
+        loader: images per second that the loaders of all ranks can give; None without data.
+        run: images per second of both together.
+        limit: "network" or "loader", whichever takes longer; None without data.
+        loader_cores: cores of this kind that feed the network, per rank; None without data.
+        steps, total: of the whole run, and its seconds without evaluation and checkpoints; None without data.
+    """
+
+    step: float
+    network: float
+    loader: float | None
+    run: float
+    limit: str | None
+    loader_cores: float | None
+    steps: int | None
+    total: float | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All that is known of a run before it begins.
+
+    Attributes:
+        images: of a micro-batch.
+        step: what it takes on one device.
+        memory: with what is around it.
+        time: None where no step could be tried.
+        disk: bytes of the checkpoints that are kept, one more while it is written, and the model.
+        remedy: settings that make it fit, as on the command line; None where it fits, "" where none were found.
+    """
+
+    images: int
+    step: DryStep
+    memory: Memory
+    time: Time | None
+    disk: int
+    remedy: str | None
+
+
+def plan_run(
+    config: Config, ranks: Ranks, source: Source | None = None, limit: int | None = None, measure: bool = True
+) -> RunPlan:
+    """Predict a run on `ranks.world_size` devices like `ranks.device`.
+
+    Args:
+        source: its images; without, there is no time to finish.
+        limit: bytes of a device's memory; None: what it has.
+        measure: take steps for some seconds; otherwise only memory and arithmetic are predicted.
+
+    Raises:
+        ValueError: as `data.make_loader`, of a batch that cannot be divided.
+    """
+    train = config.train
+    length = train.batch_size if source is None else len(source)
+    MicroBatches(
+        length,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        start_samples=0,
+        total_samples=train.batch_size,
+        rank=0,
+        world_size=ranks.world_size,
+        accumulation_steps=train.accumulation_steps,
+    )
+    images = train.batch_size // (ranks.world_size * train.accumulation_steps)
+    peaks = lru_cache(maxsize=None)(lambda config, images: dry_step(config, images, ranks))
+    step, limit = peaks(config, images), limit or free_memory(ranks.device)
+    measured, process, fixed, overhead = None, 0, 0, OVERHEAD
+    if measure and (limit is None or OVERHEAD * peaks(config, _least(config)).peak < limit):
+        measured = calibrate(config, images, Ranks(0, 1, ranks.device))
+        process = measured.process
+        fixed, overhead = around_tensors(config, measured, ranks)
+    room = None if limit is None else (limit - process - fixed) / overhead
+    largest = None if room is None else largest_batch(lambda n: peaks(config, n).peak, room, images, _least(config))
+    remedy = None
+    if room is not None and step.peak > room:
+        remedy = next((text for text, c, n in _remedies(config, ranks, largest) if peaks(c, n).peak <= room), "")
+    return RunPlan(
+        images,
+        step,
+        Memory(process, fixed, overhead, process + fixed + round(overhead * step.peak), limit, largest),
+        None if measured is None else _time(config, ranks, measured, images, source),
+        (train.keep_checkpoints + 1) * step.checkpoint + 2 * step.model,
+        remedy,
+    )
+
+
+def _least(config: Config) -> int:
+    return 2 if config.method.koleo_weight else 1
+
+
+def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple[int, float]:
+    """Bytes that are taken beside tensors, and for each of their bytes: a line through what was measured."""
+    if not measured.grown:
+        return 0, OVERHEAD
+    alone = replace(config, train=replace(config.train, accumulation_steps=1))
+    few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in (0, -1))
+    least, most = measured.grown[0], measured.grown[-1]
+    overhead = (most - least) / (many - few) if many - few > few / 8 else OVERHEAD
+    overhead = min(max(1.0, overhead), most / many)
+    return round(most - overhead * many), overhead
+
+
+def largest_batch(peak: Callable[[int], float], room: float, start: int, least: int = 1) -> int:
+    """The largest number of images whose peak fits the room; 0 if that of `least` does not.
+
+    A peak is the greatest of several things that are linear in images, so that lines through two sizes soon find it.
+    """
+    if peak(least) > room:
+        return 0
+    low, high = least, max(start, least + 1)
+    while peak(high) <= room:
+        slope = (peak(high) - peak(low)) / (high - low)
+        further = math.ceil((room - peak(high)) / slope) if slope > 0 else 7 * high
+        low, high = high, high + min(max(1, further), 63 * high)
+    while high - low > 1:
+        share = (room - peak(low)) / (peak(high) - peak(low))
+        middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        low, high = (middle, high) if peak(middle) <= room else (low, middle)
+    return low
+
+
+def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[tuple[str, Config, int]]:
+    """Settings that need ever less memory, the configuration with them and its micro-batch; the mildest first."""
+    per_rank, begun, said = config.train.batch_size // ranks.world_size, config.train.accumulation_steps, {}
+
+    def changed() -> tuple[str, Config, int]:
+        flags = " ".join(f"--{name} {value}" for name, value in said.items())
+        return flags, config, per_rank // config.train.accumulation_steps
+
+    for count in range(begun + 1, per_rank // _least(config) + 1):
+        # a step of several micro-batches needs more than one of them alone
+        if per_rank % count == 0 and (per_rank // count <= largest or count == per_rank // _least(config)):
+            config = replace(config, train=replace(config.train, accumulation_steps=count))
+            said["train.accumulation-steps"] = count
+            yield changed()
+    if config.train.precision == "fp32":
+        config = replace(config, train=replace(config.train, precision="bf16"))
+        said["train.precision"] = "bf16"
+        yield changed()
+    while sum(counts := config.data.crops.local_counts) > len(counts):
+        crops = replace(config.data.crops, local_counts=tuple((n + 1) // 2 for n in counts))
+        config = replace(config, data=replace(config.data, crops=crops))
+        said["data.crops.local-counts"] = " ".join(map(str, crops.local_counts))
+        yield changed()
+    while config.method.out_dim >= 8192:
+        config = replace(config, method=replace(config.method, out_dim=config.method.out_dim // 2))
+        said["method.out-dim"] = config.method.out_dim
+        yield changed()
+
+
+def _time(config: Config, ranks: Ranks, measured: Calibration, images: int, source: Source | None) -> Time:
+    train = config.train
+    step = measured.step_seconds(images, train.accumulation_steps)
+    network = train.batch_size / step
+    if source is None:
+        return Time(step, network, None, network, None, None, None, None)
+    workers = worker_count(config.data.workers)
+    rate = loader_rate(config, source)  # of one rank
+    busy = max(1, workers) / rate  # seconds of a core for an image
+    each = ranks.world_size / network  # seconds of a rank for an image
+    if workers == 0:
+        together = each + busy
+    elif ranks.device.type == "cpu":
+        together = max(each + busy / cores(), 1 / rate)  # steps and workers share the cores
+    else:
+        together = max(each, 1 / rate)
+    run = ranks.world_size / together
+    steps = total_steps(config, len(source) // train.batch_size * train.batch_size)
+    limit = "loader" if 1 / rate > each else "network"
+    loader = ranks.world_size * rate
+    return Time(step, network, loader, run, limit, busy / each, steps, steps * train.batch_size / run)
