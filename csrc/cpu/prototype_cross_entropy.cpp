@@ -110,6 +110,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
     using T = decltype(zero);
     Assignment<T> p{};
     p.prototypes = prototypes, p.width = width, p.filled = parts(width, 16) * 16;
+    // scratch_bytes in ops/_cpu/prototype_cross_entropy.py says how much all this is
     const int64_t bytes_of_row = prototypes * int64_t(sizeof(T));
     const int64_t fit = std::clamp<int64_t>(bytes_of_weights / bytes_of_row / 16 * 16, 16, most_rows);
     p.chunk = parts(parts(n, parts(n, fit)), 16) * 16;

@@ -55,9 +55,10 @@ class Calibration:
 def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 20.0) -> Calibration:
     """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded."""
     least = 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
-    train = replace(config.train, batch_size=least, accumulation_steps=1, freeze_last_layer_epochs=0.0)
+    alone = {"batch_size": images, "accumulation_steps": 1, "micro_batch_size": 0, "freeze_last_layer_epochs": 0.0}
+    train = replace(config.train, **alone)
     process = _reset_peak(ranks.device)
-    trainer = Trainer(replace(config, train=train), 10**6 * least, ranks)
+    trainer = Trainer(replace(config, train=train), 10**6 * images, ranks)
     trainer.scaler = torch.amp.GradScaler(ranks.device.type, init_scale=1.0, enabled=train.precision == "fp16")
     begun: list[float] = []
     trainer.optimizer.register_step_pre_hook(lambda *_: begun.append(_now(ranks.device)))
@@ -104,11 +105,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that a run could take: all of a GPU, or what the system has to give; None where it does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return _field("/proc/meminfo", "MemAvailable")
+def free_memory(ranks: Ranks) -> int | None:
+    """Bytes that a rank could take: all of a GPU, or its part of what the system has; None where it does not tell."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.get_device_properties(ranks.device).total_memory
+    free = _field("/proc/meminfo", "MemAvailable")
+    return None if free is None else free // ranks.world_size
 
 
 def _now(device: torch.device) -> float:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -20,8 +21,9 @@ from torch.utils.flop_counter import flop_registry
 from ..config import Config
 from ..data import Batch
 from ..data.draws import AUGMENT
+from ..ops._cpu.prototype_cross_entropy import scratch_bytes
 from ..ops._flops import FLOPS
-from .distributed import Ranks
+from .distributed import Ranks, accumulation_steps
 from .trainer import Trainer
 
 KINDS = {
@@ -79,12 +81,14 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
     """Take a step of micro-batches of so many images without memory or arithmetic; seconds for any size.
 
     The step is that of `Trainer`, with the backends that this machine chooses for the device. What an operator of ours
-    holds while it runs is not seen, nor what the allocator keeps: the CPU's kernels hold some 50 MiB at most, the
-    oracles, on which GPUs without proven kernels fall back, much more.
+    holds while it runs is counted for the loss over prototypes on the CPU, whose scratch is the largest there; the
+    others' is not seen, nor what the allocator keeps. The oracles, on which GPUs without proven kernels fall back, hold
+    much more.
     """
-    accumulated = config.train.accumulation_steps
+    accumulated = accumulation_steps(config.train, ranks.world_size)
     trained = min(2, accumulated)  # the second finds the gradients of the first
-    train = replace(config.train, batch_size=images * trained, accumulation_steps=trained, freeze_last_layer_epochs=0.0)
+    train = replace(config.train, batch_size=images * trained, accumulation_steps=trained, micro_batch_size=0)
+    train = replace(train, freeze_last_layer_epochs=0.0)
     augment = replace(config.data.augment, exact_pil=False)
     config = replace(config, train=train, data=replace(config.data, augment=augment))
     # a loss that counts once has its gradients made; others scale them
@@ -97,11 +101,10 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
             batches = [noise(config, images, ranks.device) for _ in range(accumulated + on_gpu)]
         flops = _flops_of_parts(watch, trainer)
         _note_kinds(watch, trainer)
+        if ranks.world_size > 1:
+            _reduce_in_buckets(watch, trainer, trained)
         watch.begin()
         trainer.train_step(batches[:trained])
-        if ranks.world_size > 1:
-            buckets = sum(map(_bytes, _trained(trainer.method.student)))
-            watch.most["gradients"] += buckets
         total = {name: watch.flops[name] // (trained * images) for name in ("student", "teacher", "loss")}
         sides = Counter(config.data.crops.sizes)
         forward, views = sum(total.values()), trainer.method.teacher_views
@@ -179,6 +182,21 @@ def _note_kinds(watch: _Watch, trainer: Trainer) -> None:
     trainer.optimizer.register_step_pre_hook(lambda *_: watch.enter("optimizer", "optimizer"))
 
 
+def _reduce_in_buckets(watch: _Watch, trainer: Trainer, steps: int) -> None:
+    """Several ranks sum gradients in buckets, which are always there; the last micro-batch's gradients move there."""
+    done = Counter()
+
+    def move(bucket: Tensor, parameter: nn.Parameter) -> None:
+        done[parameter] += 1
+        if done[parameter] == steps:
+            parameter.grad = bucket
+
+    for parameter in _trained(trainer.method.student):
+        with watch.noting("gradients"):
+            bucket = torch.empty_like(parameter, requires_grad=False)
+        parameter.register_post_accumulate_grad_hook(partial(move, bucket))
+
+
 def _flops_of_parts(watch: _Watch, trainer: Trainer) -> dict[str, int]:
     """Of a view of each side through the backbone."""
     found = {}
@@ -245,6 +263,12 @@ class _Watch(TorchDispatchMode):
         if self.total > self.high:
             self.high, self.most = self.total, Counter(self.live)
 
+    def passing(self, kind: str, size: int, beside: Iterable[Tensor]) -> None:
+        """Count bytes of a kind that were there for a moment, with tensors that are about to be noted."""
+        size += sum(map(_bytes, beside))
+        if self.total + size > self.high:
+            self.high, self.most = self.total + size, self.live + Counter({kind: size})
+
     def _free(self, key: int) -> None:
         size, kind = self.held.pop(key)
         self.live[kind] -= size
@@ -252,8 +276,8 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is _SCALAR:  # numbers that nobody knows: every check holds, every count is one
-            return True if args[0].dtype == torch.bool else 1.0
+        if func is _SCALAR:  # a number that nobody knows: no check finds that anything is wrong
+            return args[0].dtype != torch.bool and 0.0
         if func.namespace == "esvit_fast":
             out = self._operator(func, args)
         else:
@@ -272,4 +296,15 @@ class _Watch(TorchDispatchMode):
             self.flops[self.part] += FLOPS[name](*args[:-1])
         if name == "prototype_cross_entropy_backward" and not self.scaled:
             return args[-4:-1]
-        return func(*args)
+        out = func(*args)
+        if name == "prototype_cross_entropy" and args[-1] == "cpu":
+            self.passing(self.kind, _scratch_of_loss(*args), out)
+        return out
+
+
+def _scratch_of_loss(student, weight, weight_g, teacher, *rest) -> int:
+    """Bytes that the larger of its two passes over prototypes takes beside its results."""
+    needs = rest[-2]
+    size = torch.promote_types(student.dtype, torch.float32).itemsize
+    passes = (teacher, True), (student, needs[0])
+    return max(scratch_bytes(*rows.shape, len(weight), size, means, any(needs[1:])) for rows, means in passes)

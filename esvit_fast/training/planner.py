@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
+
+import torch
 
 from ..config import Config
 from ..data import Source
 from ..data.loader import MicroBatches, worker_count
+from ..models import create_model
 from .calibration import Calibration, calibrate, cores, free_memory, loader_rate
-from .distributed import Ranks
+from .distributed import Ranks, accumulation_steps
 from .dry_step import DryStep, dry_step
 from .schedules import total_steps
 
@@ -96,9 +101,9 @@ def plan_run(
         measure: take steps for some seconds; otherwise only memory and arithmetic are predicted.
 
     Raises:
-        ValueError: as `data.make_loader`, of a batch that cannot be divided.
+        ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
     """
-    train = config.train
+    train, accumulated = config.train, accumulation_steps(config.train, ranks.world_size)
     length = train.batch_size if source is None else len(source)
     MicroBatches(
         length,
@@ -108,11 +113,16 @@ def plan_run(
         total_samples=train.batch_size,
         rank=0,
         world_size=ranks.world_size,
-        accumulation_steps=train.accumulation_steps,
+        accumulation_steps=accumulated,
     )
-    images = train.batch_size // (ranks.world_size * train.accumulation_steps)
+    images = train.batch_size // (ranks.world_size * accumulated)
+    if images < _least(config):
+        raise ValueError(
+            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but a micro-batch has "
+            f"{images}; raise the batch size or set the weight to 0"
+        )
     peaks = lru_cache(maxsize=None)(lambda config, images: dry_step(config, images, ranks))
-    step, limit = peaks(config, images), limit or free_memory(ranks.device)
+    step, limit = peaks(config, images), limit or free_memory(ranks)
     measured, process, fixed, overhead = None, 0, 0, OVERHEAD
     if measure and (limit is None or OVERHEAD * peaks(config, _least(config)).peak < limit):
         measured = calibrate(config, images, Ranks(0, 1, ranks.device))
@@ -122,7 +132,9 @@ def plan_run(
     largest = None if room is None else largest_batch(lambda n: peaks(config, n).peak, room, images, _least(config))
     remedy = None
     if room is not None and step.peak > room:
-        remedy = next((text for text, c, n in _remedies(config, ranks, largest) if peaks(c, n).peak <= room), "")
+        ways = list(_remedies(config, ranks, largest))
+        first = bisect_left(ways, True, key=lambda way: peaks(way.config, way.images).peak <= room)
+        remedy = ways[first].flags if first < len(ways) else ""
     return RunPlan(
         images,
         step,
@@ -141,7 +153,7 @@ def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple
     """Bytes that are taken beside tensors, and for each of their bytes: a line through what was measured."""
     if not measured.grown:
         return 0, OVERHEAD
-    alone = replace(config, train=replace(config.train, accumulation_steps=1))
+    alone = replace(config, train=replace(config.train, accumulation_steps=1, micro_batch_size=0))
     few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in (0, -1))
     least, most = measured.grown[0], measured.grown[-1]
     overhead = (most - least) / (many - few) if many - few > few / 8 else OVERHEAD
@@ -168,38 +180,57 @@ def largest_batch(peak: Callable[[int], float], room: float, start: int, least: 
     return low
 
 
-def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[tuple[str, Config, int]]:
-    """Settings that need ever less memory, the configuration with them and its micro-batch; the mildest first."""
-    per_rank, begun, said = config.train.batch_size // ranks.world_size, config.train.accumulation_steps, {}
+class Way(NamedTuple):
+    """Settings that need less memory: as on the command line, in a configuration, and the micro-batch."""
 
-    def changed() -> tuple[str, Config, int]:
-        flags = " ".join(f"--{name} {value}" for name, value in said.items())
-        return flags, config, per_rank // config.train.accumulation_steps
+    flags: str
+    config: Config
+    images: int
 
-    for count in range(begun + 1, per_rank // _least(config) + 1):
+
+def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
+    """Ways that need ever less memory, each with those before it; the mildest first: the same run in smaller pieces,
+    the same numbers in more time, and then another run."""
+    per_rank, least, said = config.train.batch_size // ranks.world_size, _least(config), {}
+    images = pieces = per_rank // accumulation_steps(config.train, ranks.world_size)
+
+    def changed(name: str, value: object, **sections: object) -> Way:
+        nonlocal config
+        config = replace(config, **sections)
+        said[name] = value
+        return Way(" ".join(f"--{name} {value}" for name, value in said.items()), config, images)
+
+    for count in range(2, pieces // least + 1):
         # a step of several micro-batches needs more than one of them alone
-        if per_rank % count == 0 and (per_rank // count <= largest or count == per_rank // _least(config)):
-            config = replace(config, train=replace(config.train, accumulation_steps=count))
-            said["train.accumulation-steps"] = count
-            yield changed()
+        if pieces % count == 0 and (pieces // count <= largest or count == pieces // least):
+            images = pieces // count
+            if config.train.micro_batch_size:
+                train = replace(config.train, micro_batch_size=images)
+                yield changed("train.micro-batch-size", images, train=train)
+            else:
+                steps = per_rank // images
+                yield changed("train.accumulation-steps", steps, train=replace(config.train, accumulation_steps=steps))
+    with torch.device("meta"):
+        stages = len(create_model(config.model.name).layers)
+    for count in range(1, stages + 1):
+        if not set(range(count)) <= set(config.model.checkpoint_stages):
+            again = tuple(sorted({*config.model.checkpoint_stages, *range(count)}))
+            model = replace(config.model, checkpoint_stages=again)
+            yield changed("model.checkpoint-stages", " ".join(map(str, again)), model=model)
     if config.train.precision == "fp32":
-        config = replace(config, train=replace(config.train, precision="bf16"))
-        said["train.precision"] = "bf16"
-        yield changed()
+        yield changed("train.precision", "bf16", train=replace(config.train, precision="bf16"))
     while sum(counts := config.data.crops.local_counts) > len(counts):
         crops = replace(config.data.crops, local_counts=tuple((n + 1) // 2 for n in counts))
-        config = replace(config, data=replace(config.data, crops=crops))
-        said["data.crops.local-counts"] = " ".join(map(str, crops.local_counts))
-        yield changed()
+        told = " ".join(map(str, crops.local_counts))
+        yield changed("data.crops.local-counts", told, data=replace(config.data, crops=crops))
     while config.method.out_dim >= 8192:
-        config = replace(config, method=replace(config.method, out_dim=config.method.out_dim // 2))
-        said["method.out-dim"] = config.method.out_dim
-        yield changed()
+        method = replace(config.method, out_dim=config.method.out_dim // 2)
+        yield changed("method.out-dim", method.out_dim, method=method)
 
 
 def _time(config: Config, ranks: Ranks, measured: Calibration, images: int, source: Source | None) -> Time:
     train = config.train
-    step = measured.step_seconds(images, train.accumulation_steps)
+    step = measured.step_seconds(images, accumulation_steps(train, ranks.world_size))
     network = train.batch_size / step
     if source is None:
         return Time(step, network, None, network, None, None, None, None)

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import peak_bytes
 from benchmarks.step import plain_torch
 from esvit_fast.config import Config
 from esvit_fast.models import create_model
+from esvit_fast.ops._cpu.prototype_cross_entropy import scratch_bytes
 from esvit_fast.training import Ranks, Trainer
 from esvit_fast.training.dry_step import KINDS, dry_step, noise
 
@@ -17,18 +19,19 @@ from .runs import CPU, small
 
 
 def config(**changes) -> Config:
-    """Few prototypes, so that what the loss's kernel takes for itself is little."""
-    made = small(freeze_last_layer_epochs=0)
+    """With enough prototypes for the scratch of the loss to count."""
+    made = small(freeze_last_layer_epochs=0, batch_size=16)
     crops = replace(made.data.crops, global_size=32, local_sizes=(16,))
-    method = replace(made.method, out_dim=64, head_hidden_dim=256, head_bottleneck_dim=64)
+    method = replace(made.method, out_dim=4096, head_hidden_dim=256, head_bottleneck_dim=64)
     method = replace(method, **{k: v for k, v in changes.items() if hasattr(method, k)})
     train = replace(made.train, **{k: v for k, v in changes.items() if hasattr(made.train, k)})
-    return replace(made, method=method, train=train, data=replace(made.data, crops=crops))
+    model = replace(made.model, **{k: v for k, v in changes.items() if hasattr(made.model, k)})
+    return replace(made, model=model, method=method, train=train, data=replace(made.data, crops=crops))
 
 
-def allocated(config: Config, images: int) -> int:
+def allocated(config: Config, images: int, ranks: Ranks = CPU) -> int:
     def run():
-        trainer = Trainer(config, 1000 * config.train.batch_size, CPU)
+        trainer = Trainer(config, 1000 * config.train.batch_size, ranks)
         for _ in range(2):
             trainer.train_step([noise(config, images) for _ in range(config.train.accumulation_steps)])
 
@@ -42,13 +45,14 @@ def allocated(config: Config, images: int) -> int:
         {},
         {"precision": "bf16"},
         {"accumulation_steps": 2},
+        {"checkpoint_stages": (0, 1)},
         {"centering": "sinkhorn", "koleo_weight": 0.5, "norm_last_layer": True, "head_batch_norm": True},
         {"region_weight": 0.0, "view_weight": 1.0},
     ],
     ids=lambda changes: "-".join(changes) or "default",
 )
 def test_the_peak_is_that_of_a_real_step(changes):
-    chosen, images = config(**changes), 16
+    chosen, images = config(**changes), 8
     assert dry_step(chosen, images, CPU).peak == pytest.approx(allocated(chosen, images), rel=0.03)
 
 
@@ -71,10 +75,37 @@ def test_parts_are_what_they_say():
     assert found.model == sum(x.numel() * x.itemsize for x in trainer.teacher.state_dict().values())
 
 
-def test_several_ranks_keep_gradients_twice():
-    chosen = config()
-    alone, two = (dry_step(chosen, 2, Ranks(0, n, CPU.device)) for n in (1, 2))
-    assert two.peak == alone.peak + 4 * alone.parameters["trained"]
+@pytest.fixture
+def group():
+    """Of this process alone, which allocates as with others."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_the_peak_with_several_ranks(accumulation_steps, group):
+    chosen, two = config(accumulation_steps=accumulation_steps), Ranks(0, 2, CPU.device)
+    assert dry_step(chosen, 4, two).peak == pytest.approx(allocated(chosen, 4, two), rel=0.03)
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
+@pytest.mark.parametrize(
+    ("rows", "prototypes", "width", "dtype"),
+    [(1, 64, 16, torch.float32), (300, 4096, 100, torch.float64), (700, 70_000, 8, torch.float32)],
+)
+@pytest.mark.parametrize(("values", "outer"), [(False, True), (True, False)])
+def test_scratch_of_the_loss(rows, prototypes, width, dtype, values, outer):
+    scale, x, keys = (torch.ones(shape, dtype=dtype) for shape in (prototypes, (rows, width), (prototypes, width)))
+    given = *((keys, scale) if values else (None, None)), *((x, keys.clone()) if outer else (None, None))
+    found = []
+
+    def assign():
+        found.extend(torch.ops.esvit_fast_cpu.prototype_assignment(x, keys, scale, None, *given, True))
+
+    scratch = peak_bytes(assign, "cpu") - sum(t.numel() * t.itemsize for t in found)
+    assert scratch == scratch_bytes(rows, width, prototypes, dtype.itemsize, values, outer)
 
 
 def test_torch_is_left_as_it_was():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from esvit_fast.config import validate
 from esvit_fast.data import open_source
 from esvit_fast.training import Ranks
 from esvit_fast.training.calibration import Calibration, calibrate, loader_rate
@@ -62,7 +63,7 @@ def test_a_real_calibration():
     config = small()
     found = calibrate(config, 8, CPU, budget=600.0)
     assert found.images == (1, 2, 4, 8)
-    assert all(0 < seconds < 60 for seconds in (*found.seconds, found.update))
+    assert all(seconds > 0 for seconds in (*found.seconds, found.update))
     assert len(found.grown) in (0, 4)
     source = open_source(config.data.source, "train")
     assert loader_rate(config, source, seconds=0.1) > 0
@@ -83,29 +84,56 @@ def test_a_plan_with_everything():
     assert found.disk == 3 * found.step.checkpoint + 2 * found.step.model
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_first_remedy():
     config = small(batch_size=64)
     least, most = (dry_step(config, images, CPU).peak for images in (8, 64))
     found = plan_run(config, CPU, limit=int(OVERHEAD * (least + most) / 2), measure=False)
     assert found.time is None
     assert 8 <= found.memory.largest < 64
-    assert found.remedy.split()[0] == "--train.accumulation-steps"
-    steps = int(found.remedy.split()[1])
+    name, steps = found.remedy.split()
+    assert name == "--train.accumulation-steps"
+    steps = int(steps)
     assert dry_step(small(batch_size=64, accumulation_steps=steps), 64 // steps, CPU).peak <= (least + most) / 2
-    assert "--train.precision" not in found.remedy
 
 
 def test_further_remedies_come_on_top():
     config = small(batch_size=2)
     config = replace(config, method=replace(config.method, out_dim=16384))
-    told = [text for text, _, images in _remedies(config, CPU, 0) if images == 1]
-    assert told == [
-        "--train.accumulation-steps 2",
-        "--train.accumulation-steps 2 --train.precision bf16",
-        "--train.accumulation-steps 2 --train.precision bf16 --data.crops.local-counts 1",
-        "--train.accumulation-steps 2 --train.precision bf16 --data.crops.local-counts 1 --method.out-dim 8192",
-        "--train.accumulation-steps 2 --train.precision bf16 --data.crops.local-counts 1 --method.out-dim 4096",
+    alone, again = "--train.accumulation-steps 2", "--train.accumulation-steps 2 --model.checkpoint-stages"
+    bf16 = f"{again} 0 1 2 --train.precision bf16"
+    fewer = f"{bf16} --data.crops.local-counts 1"
+    assert [way.flags for way in _remedies(config, CPU, 0)] == [
+        *(alone, f"{again} 0", f"{again} 0 1", f"{again} 0 1 2", bf16, fewer),
+        *(f"{fewer} --method.out-dim 8192", f"{fewer} --method.out-dim 4096"),
     ]
+
+
+def test_remedies_keep_to_what_was_chosen():
+    config = small(batch_size=24, micro_batch_size=6)
+    config = replace(config, model=replace(config.model, checkpoint_stages=(1,)))
+    ways = list(_remedies(config, Ranks(0, 2, CPU.device), 2))
+    assert [(way.flags, way.images) for way in ways[:4]] == [
+        ("--train.micro-batch-size 2", 2),
+        ("--train.micro-batch-size 1", 1),
+        ("--train.micro-batch-size 1 --model.checkpoint-stages 0 1", 1),
+        ("--train.micro-batch-size 1 --model.checkpoint-stages 0 1 2", 1),
+    ]
+    assert all(validate(way.config) for way in ways)
+    config = small(batch_size=24, accumulation_steps=3)
+    assert next(iter(_remedies(config, Ranks(0, 2, CPU.device), 2))).flags == "--train.accumulation-steps 6"
+
+
+def test_micro_batches_are_those_of_a_rank():
+    found = plan_run(small(batch_size=24, micro_batch_size=6), Ranks(0, 2, CPU.device), limit=2**40, measure=False)
+    assert found.images == 6
+    assert found.step == dry_step(small(batch_size=24, accumulation_steps=2), 6, Ranks(0, 2, CPU.device))
+
+
+def test_one_image_has_no_neighbour():
+    config = small(batch_size=2, accumulation_steps=2)
+    with pytest.raises(ValueError, match="koleo_weight=0.5 needs 2 images .* has 1; raise the batch size"):
+        plan_run(replace(config, method=replace(config.method, koleo_weight=0.5)), CPU, measure=False)
 
 
 def test_nothing_helps():
@@ -115,5 +143,7 @@ def test_nothing_helps():
 
 
 def test_ranks_must_divide_the_batch():
-    with pytest.raises(ValueError, match="batch_size=8 is not divisible by world_size=3 .*; pass 6 or 9"):
+    with pytest.raises(
+        ValueError, match="batch_size=8 is not divisible by world_size=3 .* pass --train.batch-size 6 or 9"
+    ):
         plan_run(small(), Ranks(0, 3, CPU.device), measure=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,18 @@ def refuse(facts: Facts) -> str | None:
 def forward(*args, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, statistics and gradients; arguments as `esvit_fast.ops.prototype_cross_entropy`."""
     return cross_entropy(_passes, *args, **options)
+
+
+def scratch_bytes(n: int, width: int, prototypes: int, itemsize: int, values: bool, outer: bool) -> int:
+    """What `prototype_assignment` holds beside its results, for rows [n, width] in numbers of `itemsize` bytes."""
+    bytes_of_row, most = prototypes * itemsize, 32 << 20
+    fit = min(max(most // bytes_of_row // 16 * 16, 16), 256)
+    chunk = 16 * ceil(ceil(n / ceil(n / fit)) / 16)
+    columns = chunk * min(max(most // (bytes_of_row * chunk), 1), 4, ceil(n / chunk))
+    tiles, filled = ceil(prototypes / 128), 16 * ceil(width / 16)
+    shares = ceil(tiles / ceil(tiles / 32))
+    of_column = prototypes + tiles + width + filled * outer + 2 + shares * (4 + filled * values)
+    return columns * (itemsize * of_column + 8 * shares)
 
 
 def _passes(given: Problem, pull: Pull | None) -> Found:
