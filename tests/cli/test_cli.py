@@ -91,6 +91,7 @@ def test_doctor(capsys, monkeypatch):
     assert "this version has no triton implementation" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_plan(capsys, recipe):
     code, out, _ = call(capsys, "plan", "--recipe", recipe, "--no-measure", "--json", "--train.seed", "3")
     found = json.loads(out)
