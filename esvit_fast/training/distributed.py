@@ -59,9 +59,10 @@ def setup_distributed(device: str = "auto") -> Ranks:
 
 def _join(backend: str, **options: Any) -> None:
     """Make the group of all ranks of this start. torchrun keeps one store for all its restarts, in which a rank must
-    not find where another one listened before it was killed."""
+    not find where another one listened before it was killed. Several nodes may count restarts differently."""
     store, rank, world_size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, **options)
 
 

@@ -101,25 +101,40 @@ def test_two_ranks_sum_and_wait(tmp_path):
     assert (tmp_path / "1").read_text() == "2 cpu False [3.0, 20.0] [1]"
 
 
-def test_a_restart_does_not_meet_the_ranks_before_it(tmp_path):
-    """torchrun keeps its store; here a rank comes early enough to find in it where the other one listened."""
-    script = tmp_path / "rank.py"
-    script.write_text("import sys, time\ntime.sleep(float(sys.argv[2]))\n" + RANK)
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+def meet(folder, store, restarts, delays=(0, 0), nodes=1):
+    """Start two ranks as torchrun would, with its store, and let them end."""
+    (folder / "rank.py").write_text("import sys, time\ntime.sleep(float(sys.argv[2]))\n" + RANK)
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
-    common["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    for restart in ("0", "1"):
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path), "2" if rank == "1" and restart == "1" else "0"],
-                env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": restart},
-                stderr=subprocess.PIPE,
-            )
-            for rank in "01"
-        ]
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": str(nodes)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(folder / "rank.py"), str(folder), str(delay)],
+            env=os.environ | common | {"RANK": str(n), "LOCAL_RANK": str(n), "TORCHELASTIC_RESTART_COUNT": restart},
+        )
+        for n, (restart, delay) in enumerate(zip(restarts, delays, strict=True))
+    ]
+    try:
+        assert [rank.wait(timeout=60) for rank in ranks] == [0, 0]
+    finally:
         for rank in ranks:
-            said = rank.communicate(timeout=60)[1]
-            assert rank.returncode == 0, said
+            rank.kill()
+
+
+@pytest.fixture
+def store():
+    """What torchrun keeps for all restarts."""
+    return torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+
+
+def test_a_restart_does_not_meet_the_ranks_before_it(tmp_path, store):
+    """A rank that comes early finds in the store where the other one listened before."""
+    meet(tmp_path, store, "00")
+    meet(tmp_path, store, "11", delays=(0, 2))
+
+
+def test_nodes_that_count_restarts_differently_meet(tmp_path, store):
+    """torchrun counts those of a node's own ranks; a node that joins again, or is replaced, has another count."""
+    meet(tmp_path, store, "01", nodes=2)
 
 
 def test_a_half_given_group_is_refused(monkeypatch):
