@@ -12,6 +12,7 @@ using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
 Tensor crop_resize(Tensor, Tensor);
+Tensor linear(Tensor, Tensor, Optional, bool);
 std::tuple<Tensor, Tensor> linear_weight_gradient(Tensor, Tensor);
 Tensor multicrop_augment(Tensor, Tensor, Tensor, int64_t, torch::headeronly::ScalarType);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> prototype_assignment(
@@ -29,6 +30,7 @@ Tensor window_attention_bias_backward(Tensor, Tensor, int64_t);
 
 STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
   m.def("crop_resize(Tensor image, Tensor boxes) -> Tensor");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool transposed) -> Tensor");
   m.def("linear_weight_gradient(Tensor grad, Tensor x) -> (Tensor, Tensor)");
   m.def(
       "multicrop_augment(Tensor images, Tensor parameters, Tensor levels, int radius, ScalarType dtype) -> Tensor");
@@ -52,6 +54,7 @@ STABLE_TORCH_LIBRARY(esvit_fast_cpu, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(esvit_fast_cpu, CPU, m) {
   m.impl("crop_resize", TORCH_BOX(&esvit_fast::crop_resize));
+  m.impl("linear", TORCH_BOX(&esvit_fast::linear));
   m.impl("linear_weight_gradient", TORCH_BOX(&esvit_fast::linear_weight_gradient));
   m.impl("multicrop_augment", TORCH_BOX(&esvit_fast::multicrop_augment));
   m.impl("prototype_assignment", TORCH_BOX(&esvit_fast::prototype_assignment));

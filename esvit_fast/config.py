@@ -149,8 +149,8 @@ class TrainConfig:
     freeze_last_layer_epochs: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     matmul: Literal["exact", "fast"] = "exact"
-    """Float32 matrix products. "fast" lets torch use lower-precision or faster ones
-    (torch.set_float32_matmul_precision("medium")); on CPUs where it applies they are about twice as fast."""
+    """Float32 matrix products on a GPU. "fast" lets them round what they multiply
+    (torch.set_float32_matmul_precision("medium"))."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500

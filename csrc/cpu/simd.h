@@ -145,10 +145,11 @@ inline T dot(const T* a, const T* b, int64_t count) {
   return sum;
 }
 
-// C[R, NV vectors] = (C +) sum over k of A[r, k] * B[k, :]
+// C[R, NV vectors] = (D +) sum over k of A[r, k] * B[k, :]
 template <typename T, bool add, int R, int NV>
 inline void product_block(
-    const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t depth) {
+    const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row, const T* d, int64_t d_row,
+    int64_t depth) {
   vec<T> sum[R][NV] = {};
   for (int64_t k = 0; k < depth; ++k) {
     vec<T> right[NV];
@@ -165,44 +166,49 @@ inline void product_block(
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
-      T* to = c + r * c_row + v * Vector<T>::size;
-      store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+      const int64_t at = v * Vector<T>::size;
+      store(c + r * c_row + at, add ? load(d + r * d_row + at) + sum[r][v] : sum[r][v]);
     }
   }
 }
 
 template <typename T, bool add, int R, int NV>
 inline void product_rows(
-    int64_t rows, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row,
-    int64_t depth) {
-  int64_t i = 0;
-  for (; i + R <= rows; i += R) {
-    product_block<T, add, R, NV>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
+    int64_t rows, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, T* c, int64_t c_row, const T* d,
+    int64_t d_row, int64_t depth) {
+  for (; rows >= R; rows -= R, a += R * a_row, c += R * c_row, d += R * d_row) {
+    product_block<T, add, R, NV>(a, a_row, a_k, b, b_row, c, c_row, d, d_row, depth);
   }
   if constexpr (R > 1) {
-    if (i < rows) {
-      product_rows<T, add, R / 2, NV>(rows - i, a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth);
-    }
+    if (rows > 0) product_rows<T, add, R / 2, NV>(rows, a, a_row, a_k, b, b_row, c, c_row, d, d_row, depth);
   }
 }
 
-// C[rows, columns] = (C +) A[rows, depth] B[depth, columns]; columns is a multiple of the vector's size.
-// A is read as a[i * a_row + k * a_k], so that a transposed one needs no copy.
-template <typename T, bool add = false>
-inline void product(
+// C[rows, columns] = (D +) A[rows, depth] B[depth, columns]; columns is a multiple of the vector's size.
+// A is read as a[i * a_row + k * a_k], so that a transposed one needs no copy; D may be C, or the same in every row.
+template <typename T, bool add>
+inline void product_and(
     int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row,
-    T* c, int64_t c_row) {
+    T* c, int64_t c_row, const T* d, int64_t d_row) {
   constexpr int64_t size = Vector<T>::size;
   constexpr int wide = REGISTERS >= 32 ? 4 : 2;
   int64_t j = 0;
   for (; j + wide * size <= columns; j += wide * size) {
-    product_rows<T, add, 6, wide>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+    product_rows<T, add, 6, wide>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, d + j, d_row, depth);
   }
   if constexpr (wide == 4) {
     if (j + 2 * size <= columns) {
-      product_rows<T, add, 8, 2>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+      product_rows<T, add, 8, 2>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, d + j, d_row, depth);
       j += 2 * size;
     }
   }
-  if (j < columns) product_rows<T, add, 8, 1>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, depth);
+  if (j < columns) product_rows<T, add, 8, 1>(rows, a, a_row, a_k, b + j, b_row, c + j, c_row, d + j, d_row, depth);
+}
+
+// C = (C +) A B
+template <typename T, bool add = false>
+inline void product(
+    int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row,
+    T* c, int64_t c_row) {
+  product_and<T, add>(rows, columns, depth, a, a_row, a_k, b, b_row, c, c_row, c, c_row);
 }

@@ -15,7 +15,7 @@ from ._plan import choose, register_rule
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """``x @ weight.T + bias``, as `torch.nn.functional.linear`, by another library on a CPU.
+    """``x @ weight.T + bias``, as `torch.nn.functional.linear`, by kernels of its own on a CPU.
 
     Args:
         x: [..., in] floating point.
@@ -27,9 +27,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         [..., out] in the dtype of x. Differentiable in x, weight and bias, any number of times.
 
     Numerics:
-        On the CPU in float32: the output and the gradient of x by oneDNN; those of weight and bias by a kernel that
-        adds tokens in order, whose bits do not depend on the number of threads. Saved for the backward pass: x and
-        weight, each where the other's gradient is needed.
+        On the CPU in float32, sums are in the order of channels, and for the gradients of weight and bias in the order
+        of tokens: bits depend neither on the number of threads nor, in the output, on the other tokens. Saved for the
+        backward pass: x and weight, each where the other's gradient is needed.
 
     Raises:
         ValueError: shapes do not fit.

@@ -27,7 +27,7 @@ _OURS = {  # what is in the name of an operator of this library
     "region_match": "region matching",
     "multicrop_augment": "augmentation",
 }
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "convolution", "_linear_pointwise", "slow_conv2d")
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "convolution", "slow_conv2d")
 _NORMS = ("layer_norm", "batch_norm", "gelu", "softmax", "normalize", "vector_norm", "sigmoid", "silu", "relu")
 FUSED = (*dict.fromkeys(_OURS.values()),)
 """Groups of matrix products and of this library's operators; other groups of operators are elementwise."""

@@ -21,7 +21,7 @@ from .runs import CPU, Silent, small
 @pytest.mark.parametrize(
     ("path", "counted"),
     [
-        (["mkldnn::_linear_pointwise", "esvit_fast::linear", STEP], "matrix products"),
+        (["esvit_fast_cpu::linear", "esvit_fast::linear", STEP], "matrix products"),
         (["esvit_fast_cpu::linear_weight_gradient", "esvit_fast::linear_backward", STEP], "matrix products"),
         (["aten::convolution_backward", STEP], "matrix products"),
         (["aten::mm", "esvit_fast::prototype_cross_entropy", STEP], "loss over prototypes"),
