@@ -1,6 +1,6 @@
 """What `esvit-fast plan` predicts of a step, and what is then measured: memory and time, each in a process of its own.
 
-A plan is made from steps of fewer images, so that what is predicted was never tried.
+A plan is made from steps of at most half as many images, so that what is predicted was never tried.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from esvit_fast.config import Config
 from esvit_fast.training.calibration import calibrate
 from esvit_fast.training.distributed import Ranks
 from esvit_fast.training.dry_step import dry_step, noise
+from esvit_fast.training.memory import keep_freed_memory
 from esvit_fast.training.planner import around_tensors
 from esvit_fast.training.trainer import Trainer
 
 CASES = {
-    "swin_nano_w4": ("sample", (64, 256), 32),
-    "swin_tiny_w7": ("swin_tiny_w7", (8, 12), 4),
-    "swin_small_w7": ("swin_tiny_w7", (4, 6), 2),
+    "swin_nano_w4": ("sample", (64, 256)),
+    "swin_tiny_w7": ("swin_tiny_w7", (8, 12)),
+    "swin_small_w7": ("swin_tiny_w7", (4, 6)),
 }
-"""Models: the recipe that they are trained by, the micro-batches that are predicted, and the largest that is tried."""
+"""Models: the recipe that they are trained by, and the micro-batches that are predicted."""
 ALLOWED = {"tensors": 0.1, "resident": 0.1, "seconds": 0.25}
 """Errors of a prediction that passes, relative to what is measured."""
 _STEPS = 4
@@ -42,19 +43,19 @@ def of_model(name: str, images: int, precision: str, device: str) -> Config:
     return replace(config, model=replace(config.model, name=name))
 
 
-def predict(name: str, precision: str, device: str) -> dict[str, dict[str, float]]:
-    """Tensors and resident bytes, and seconds, of a step, by images."""
-    _, sizes, tried = CASES[name]
-    ranks = Ranks(0, 1, torch.device(device))
+def predict(name: str, images: int, precision: str, device: str) -> dict[str, float]:
+    """Tensors, resident bytes and seconds of a step."""
+    ranks, tried = Ranks(0, 1, torch.device(device)), images // 2
     config = of_model(name, tried, precision, device)
     measured = calibrate(config, tried, ranks)
     fixed, overhead = around_tensors(config, measured, ranks)
-    found = {}
-    for images in sizes:
-        tensors = dry_step(config, images, ranks).peak
-        seconds = measured.step_seconds(images)
-        found[str(images)] = {"tensors": tensors, "resident": fixed + overhead * tensors, "seconds": seconds}
-    return found
+    tensors = dry_step(config, images, ranks).peak
+    return {
+        "tensors": tensors,
+        "resident": fixed + overhead * tensors,
+        "seconds": measured.step_seconds(images),
+        "tried": measured.images[-1],
+    }
 
 
 def steps(name: str, images: int, precision: str, device: str) -> dict[str, float]:
@@ -88,14 +89,14 @@ def measure(names: Sequence[str], precision: str, device: str) -> dict:
     """A record of all cases."""
     rows = []
     for name in names:
-        predicted = _apart("predict", name, precision, device)
         for images in CASES[name][1]:
+            predicted = _apart("predict", name, images, precision, device)
             found = _apart("steps", name, images, precision, device)
             found |= _apart("tensors", name, images, precision, device)
-            error = {key: predicted[str(images)][key] / found[key] - 1 for key in ALLOWED}
+            error = {key: predicted[key] / found[key] - 1 for key in ALLOWED}
             gate = "pass" if all(abs(error[key]) <= allowed for key, allowed in ALLOWED.items()) else "fail"
             row = {"model": name, "images": images, "gate": gate, "error": error}
-            rows.append(row | {"predicted": predicted[str(images)], "measured": found})
+            rows.append(row | {"predicted": predicted, "measured": found})
     return {"op": "planner", "dtype": precision, "cases": rows} | provenance(device)
 
 
@@ -122,5 +123,6 @@ def table(record: dict) -> str:
 
 if __name__ == "__main__":
     function, name, *rest = sys.argv[1:]
+    keep_freed_memory()  # as a run does
     call = {"predict": predict, "steps": steps, "tensors": tensors}[function]
     print(json.dumps(call(name, *(int(x) if x.isdecimal() else x for x in rest))))

@@ -16,6 +16,7 @@ from rich.table import Table
 from ..config import Config
 from ..data import open_source
 from ..training import Ranks, pick_device
+from ..training.memory import keep_freed_memory
 from ..training.planner import RunPlan, plan_run
 from .pretrain import configured
 
@@ -45,6 +46,7 @@ def plan(argv: Sequence[str]) -> int:
     limit = None if args.memory is None else int(args.memory * 2**30)
     if not args.no_measure and sys.stderr.isatty():
         print("trying a few steps …", file=sys.stderr)
+    keep_freed_memory()  # as a run does
     found = plan_run(config, ranks, source, limit, measure=not args.no_measure)
     if args.json:
         print(json.dumps({**dataclasses.asdict(found), "command": _command(args, found)}, indent=2))

@@ -15,6 +15,7 @@ from ..data import Source, make_loader
 from ..data.loader import worker_count
 from .distributed import Ranks
 from .dry_step import noise
+from .memory import give_back_freed_memory
 from .trainer import Trainer
 
 _STEPS = 4  # the first of which warms up
@@ -29,7 +30,7 @@ class Calibration:
         seconds: medians, of a step less its update.
         update: seconds of the optimiser, the teacher and the centres, whatever the batch.
         process: bytes of the process, or of the GPU's context, before there was a network.
-        grown: bytes by which memory had grown after each; empty where the system does not tell.
+        grown: bytes by which memory grew for each; empty where the system does not tell.
     """
 
     images: tuple[int, ...]
@@ -65,7 +66,7 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 20.0) -
     sizes, seconds, updates, grown = [], [], [], []
     size, left = min(least, images), budget
     while True:
-        taken = []
+        taken, _ = [], _reset_peak(ranks.device)
         for number in range(_STEPS):
             batch, begin = noise(config, size), _now(ranks.device)
             trainer.train_step([batch])
@@ -120,11 +121,13 @@ def _now(device: torch.device) -> float:
 
 
 def _reset_peak(device: torch.device) -> int:
-    """Forget the peak so far; what is taken already, by whatever is no tensor."""
+    """Forget the peak so far, and what is freed; what is taken already, by whatever is no tensor."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         free, total = torch.cuda.mem_get_info(device)
         return max(0, total - free - torch.cuda.memory_reserved(device))
+    give_back_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

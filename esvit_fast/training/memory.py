@@ -15,7 +15,15 @@ def keep_freed_memory() -> bool:
     cleared, one fault each, which costs more than much of the arithmetic. The peak of memory stays what it is.
     Elsewhere than with glibc nothing is done.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _glibc("mallopt")
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """Let the C library give all freed memory back to the system, once; elsewhere than with glibc nothing is done."""
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _glibc(function: str):
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

@@ -153,9 +153,12 @@ def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple
     """Bytes that are taken beside tensors, and for each of their bytes: a line through what was measured."""
     if not measured.grown:
         return 0, OVERHEAD
+    last = (-2, -1) if len(measured.grown) > 1 else (-1, -1)
     alone = replace(config, train=replace(config.train, accumulation_steps=1, micro_batch_size=0))
-    few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in (0, -1))
-    least, most = measured.grown[0], measured.grown[-1]
+    few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in last)
+    least, most = (measured.grown[i] for i in last)
+    if most < many:  # the process had freed memory to take from
+        return 0, OVERHEAD
     overhead = (most - least) / (many - few) if many - few > few / 8 else OVERHEAD
     overhead = min(max(1.0, overhead), most / many)
     return round(most - overhead * many), overhead
