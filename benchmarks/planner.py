@@ -34,7 +34,7 @@ CASES = {
 """Models: the recipe that they are trained by, and the micro-batches that are predicted."""
 ALLOWED = {"tensors": 0.1, "resident": 0.1, "seconds": 0.25}
 """Errors of a prediction that passes, relative to what is measured."""
-_STEPS = 4
+_STEPS, _WARM_UP = 6, 2
 
 
 def of_model(name: str, images: int, precision: str, device: str) -> Config:
@@ -59,7 +59,7 @@ def predict(name: str, images: int, precision: str, device: str) -> dict[str, fl
 
 
 def steps(name: str, images: int, precision: str, device: str) -> dict[str, float]:
-    """What a run of some steps takes: bytes by which the process grows, and the median of seconds but the first."""
+    """What a run of some steps takes: bytes by which the process grows, and the median of seconds."""
     config, taken = of_model(name, images, precision, device), []
 
     def run() -> None:
@@ -70,7 +70,7 @@ def steps(name: str, images: int, precision: str, device: str) -> dict[str, floa
             taken.append(time.perf_counter() - begin)
 
     grown = torch.cuda.max_memory_reserved if on_gpu(device) else resident_growth
-    return {"resident": grown(run), "seconds": statistics.median(taken[1:])}
+    return {"resident": grown(run), "seconds": statistics.median(taken[_WARM_UP:])}
 
 
 def tensors(name: str, images: int, precision: str, device: str) -> dict[str, float]:

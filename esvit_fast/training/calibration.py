@@ -18,7 +18,7 @@ from .dry_step import noise
 from .memory import give_back_freed_memory
 from .trainer import Trainer
 
-_STEPS = 4  # the first of which warms up
+_STEPS, _WARM_UP = 5, 2  # memory still grows in the second
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Calibration:
         return accumulation_steps * each + self.update
 
 
-def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 20.0) -> Calibration:
+def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -> Calibration:
     """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded."""
     least = 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
     alone = {"batch_size": images, "accumulation_steps": 1, "micro_batch_size": 0, "freeze_last_layer_epochs": 0.0}
@@ -71,7 +71,7 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 20.0) -
             batch, begin = noise(config, size), _now(ranks.device)
             trainer.train_step([batch])
             end = _now(ranks.device)
-            if number and begun:
+            if number >= _WARM_UP and begun:
                 updates.append(end - begun[-1])
                 taken.append(begun[-1] - begin)
             begun.clear()
