@@ -76,15 +76,19 @@ def test_parts_are_what_they_say():
 
 
 @pytest.fixture
-def group():
-    """Of this process alone, which allocates as with others."""
+def group(monkeypatch):
+    """Of this process alone, which allocates as with others, but for the copy that makes ranks alike at the start.
+
+    Gloo's thread may be the last that holds it, and what that thread frees the profiler does not see.
+    """
+    monkeypatch.setattr("torch.nn.parallel.distributed._sync_module_states", lambda **_: None)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")
-@pytest.mark.parametrize("accumulation_steps", [1])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_the_peak_with_several_ranks(accumulation_steps, group):
     chosen, two = config(accumulation_steps=accumulation_steps), Ranks(0, 2, CPU.device)
     assert dry_step(chosen, 4, two).peak == pytest.approx(allocated(chosen, 4, two), rel=0.03)
