@@ -13,6 +13,7 @@ from PIL import Image
 from .decode import CorruptImage, format_and_mode
 from .each import each
 from .encoded import Source, encoded_and_pixels
+from .loader import too_many_corrupt
 
 NEAR = 3
 """Most of the 64 bits of a difference hash in which two images that look alike differ."""
@@ -102,9 +103,7 @@ class Survey:
             "copies": self._copies(),
             "look_alikes": self._look_alikes(),
         }
-        failed = len(self.failures)
-        # one bad image stops no run, unless none is permitted
-        too_many = failed > max_corrupt_share * len(self.source) and (failed > 1 or max_corrupt_share == 0)
+        too_many = too_many_corrupt(len(self.failures), len(self.source), max_corrupt_share)
         unusable = too_many or not len(self.readable)
         remarks = list(_remarks(facts, max_corrupt_share, too_many))
         return facts | {"verdict": "unusable" if unusable else "usable" if remarks else "good", "remarks": remarks}

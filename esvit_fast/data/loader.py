@@ -232,8 +232,17 @@ def worker_count(workers: int) -> int:
     """Processes of a loader: as given, or for -1 one per core of this rank but one, at most 8."""
     if workers >= 0:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(0, min(8, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+def cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def too_many_corrupt(count: int, length: int, max_share: float) -> bool:
+    """Whether so many unreadable images stop a run: one stops none, unless none is permitted."""
+    return count > max(max_share * length, max_share > 0)
 
 
 class CorruptionLog:
@@ -261,7 +270,7 @@ class CorruptionLog:
                 if self.warn:
                     logger.warning("unreadable image replaced: %s: %s", path, why)
         count = len(self.failed)
-        if count > max(self.max_share * self.length, self.max_share > 0):
+        if too_many_corrupt(count, self.length, self.max_share):
             *_, last = self.failed.values()
             raise TooManyCorrupt(
                 f"data.max_corrupt_share={self.max_share:g} is exceeded: {count} of {self.length} images cannot be "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..data.loader import cores
 
 _PACKAGES = ("torch", "torchvision", "triton", "timm", "numpy", "pillow", "simplejpeg", "safetensors")
 
@@ -23,7 +23,7 @@ def environment(device: torch.device | str = "cpu", world_size: int = 1) -> dict
         **{name: _version(name) for name in _PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "world_size": world_size,

@@ -13,7 +13,7 @@ class Late:
         self._values, self._arrived = values.detach().to("cpu", non_blocking=True), None  # into pinned memory
         if values.is_cuda:
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> Tensor:
         """The tensor on the CPU; waits until the device has come to the copy, and no further."""

@@ -13,8 +13,6 @@ from typing import Any, Protocol
 from ..config import Config, to_tree
 
 PROJECT = "esvit-fast"
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-"""A name in `train.loggers` to the module that it needs."""
 
 Record = Mapping[str, Any]
 
@@ -32,10 +30,10 @@ class Logger(Protocol):
 def check_loggers(names: Sequence[str]) -> None:
     """Raise ValueError unless the packages of all loggers are installed."""
     for name in names:
-        if find_spec(PACKAGES[name]) is None:
+        if find_spec(name) is None:
             raise ValueError(
-                f"train.loggers={name} needs the package {PACKAGES[name]}, which is not installed; "
-                f"`pip install {PACKAGES[name]}` or `pip install 'esvit-fast[log]'`"
+                f"train.loggers={name} needs the package {name}, which is not installed; "
+                f"`pip install {name}` or `pip install 'esvit-fast[log]'`"
             )
 
 
@@ -89,7 +87,7 @@ class Tracker:
     """A run of W&B or of trackio, which is made after it; where it goes and what it asks for is theirs to say."""
 
     def __init__(self, name: str, config: Config, out: Path):
-        module = import_module(PACKAGES[name])
+        module = import_module(name)
         identity = _run_id(out)
         settings = {"project": PROJECT, "config": to_tree(config), "resume": "allow"}
         if name == "wandb":

@@ -91,7 +91,7 @@ def pretrain(
         "choose another"
     )
     if holds_run(out, ranks):
-        if or_resume or (restarted() and launch() and launched_by(out) == launch()):
+        if or_resume or (restarted(ranks) and launch() and launched_by(out) == launch()):
             return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
         raise taken
     source = open_source(config.data.source, "train", config.data.max_megapixels)
@@ -150,7 +150,8 @@ def resume(
     inputs = _inputs(trainer, source, checkpoint.meta.get("corrupt", ()) if checkpoint else ())
     if ranks.is_main:
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
-        truncate_after(out / "metrics.jsonl", trainer.step)
+        # without a checkpoint, what was measured before the first step is measured again
+        truncate_after(out / "metrics.jsonl", trainer.step or -1)
     barrier()
     return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
 

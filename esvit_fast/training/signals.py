@@ -22,9 +22,7 @@ def signals(trainer: Trainer, result: StepResult) -> dict[str, Tensor]:
     `center_norm`, `region_center_norm`: norms of the centres, which matter less their mean; only with mean centering.
     """
     matrices = (p for p in trainer.method.student.backbone.parameters() if p.requires_grad and p.ndim > 1)
-    found = {
-        "update_ratio": update_ratio(trainer.optimizer, matrices),
-    }
+    found = {"update_ratio": update_ratio(trainer.optimizer, matrices)}
     loss = trainer.method.loss
     if loss.centering == "mean":
         centers = {"": "view", "region_": "region"}

@@ -59,9 +59,9 @@ def launched_by(out: Path) -> str | None:
         return None
 
 
-def restarted() -> bool:
-    """Whether torchrun starts these processes again, after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarted(ranks: Ranks) -> bool:
+    """Whether torchrun starts processes again, after one of them failed; those of a new node may be there at first."""
+    return any(gather([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0], ranks.device))
 
 
 def settings_of_run(out: Path, config: Config | None) -> Config:

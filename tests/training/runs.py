@@ -1,5 +1,6 @@
 """A run small enough for tests, and ways to start it."""
 
+import math
 import multiprocessing
 import os
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
-from esvit_fast.training import Outcome, Ranks, pretrain, resume, setup_distributed, teardown_distributed
+from esvit_fast.training import Outcome, Ranks, Trainer, pretrain, resume, setup_distributed, teardown_distributed
 from esvit_fast.training.checkpoint import load_latest
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -90,6 +91,19 @@ def _as_rank(rank: int, count: int, port: int, out: Path, config: Config) -> Non
     torch.set_num_threads(1)
     pretrain(config, out, setup_distributed("cpu"), Silent(), or_resume=True)
     teardown_distributed()
+
+
+def broken_after(step: int, monkeypatch) -> None:
+    """Let weights of trainers become NaN after so many steps."""
+    train_step = Trainer.train_step
+
+    def breaking(self, batches):
+        if self.step == step:
+            with torch.no_grad():
+                self.method.student.backbone.norm.weight.fill_(math.nan)
+        return train_step(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", breaking)
 
 
 def with_data(config: Config, **data) -> Config:

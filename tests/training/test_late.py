@@ -18,7 +18,7 @@ from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.run import _Files
 from esvit_fast.training.signals import signals
 
-from .runs import CPU, Silent, go_on, small, start, trained_weights
+from .runs import CPU, Silent, broken_after, go_on, small, start, trained_weights
 
 
 @pytest.fixture
@@ -127,15 +127,7 @@ def test_a_run_is_the_same_and_resumes_to_the_same_bits(late, tmp_path):
 
 
 def test_three_bad_steps_stop_a_run_with_their_records_and_the_last_good_checkpoint(late, tmp_path, monkeypatch):
-    train_step = Trainer.train_step
-
-    def breaking(self, batches):
-        if self.step == 4:
-            with torch.no_grad():
-                self.method.student.backbone.norm.weight.fill_(math.nan)
-        return train_step(self, batches)
-
-    monkeypatch.setattr(Trainer, "train_step", breaking)
+    broken_after(4, monkeypatch)
     with pytest.raises(NotFinite, match="the checkpoint of step 3 is the last good one"):
         start(tmp_path / "run", small())
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -24,6 +24,7 @@ from .runs import CPU, Silent, small
         (["esvit_fast_cpu::linear", "esvit_fast::linear", STEP], "matrix products"),
         (["esvit_fast_cpu::linear_weight_gradient", "esvit_fast::linear_backward", STEP], "matrix products"),
         (["aten::convolution_backward", STEP], "matrix products"),
+        (["aten::mkldnn_convolution", STEP], "matrix products"),
         (["aten::mm", "esvit_fast::prototype_cross_entropy", STEP], "loss over prototypes"),
         (["esvit_fast_cpu::window_attention_backward", "GeneratedBackwardFor_x", STEP], "window attention"),
         (["aten::gelu_backward", "GeluBackward0", STEP], "norms and activations"),

@@ -23,7 +23,7 @@ from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, re
 from esvit_fast.training.checkpoint import CheckpointError, load_latest
 from esvit_fast.training.metrics import read_metrics
 
-from .runs import CPU, Silent, go_on, in_process, small, start, trained_weights, with_data
+from .runs import CPU, Silent, broken_after, go_on, in_process, small, start, trained_weights, with_data
 
 TIMES = ("images_per_s", "data_wait_share")
 
@@ -240,15 +240,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
 
 
 def test_three_bad_steps_stop_the_run_with_the_last_good_checkpoint(tmp_path, monkeypatch):
-    train_step = Trainer.train_step
-
-    def breaking(self, batches):
-        if self.step == 4:
-            with torch.no_grad():
-                self.method.student.backbone.norm.weight.fill_(math.nan)
-        return train_step(self, batches)
-
-    monkeypatch.setattr(Trainer, "train_step", breaking)
+    broken_after(4, monkeypatch)
     with pytest.raises(NotFinite, match="the checkpoint of step 3 is the last good one"):
         start(tmp_path / "run", small())
     assert load_latest(tmp_path / "run" / "checkpoints").step == 3
@@ -261,6 +253,26 @@ def _batches(count):
     yield from make_loader(
         open_source(config.data.source), config.data, batch_size=8, seed=0, start_samples=0, total_samples=8 * count
     )
+
+
+def test_accuracy_before_the_first_step_is_recorded_once(tmp_path):
+    config, run = small(checkpoint_every_steps=100), tmp_path / "run"
+    config = replace(config, eval=replace(config.eval, knn_every_epochs=1.0))
+
+    class Broken(Silent):
+        def step(self, step, record):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pretrain(config, run, CPU, Broken())
+    go_on(run)
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "knn"] == [0, 6, 12]
+
+
+def test_on_a_cpu_products_are_exact_whatever_is_asked_for():
+    for matmul in ("fast", "exact"):
+        Trainer(small(matmul=matmul), 48, CPU)
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_knn_is_measured_when_it_is_due(tmp_path):
