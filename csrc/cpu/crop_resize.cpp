@@ -62,7 +62,7 @@ Tensor crop_resize(Tensor image, Tensor boxes) {
           boxes.scalar_type() == ScalarType::Long && boxes.dim() == 2 && boxes.size(1) == 5 && boxes.is_contiguous(),
       "image and boxes do not fit together");
   const int64_t height = image.size(0), width = image.size(1), crops = boxes.size(0);
-  const int64_t* box = static_cast<const int64_t*>(boxes.data_ptr());
+  const int64_t* box = data<const int64_t>(boxes);
   std::vector<int64_t> begin(crops + 1);
   for (int64_t i = 0; i < crops; ++i) {
     const auto [top, left, h, w, size] = reinterpret_cast<const int64_t(&)[5]>(box[5 * i]);
@@ -76,8 +76,8 @@ Tensor crop_resize(Tensor image, Tensor boxes) {
   const int64_t stride = whole(height, SLACK) + SLACK;
   const std::unique_ptr<uint8_t[]> columns(new uint8_t[whole(3 * width, 16) * stride]);
   BY_ISA(chosen, transpose_bytes(
-      columns.get(), stride, static_cast<const uint8_t*>(image.data_ptr()), 3 * width, height, 3 * width));
-  uint8_t* to = static_cast<uint8_t*>(out.data_ptr());
+      columns.get(), stride, data<const uint8_t>(image), 3 * width, height, 3 * width));
+  uint8_t* to = data<uint8_t>(out);
   torch::stable::parallel_for(0, crops, 1, [&](int64_t first, int64_t end) {
     for (int64_t i = first; i < end; ++i) {
       const auto [top, left, h, w, size] = reinterpret_cast<const int64_t(&)[5]>(box[5 * i]);

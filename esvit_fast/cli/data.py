@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..config import Config, DataConfig, load_config, recipe_names, validate
 from ..data import open_source, open_splits
@@ -162,7 +163,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _show(title: str, report: dict[str, Any]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # a path is shown whole
     table.add_row("images", f"{report['images']:,}, {_bytes(report['bytes'])}")

@@ -1,6 +1,6 @@
 """Bytes to tensors: sources, decoding, multi-crop, augmentation, and the order of samples."""
 
-from .augment import Augmenter, normalize
+from .augment import Augmenter, denormalize, normalize
 from .decode import CorruptImage, decode_image
 from .draws import SLOTS, uniforms
 from .encoded import Source, SourceError
@@ -25,6 +25,7 @@ __all__ = [
     "changes",
     "crop_boxes",
     "decode_image",
+    "denormalize",
     "eval_image",
     "fingerprint",
     "make_loader",

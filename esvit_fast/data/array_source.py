@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .decode import reason
-from .encoded import MOST_CLASSES, SPLITS, UNLABELLED, NoSplit, SourceError, Strings
+from .encoded import MOST_CLASSES, UNLABELLED, NoSplit, SourceError, Strings, check_split
 from .zip_source import ZIP_DAMAGE
 
 # what NumPy's parsers raise on damaged files
@@ -62,8 +62,7 @@ def open_array(spec: str, file: Path, split: str, max_megapixels: float) -> Arra
     Raises:
         SourceError: the file is damaged, its arrays are no images or labels, or it has no such split.
     """
-    if split not in SPLITS:
-        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    check_split(split)
     try:
         if file.suffix.lower() == ".npy":
             beside = file.with_name(f"{file.stem}_labels.npy")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..config import AugmentConfig
@@ -87,6 +88,12 @@ def normalize(images: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """Normalise uint8 [B, 3, S, S] to float32 with the mean and standard deviation of the configuration."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (config.mean, config.std))
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+def denormalize(views: torch.Tensor, config: AugmentConfig) -> np.ndarray:
+    """Normalised [B, 3, S, S] as pictures, uint8 [B, S, S, 3]."""
+    mean, std = (torch.tensor(v, device=views.device).view(3, 1, 1) for v in (config.mean, config.std))
+    return ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _factor(draw: torch.Tensor, strength: float) -> torch.Tensor:

@@ -28,6 +28,12 @@ class NoSplit(SourceError):
     """A source is divided into splits, but not into this one."""
 
 
+def check_split(split: str) -> None:
+    """Raise SourceError unless a split has that name."""
+    if split not in SPLITS:
+        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+
+
 class Source(Protocol):
     """Images by number. Picklable, and the same after a fork or in a spawned process."""
 
@@ -164,8 +170,7 @@ def split_folder(spec: str, has_folders: dict[str, bool], split: str) -> str | N
     Raises:
         NoSplit: there are splits, but not this one.
     """
-    if split not in SPLITS:
-        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    check_split(split)
     only_splits = all(name in _SPLIT_FOLDERS for name in has_folders)
     splits = [name for name in _SPLIT_FOLDERS if name in has_folders and (has_folders[name] or only_splits)]
     fitting = [name for name in SPLITS[split] if name in splits]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from .encoded import SPLITS, SourceError
+from .encoded import SPLITS, SourceError, check_split
 
 OPEN_FILES = 64
 """Most files that a source holds open in a process."""
@@ -68,10 +68,9 @@ def of_split(spec: str, files: Sequence[Path], split: str) -> list[list[Path]]:
     """The files of a split, by preference where several names mean it; all, if their names tell fewer than two splits.
 
     Raises:
-        SourceError: there is no such split.
+        SourceError: no split has that name.
     """
-    if split not in SPLITS:
-        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    check_split(split)
     named: dict[str, list[Path]] = {}
     for file in files:
         match = _SPLIT.match(file.name)

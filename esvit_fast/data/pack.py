@@ -100,8 +100,8 @@ def pack(
         _write_card(card, out)
     except OSError as error:
         raise PackError(
-            f"out={str(out)!r} cannot be written: {error.strerror} after {len(card['shards']):,} shards; make room and "
-            "give the same command again, it goes on behind them"
+            f"out={str(out)!r} cannot be written: {error.strerror or error} after {len(card['shards']):,} shards; make "
+            "room and give the same command again, it goes on behind them"
         ) from error
     finally:
         if shard is not None:
@@ -124,7 +124,7 @@ def _begin(source: Source, out: Path, settings: PackSettings) -> dict[str, Any]:
         for unfinished in out.glob(".tmp-*") if "source" in card else ():
             unfinished.unlink()
     except OSError as error:
-        raise PackError(f"out={str(out)!r} cannot be used: {error.strerror}; choose another folder") from error
+        raise PackError(f"out={str(out)!r} cannot be used: {error.strerror or error}; choose another folder") from error
     except ValueError:
         card = {}
     if "source" not in card:

@@ -221,7 +221,7 @@ def _column(file: str, group: int, column: str) -> pyarrow.Array:
     """The encoded images of a row group; without threads, which a fork would lose."""
     with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
         images = opened.read_row_group(group, columns=[column], use_threads=False).column(0).combine_chunks()
-    return images.field("bytes") if column.endswith(".bytes") else images
+    return images.field("bytes") if pyarrow.types.is_struct(images.type) else images
 
 
 def _numbered(spec: str, labels: list[int | str | None], classes: list[str]) -> tuple[list[int], list[str]]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..config import Config, CropConfig
-from .augment import Augmenter
+from .augment import Augmenter, denormalize
 from .draws import CROP, uniforms
 from .encoded import Source
 from .loader import make_loader
@@ -34,7 +33,7 @@ def preview(source: Source, config: Config, count: int = 4, title: str = "") -> 
     sizes = data.crops.sizes
     loader = make_loader(source, data, batch_size=count, seed=seed, start_samples=0, total_samples=count)
     batch = next(iter(loader))
-    views = [_pixels(view, config) for view in Augmenter(data.augment, sizes)(batch, "cpu")]
+    views = [denormalize(view, data.augment) for view in Augmenter(data.augment, sizes)(batch, "cpu")]
     indices = batch.index.tolist()
     images = [source.image(index) for index in indices]
     boxes = [_boxes(image, config, index) for image, index in zip(images, indices, strict=True)]
@@ -77,13 +76,6 @@ def _boxes(image: np.ndarray, config: Config, index: int) -> np.ndarray:
     return crop_boxes(image.shape[0], image.shape[1], crops.scale, draws)
 
 
-def _pixels(views: torch.Tensor, config: Config) -> np.ndarray:
-    """Normalised [B, 3, S, S] as uint8 [B, S, S, 3]."""
-    augment = config.data.augment
-    mean, std = (torch.tensor(values)[:, None, None] for values in (augment.mean, augment.std))
-    return ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def _fit(pixels: np.ndarray, width: int, height: int) -> Image.Image:
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     return _resized(pixels, max(1, round(scale * pixels.shape[1])), max(1, round(scale * pixels.shape[0])))
@@ -107,7 +99,8 @@ def _outline(picture: Image.Image, boxes: np.ndarray, scale: float) -> None:
     draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=EDGE)
     for number in reversed(range(len(boxes))):
         top, left, height, width = (boxes[number] * scale).round().astype(int).tolist()
-        box = (left, top, min(left + width, picture.width) - 1, min(top + height, picture.height) - 1)
+        right, bottom = min(left + width, picture.width) - 1, min(top + height, picture.height) - 1
+        box = (left, top, max(left, right), max(top, bottom))
         thick = 3 if number < 2 else 1
         draw.rectangle(box, outline=(255, 255, 255), width=thick + 1)
         draw.rectangle(box, outline=COLOURS[min(number, 2)], width=thick)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .encoded import SPLITS, SourceError
+from .encoded import SourceError, check_split
 
 SIZE = 32
 """Side of an image in pixels."""
@@ -58,8 +58,7 @@ def open_sample(spec: str, count: str, split: str) -> SampleSet:
     Raises:
         SourceError: COUNT is no positive number, or there is no such split.
     """
-    if split not in SPLITS:
-        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    check_split(split)
     if count and not (count.isdecimal() and int(count) > 0):
         raise SourceError(f"data.source={spec!r} must be sample or sample:COUNT, with at least 1 training image")
     return SampleSet("sample", split, int(count) if count and split == "train" else COUNTS[split])

@@ -65,9 +65,10 @@ def indices_of(files: Sequence[Path]) -> list[Index]:
         logger.warning("reading the headers of %d shards of %s, once", len(new), files[new[0]].parent)
 
     def read(number: int) -> Index:
+        facts = _facts(files[number])  # before, or one that is replaced meanwhile would pass for the one that was read
         index = read_index(files[number])
         if keep:
-            _save(files[number], index)
+            _save(files[number], index, facts)
         return index
 
     with ThreadPoolExecutor(min(8, max(1, len(new)))) as pool:  # on a network, a header is a wait
@@ -146,7 +147,7 @@ def _note(labels: dict[str, str], file: Path, name: str, data: bytes) -> None:
 
 
 def _homes(file: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esvit_fast"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "esvit_fast"
     name = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]
     return [file.parent / FOLDER / f"{file.name}.safetensors", cache / FOLDER[1:] / f"{name}.safetensors"]
 
@@ -170,14 +171,14 @@ def _load(file: Path) -> Index | None:
     return None
 
 
-def _save(file: Path, index: Index) -> None:
+def _save(file: Path, index: Index, facts: dict[str, str]) -> None:
     buffer = np.frombuffer(index.names.buffer, dtype=np.uint8)
     tensors = {"buffer": buffer, "ends": index.names.ends, "places": index.places, "labels": index.labels}
     for home in _homes(file):
         temp = home.with_name(f".tmp-{os.getpid()}-{home.name}")
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temp, {**_facts(file), "texts": json.dumps(index.texts)})
+            save_file(tensors, temp, {**facts, "texts": json.dumps(index.texts)})
             temp.replace(home)
             return
         except (OSError, SafetensorError):

@@ -164,4 +164,4 @@ def _culprit(error: ShardError | OSError) -> str:
 
 
 def _said(error: ShardError | OSError) -> str:
-    return str(error) if isinstance(error, ShardError) else f"{error.strerror}; check it"
+    return str(error) if isinstance(error, ShardError) else f"{error.strerror or error}; check it"

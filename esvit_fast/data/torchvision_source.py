@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 
 from .decode import CorruptImage, image_array, reason
-from .encoded import SPLITS, UNLABELLED, SourceError
+from .encoded import SPLITS, UNLABELLED, SourceError, check_split
 
 _LABELS = ("targets", "labels", "_labels")
 
@@ -73,8 +73,7 @@ def open_torchvision(spec: str, rest: str, split: str, max_megapixels: float) ->
 
 def _split_arguments(parameters: dict[str, inspect.Parameter], split: str) -> list[dict]:
     """Constructor arguments that may select a split: a flag, one of several names, or none."""
-    if split not in SPLITS:
-        raise SourceError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    check_split(split)
     if "train" in parameters:
         return [{"train": split == "train"}]
     return [{"split": name} for name in SPLITS[split]] if "split" in parameters else [{}]

@@ -14,7 +14,7 @@ from .decode import reason
 from .encoded import EncodedSource, SourceError, is_image_path, nothing_found, select_split
 from .files import Files
 
-ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, struct.error)
+ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, ArithmeticError, struct.error)
 """What zipfile raises on damaged archives."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esvit_fast.config import AugmentConfig, Config
-from esvit_fast.data import Augmenter, CorruptImage, Source, eval_image, make_loader, normalize
+from esvit_fast.data import Augmenter, CorruptImage, Source, denormalize, eval_image, make_loader, normalize
 from esvit_fast.evaluation.correspondence import Correspondence, Pair, chebyshev, crop_pair, match_pair
 from esvit_fast.evaluation.features import evaluating, extract_features, log, subset
 from esvit_fast.evaluation.knn import nearest
@@ -46,19 +46,13 @@ def readable(source: Source, indices: Sequence[int], count: int) -> list[tuple[i
     return sorted(found, key=lambda pair: pair[0])
 
 
-def pixels(views: Tensor, augment: AugmentConfig) -> np.ndarray:
-    """Normalised float32 [B, 3, H, W] as pictures, uint8 [B, H, W, 3]."""
-    mean, std = (torch.tensor(v, device=views.device)[:, None, None] for v in (augment.mean, augment.std))
-    return ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 def crops(source: Source, config: Config, count: int = 3) -> str:
     """The first images of the run's first batch: the image, its global views and its local ones, after augmentation."""
     data = dataclasses.replace(config.data, workers=0)
     count, sizes = min(count, len(source)), config.data.crops.sizes
     loader = make_loader(source, data, batch_size=count, seed=config.train.seed, start_samples=0, total_samples=count)
     batch = next(iter(loader))
-    views = [pixels(view, data.augment) for view in Augmenter(data.augment, sizes)(batch, "cpu")]
+    views = [denormalize(view, data.augment) for view in Augmenter(data.augment, sizes)(batch, "cpu")]
     cards = []
     for row, index in enumerate(batch.index.tolist()):
         tiles = [img(view[row], f"view {number}") for number, view in enumerate(views)]

@@ -42,6 +42,12 @@ def test_check_of_both_splits(capsys, folder):
     assert found["splits"]["train"]["verdict"] == "good"
 
 
+def test_brackets_of_a_source_are_shown(capsys, folder):
+    inside = folder.rename(folder.parent / "[a-c]")
+    code, out, _ = call(capsys, "data", "check", inside, "--workers", "0")
+    assert code == 0 and "[a-c],train" in joined(out)
+
+
 def test_check_names_what_cannot_be_read_and_fails(capsys, folder):
     for n in range(12):
         (folder / "train" / "b" / f"bad[{n}].png").write_bytes(b"x")

@@ -105,6 +105,16 @@ def test_files_that_end_early(tmp_path, name, keep):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("shape", ["(-1, 24, 32, 3)", f"({2**63 - 1}, 24, 32, 3)", f"({10**30}, 24, 32, 3)"])
+def test_sizes_that_no_array_has(tmp_path, shape):
+    file = tmp_path / "a.npy"
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".ljust(117).encode() + b"\n"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(4096))
+    with pytest.raises(SourceError, match="cannot be read: .*; save it again"):
+        open_source(str(file))
+
+
 def test_images_that_are_too_large(tmp_path):
     with pytest.raises(SourceError, match=r"has images of 32x24 pixels, more than max_megapixels=0\.0005"):
         open_source(save(tmp_path, "npy"), max_megapixels=0.0005)

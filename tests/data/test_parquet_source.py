@@ -87,6 +87,12 @@ def test_numbers_without_names(tmp_path):
     assert source.classes == ("0", "1", "2", "3")
 
 
+def test_a_column_of_bytes_whose_name_says_struct(tmp_path):
+    file = write(tmp_path / "a.parquet", range(4), form="bytes")
+    pq.write_table(pq.read_table(file).rename_columns(["id", "image.bytes"]), file)
+    assert np.array_equal(open_source(str(file)).image(3), pixels(3))
+
+
 def test_a_row_without_bytes_is_corrupt(tmp_path):
     source = open_source(str(write(tmp_path / "a.parquet", [0, None, 2])))
     with pytest.raises(CorruptImage, match=r"None\.png: the file holds no bytes of it"):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
-from esvit_fast.data import normalize
+from esvit_fast.data import denormalize, normalize
 from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import split_labelled, subset
-from esvit_fast.evaluation.pictures import overlay, pixels, readable
+from esvit_fast.evaluation.pictures import overlay, readable
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.suite import evaluate_run
 
@@ -260,10 +260,10 @@ def test_signs_are_typographic():
     assert [sign(x) for x in (1.25, -3.0)] == ["+1.2", "\N{MINUS SIGN}3.0"]
 
 
-def test_pixels_undo_the_normalisation():
+def test_denormalising_undoes_normalising():
     image = torch.from_numpy(noise_images(1)[0]).permute(2, 0, 1)[None]
     assert (
-        pixels(normalize(image, CONFIG.data.augment), CONFIG.data.augment) == image.permute(0, 2, 3, 1).numpy()
+        denormalize(normalize(image, CONFIG.data.augment), CONFIG.data.augment) == image.permute(0, 2, 3, 1).numpy()
     ).all()
 
 
