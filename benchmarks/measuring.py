@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
 import time
@@ -16,6 +15,7 @@ from torch import Tensor
 from benchmarks import gpu
 from benchmarks.performance import append_line, commit, git, read_lines
 from esvit_fast.training.environment import environment
+from esvit_fast.training.memory import give_back_freed_memory
 
 RECORDS = Path(__file__).parent / "records"
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -111,6 +111,7 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
     """Most memory of torch's allocator that a run holds beyond what was there before.
 
     On a CPU, what libraries allocate for themselves while they compute is not seen; ours takes up to 2 MiB a thread.
+    Neither is what threads of other libraries free, gloo's for one: it counts as held.
     """
     gc.collect()
     if on_gpu(device):
@@ -131,11 +132,19 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 def resident_growth(run: Callable[[], object]) -> int:
     """Most bytes by which a run makes this process grow, whoever allocates them. Linux only."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, or a run would find it and not grow
+    give_back_freed_memory()  # or a run would find it and not grow
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
+
+
+def reserved_bytes(run: Callable[[], object]) -> int:
+    """Most bytes of a GPU that torch's allocator takes for a run."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_reserved()
 
 
 def _status(field: str) -> int:

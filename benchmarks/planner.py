@@ -9,17 +9,16 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring import on_gpu, peak_bytes, provenance, resident_growth
+from benchmarks.measuring import on_gpu, peak_bytes, provenance, reserved_bytes, resident_growth
 from benchmarks.step import configured
 from esvit_fast.config import Config
-from esvit_fast.training.calibration import calibrate
+from esvit_fast.training.calibration import calibrate, now
 from esvit_fast.training.distributed import Ranks
 from esvit_fast.training.dry_step import dry_step, noise
 from esvit_fast.training.memory import keep_freed_memory
@@ -65,12 +64,12 @@ def steps(name: str, images: int, precision: str, device: str) -> dict[str, floa
     def run() -> None:
         trainer = Trainer(config, 1000 * images, Ranks(0, 1, torch.device(device)))
         for _ in range(_STEPS):
-            batch, begin = noise(config, images), time.perf_counter()
+            batch, begin = noise(config, images), now(trainer.ranks.device)
             trainer.train_step([batch])
-            taken.append(time.perf_counter() - begin)
+            taken.append(now(trainer.ranks.device) - begin)
 
-    grown = torch.cuda.max_memory_reserved if on_gpu(device) else resident_growth
-    return {"resident": grown(run), "seconds": statistics.median(taken[_WARM_UP:])}
+    resident = reserved_bytes(run) if on_gpu(device) else resident_growth(run)
+    return {"resident": resident, "seconds": statistics.median(taken[_WARM_UP:])}
 
 
 def tensors(name: str, images: int, precision: str, device: str) -> dict[str, float]:
@@ -102,10 +101,12 @@ def measure(names: Sequence[str], precision: str, device: str) -> dict:
 
 def _apart(function: str, *arguments: object) -> dict:
     """Call a function of this file in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.planner", function, *map(str, arguments)]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.planner", str(torch.get_num_threads()), function]
+    command += map(str, arguments)
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.splitlines()[-1]}")
+        why = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        raise SystemExit(f"{' '.join(command)} failed: {why[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -122,7 +123,9 @@ def table(record: dict) -> str:
 
 
 if __name__ == "__main__":
-    function, name, *rest = sys.argv[1:]
-    keep_freed_memory()  # as a run does
+    threads, function, name, images, precision, device = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    if not on_gpu(device):
+        keep_freed_memory()  # as a run does
     call = {"predict": predict, "steps": steps, "tensors": tensors}[function]
-    print(json.dumps(call(name, *(int(x) if x.isdecimal() else x for x in rest))))
+    print(json.dumps(call(name, int(images), precision, device)))

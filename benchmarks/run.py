@@ -129,22 +129,30 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def _common(command: argparse.ArgumentParser, several: bool = False) -> None:
-    gpu = torch.cuda.is_available()
-    batch = 64 if gpu else 8
+    batch = 64 if torch.cuda.is_available() else 8
     command.add_argument("--batch", type=int, nargs="+" if several else None, default=[batch] if several else batch)
+    _on(command)
+    _recording(command)
+
+
+def _on(command: argparse.ArgumentParser) -> None:
+    gpu = torch.cuda.is_available()
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if gpu else "float32"
     )
     command.add_argument("--device", default="cuda" if gpu else "cpu")
-    _recording(command)
 
 
 def _recording(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=int, help="of the CPU; torch's choice without it")
+    _keeping(command)
     command.add_argument("--rounds", type=int, default=15)
+    command.add_argument("--resume", action="store_true", help="leave out what has a record of this commit")
+
+
+def _keeping(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, help="of the CPU; torch's choice without it")
     command.add_argument("--records", type=Path, default=RECORDS)
     command.add_argument("--dry", action="store_true", help="record nothing")
-    command.add_argument("--resume", action="store_true", help="leave out what has a record of this commit")
 
 
 def main() -> None:
@@ -196,7 +204,8 @@ def main() -> None:
     command = commands.add_parser("plan", help=planner.__doc__)
     command.set_defaults(run=plan)
     command.add_argument("--models", nargs="+", choices=[*planner.CASES], default=[*planner.CASES])
-    _common(command)
+    _on(command)
+    _keeping(command)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

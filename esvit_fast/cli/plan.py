@@ -46,7 +46,8 @@ def plan(argv: Sequence[str]) -> int:
     limit = None if args.memory is None else int(args.memory * 2**30)
     if not args.no_measure and sys.stderr.isatty():
         print("trying a few steps …", file=sys.stderr)
-    keep_freed_memory()  # as a run does
+    if ranks.device.type == "cpu":
+        keep_freed_memory()  # as a run does
     found = plan_run(config, ranks, source, limit, measure=not args.no_measure)
     if args.json:
         print(json.dumps({**dataclasses.asdict(found), "command": _command(args, found)}, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -54,23 +53,26 @@ class Calibration:
 
 
 def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -> Calibration:
-    """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded."""
-    least = 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
+    """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded.
+
+    Those of the fewest images are taken whatever they last.
+    """
+    begun_at, least = time.perf_counter(), least_images(config)
     alone = {"batch_size": images, "accumulation_steps": 1, "micro_batch_size": 0, "freeze_last_layer_epochs": 0.0}
     train = replace(config.train, **alone)
     process = _reset_peak(ranks.device)
     trainer = Trainer(replace(config, train=train), 10**6 * images, ranks)
     trainer.scaler = torch.amp.GradScaler(ranks.device.type, init_scale=1.0, enabled=train.precision == "fp16")
     begun: list[float] = []
-    trainer.optimizer.register_step_pre_hook(lambda *_: begun.append(_now(ranks.device)))
+    trainer.optimizer.register_step_pre_hook(lambda *_: begun.append(now(ranks.device)))
     sizes, seconds, updates, grown = [], [], [], []
-    size, left = min(least, images), budget
+    size = min(least, images)
     while True:
         taken, _ = [], _reset_peak(ranks.device)
         for number in range(_STEPS):
-            batch, begin = noise(config, size), _now(ranks.device)
+            batch, begin = noise(config, size), now(ranks.device)
             trainer.train_step([batch])
-            end = _now(ranks.device)
+            end = now(ranks.device)
             if number >= _WARM_UP and begun:
                 updates.append(end - begun[-1])
                 taken.append(begun[-1] - begin)
@@ -79,10 +81,15 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -
         seconds.append(statistics.median(taken))
         grown += [] if (most := _grown(process, ranks.device)) is None else [most]
         following = min(2 * size, images)
-        left -= _STEPS * (seconds[-1] + updates[-1])
+        left = budget - (time.perf_counter() - begun_at)
         if size == images or left < _STEPS * (seconds[-1] * following / size + updates[-1]):
             return Calibration(tuple(sizes), tuple(seconds), statistics.median(updates), process, tuple(grown))
         size = following
+
+
+def least_images(config: Config) -> int:
+    """Of a step that is tried: what compares images, or normalises over them, needs two."""
+    return 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
 
 
 def loader_rate(config: Config, source: Source, seconds: float = 3.0) -> float:
@@ -101,11 +108,6 @@ def loader_rate(config: Config, source: Source, seconds: float = 3.0) -> float:
     return max(done - ahead, done / 2) / (time.perf_counter() - begin)
 
 
-def cores() -> int:
-    """That this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def free_memory(ranks: Ranks) -> int | None:
     """Bytes that a rank could take: all of a GPU, or its part of what the system has; None where it does not tell."""
     if ranks.device.type == "cuda":
@@ -114,7 +116,8 @@ def free_memory(ranks: Ranks) -> int | None:
     return None if free is None else free // ranks.world_size
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when all is done that the device was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

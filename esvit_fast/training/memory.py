@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library give no freed memory back to the system, for the rest of this process; whether it does.
+    """Let the C library give no freed memory back to the system from now on, unasked; whether it does.
 
     A step on a CPU asks for the same gigabyte as the one before. From the system it comes in pages that have to be
     cleared, one fault each, which costs more than much of the arithmetic. The peak of memory stays what it is.

@@ -13,9 +13,9 @@ import torch
 
 from ..config import Config
 from ..data import Source
-from ..data.loader import MicroBatches, worker_count
+from ..data.loader import MicroBatches, cores, worker_count
 from ..models import create_model
-from .calibration import Calibration, calibrate, cores, free_memory, loader_rate
+from .calibration import Calibration, calibrate, free_memory, least_images, loader_rate
 from .distributed import Ranks, accumulation_steps
 from .dry_step import DryStep, dry_step
 from .schedules import total_steps
@@ -98,7 +98,8 @@ def plan_run(
     Args:
         source: its images; without, there is no time to finish.
         limit: bytes of a device's memory; None: what it has.
-        measure: take steps for some seconds; otherwise only memory and arithmetic are predicted.
+        measure: take steps, for 45 seconds or as long as the smallest last; otherwise only memory and arithmetic are
+            predicted.
 
     Raises:
         ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
@@ -124,7 +125,7 @@ def plan_run(
     peaks = lru_cache(maxsize=None)(lambda config, images: dry_step(config, images, ranks))
     step, limit = peaks(config, images), limit or free_memory(ranks)
     measured, process, fixed, overhead = None, 0, 0, OVERHEAD
-    if measure and (limit is None or OVERHEAD * peaks(config, _least(config)).peak < limit):
+    if measure and (limit is None or OVERHEAD * peaks(config, least_images(config)).peak < limit):
         measured = calibrate(config, images, Ranks(0, 1, ranks.device))
         process = measured.process
         fixed, overhead = around_tensors(config, measured, ranks)
@@ -157,11 +158,11 @@ def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple
     alone = replace(config, train=replace(config.train, accumulation_steps=1, micro_batch_size=0))
     few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in last)
     least, most = (measured.grown[i] for i in last)
-    if most < many:  # the process had freed memory to take from
+    if most < 0.9 * many:  # the process had freed memory to take from
         return 0, OVERHEAD
     overhead = (most - least) / (many - few) if many - few > few / 8 else OVERHEAD
-    overhead = min(max(1.0, overhead), most / many)
-    return round(most - overhead * many), overhead
+    overhead = max(1.0, min(overhead, most / many))
+    return max(0, round(most - overhead * many)), overhead
 
 
 def largest_batch(peak: Callable[[int], float], room: float, start: int, least: int = 1) -> int:

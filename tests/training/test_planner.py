@@ -57,8 +57,9 @@ def test_what_is_around_tensors():
     assert overhead == pytest.approx(1.1, rel=1e-3)
     assert fixed == pytest.approx(1000, abs=1000)
     assert around_tensors(config, times(1.0, 1.0), CPU) == (0, OVERHEAD)
-    for reused in (0, many - 1):  # by a process that had freed as much before
+    for reused in (0, many // 2):  # by a process that had freed as much before
         assert around_tensors(config, replace(known, grown=(0, reused)), CPU) == (0, OVERHEAD)
+    assert around_tensors(config, replace(known, grown=(few, round(0.95 * many))), CPU) == (0, 1.0)
 
 
 def test_a_real_calibration():
