@@ -150,7 +150,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     matmul: Literal["exact", "fast"] = "exact"
     """Float32 matrix products on a GPU. "fast" lets them round what they multiply
-    (torch.set_float32_matmul_precision("medium"))."""
+    (torch.set_float32_matmul_precision("medium")); on a CPU it changes nothing."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500

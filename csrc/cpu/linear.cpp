@@ -1,4 +1,4 @@
-// A linear layer and its weight gradient on CPUs: checks, the instruction set, and rows shared among threads.
+// A linear layer and its weight gradient on CPUs: checks, the instruction set, and what is shared among threads.
 #include "linear.h"
 
 #include <torch/csrc/stable/library.h>

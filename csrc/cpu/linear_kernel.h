@@ -18,7 +18,7 @@ inline void pack(
 
 // Columns [begin, begin + columns) of out [rows, outs] = x [rows, ins] weight + bias, at most a panel of them.
 //
-// Sums run over inputs in their order, so that they depend neither on other rows nor on how many threads there are.
+// Sums run over inputs in their order, block by block, so that they depend neither on other rows nor on how many threads there are.
 void linear_columns(const Linear& p, int64_t rows, const float* x, float* out, int64_t begin, int64_t columns) {
   constexpr int64_t size = Vector<float>::size;
   const int64_t block = std::clamp<int64_t>(p.ins, 1, 256), filled = (columns + size - 1) / size * size;
@@ -45,7 +45,7 @@ void linear_columns(const Linear& p, int64_t rows, const float* x, float* out, i
 void linear_weight_gradient(
     const float* grad, const float* x, float* dweight, float* dbias, int64_t tokens, int64_t outs, int64_t ins,
     int64_t begin, int64_t end) {
-  constexpr int64_t block = 128, panel = 64, size = Vector<float>::size;
+  constexpr int64_t block = 128, panel = PANEL, size = Vector<float>::size;
   const int64_t rows = end - begin;
   // a panel of x, and sums that are wider than the panel by what fills its last vector
   std::vector<float> scratch(block * panel + rows * panel);

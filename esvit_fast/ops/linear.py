@@ -27,9 +27,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         [..., out] in the dtype of x. Differentiable in x, weight and bias, any number of times.
 
     Numerics:
-        On the CPU in float32, sums are in the order of channels, and for the gradients of weight and bias in the order
-        of tokens: bits depend neither on the number of threads nor, in the output, on the other tokens. Saved for the
-        backward pass: x and weight, each where the other's gradient is needed.
+        On the CPU in float32, sums run over channels, or tokens for the gradients of weight and bias, in their order
+        and block by block: bits depend neither on the number of threads nor, in the output and the gradient of x, on
+        the other tokens. Saved for the backward pass: x and weight, each where the other's gradient is needed.
 
     Raises:
         ValueError: shapes do not fit.

@@ -13,7 +13,7 @@ from torch.library import opcheck
 from esvit_fast import nn, ops
 from esvit_fast.ops import _native
 
-from .harness import with_threads
+from .harness import walled, with_threads
 
 NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 
@@ -165,26 +165,48 @@ def test_tensors_may_lie_in_any_way(which):
         torch.testing.assert_close(ops.linear(*given, backend="cpu"), F.linear(*given))
 
 
+def kernels(tokens, outs, ins):
+    """Calls of the kernels, and the tensors that each takes."""
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((tokens, ins), (outs, ins), (outs,), (tokens, outs)))
+    library = torch.ops.esvit_fast_cpu
+    return {
+        "linear": (lambda *given: (library.linear(*given, True),), (x, weight, bias)),
+        "without a bias": (lambda *given: (library.linear(*given, None, True),), (x, weight)),
+        "gradient of x": (lambda *given: (library.linear(*given, None, False),), (grad, weight)),
+        "gradient of the weight": (library.linear_weight_gradient, (grad, x)),
+    }
+
+
+# single numbers, partial vectors and panels, several blocks of channels and of tokens, and nothing
+SIZES = [(1, 1, 1), (128, 24, 64), (257, 3, 130), (513, 65, 257), (1030, 130, 300), (7, 64, 512), (0, 5, 3), (6, 7, 0)]
+
+
 @NATIVE
-def test_the_same_bits_for_any_number_of_threads():
-    grad, x = torch.randn(1000, 150), torch.randn(1000, 70)
-    first, *others = with_threads(lambda: torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x), 1, 2, 3, 8)
+@pytest.mark.parametrize("which", kernels(1, 1, 1))
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_the_same_bits_for_any_number_of_threads(which, sizes):
+    call, given = kernels(*sizes)[which]
+    first, *others = with_threads(lambda: call(*given), 1, 2, 3, 8)
     for other in others:
         assert all(map(torch.equal, first, other))
 
 
 @NATIVE
-def test_nothing_is_read_or_written_beside_the_tensors():
-    def walled(x):
-        wall = torch.full((x.numel() + 256,), torch.nan)
-        wall[128:-128] = x.flatten()
-        return wall, wall[128:-128].view(x.shape)
+@pytest.mark.parametrize("which", ["linear", "without a bias", "gradient of x"])
+def test_a_row_does_not_depend_on_others(which):
+    call, (x, *others) = kernels(1030, 130, 300)[which]
+    (out,) = call(x, *others)
+    for rows in (slice(0, 1), slice(5, 12), slice(500, 1030)):
+        assert torch.equal(call(x[rows].contiguous(), *others)[0], out[rows])
 
-    for tokens, outs, ins in ((1, 1, 1), (130, 25, 70), (128, 24, 64), (257, 3, 130)):
-        grad, x = torch.randn(tokens, outs), torch.randn(tokens, ins)
-        plain = torch.ops.esvit_fast_cpu.linear_weight_gradient(grad, x)
-        inside = torch.ops.esvit_fast_cpu.linear_weight_gradient(walled(grad)[1], walled(x)[1])
-        assert all(a.isfinite().all() and torch.equal(a, b) for a, b in zip(plain, inside, strict=True))
+
+@NATIVE
+@pytest.mark.parametrize("which", kernels(1, 1, 1))
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_nothing_beside_the_tensors_is_read(which, sizes):
+    call, given = kernels(*sizes)[which]
+    for plain, inside in zip(call(*given), call(*map(walled, given)), strict=True):
+        assert plain.isfinite().all() and torch.equal(plain, inside)
 
 
 @pytest.mark.parametrize(

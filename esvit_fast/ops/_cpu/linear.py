@@ -1,7 +1,7 @@
 """Linear layers on the CPU in float32.
 
-Torch gives them to MKL, which is half as fast on processors that are not Intel's. oneDNN is as fast as these kernels,
-but some of its own let the stack pointer point into allocated memory, and a signal then writes over what lies below.
+Not by oneDNN: some of its kernels for small matrices let the stack pointer point into allocated memory, and a signal
+then writes over what lies below. Its convolutions, and its matrix products in bfloat16, do not.
 """
 
 from __future__ import annotations
