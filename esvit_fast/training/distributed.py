@@ -30,7 +30,9 @@ class Ranks:
 
 
 def setup_distributed(device: str = "auto") -> Ranks:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs), or be one plain process without a group.
+    """Join the processes that torchrun started, or be one plain process without a group.
+
+    Tensors of GPUs are reduced by NCCL, those of the CPU, on which ranks agree without waiting for a GPU, by gloo.
 
     `device` is "auto" (a GPU if there is one), "cpu", "cuda" (under torchrun the GPU of the local rank), or, in a plain
     process, "cuda:N".
@@ -49,7 +51,7 @@ def setup_distributed(device: str = "auto") -> Ranks:
     try:
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
-            _join("nccl", device_id=picked)
+            _join("cpu:gloo,cuda:nccl", device_id=picked)
         else:
             _join("gloo")
     except dist.DistError as error:
@@ -150,9 +152,9 @@ def begin_all_reduce_sum(tensor: Tensor) -> dist.Work | None:
     return dist.all_reduce(tensor, async_op=True) if dist.is_initialized() else None
 
 
-def gather(items: list[Any], device: torch.device) -> list[Any]:
+def gather(items: list[Any]) -> list[Any]:
     """The items of all ranks, in the order of ranks; cheap while no rank has any."""
-    if not dist.is_initialized() or not all_reduce_sum(torch.tensor(len(items), device=device)):
+    if not dist.is_initialized() or not all_reduce_sum(torch.tensor(len(items))):
         return items
     lists: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(lists, items)

@@ -47,13 +47,13 @@ class OnlineKnn:
 
         All ranks call it; the accuracy is that of all images, which are put in order, on every number of ranks.
         """
-        begin, device = time.monotonic(), self.ranks.device
-        bank, queries = (gather(self._features(backbone, *side), device) for side in self._sides)
+        begin = time.monotonic()
+        bank, queries = (gather(self._features(backbone, *side)) for side in self._sides)
         if not self.ranks.is_main:
             return {}
         bank, queries = _whole(bank), _whole(queries)
         k = min(20, len(bank.labels))
-        accuracy = knn(bank, queries, k=(k,), device=device)[k]
+        accuracy = knn(bank, queries, k=(k,), device=self.ranks.device)[k]
         return {"k": k, "top1": accuracy.top1, "top5": accuracy.top5, "seconds": time.monotonic() - begin}
 
     def _features(self, backbone: nn.Module, side: _Kept, rows: list[int]) -> list[Features]:

@@ -90,14 +90,14 @@ def pretrain(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
         "choose another"
     )
-    if holds_run(out, ranks):
-        if or_resume or (restarted(ranks) and launch() and launched_by(out) == launch()):
+    if holds_run(out):
+        if or_resume or (restarted() and launch() and launched_by(out) == launch()):
             return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
         raise taken
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
     inputs = _inputs(trainer, source)
-    if holds_run(out, ranks):  # somebody else's, begun meanwhile
+    if holds_run(out):  # somebody else's, begun meanwhile
         raise taken
     if ranks.is_main:
         try:
@@ -134,7 +134,7 @@ def resume(
     """
     out = Path(out)
     check_folder(out)
-    if not holds_run(out, ranks):
+    if not holds_run(out):
         raise ValueError(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
@@ -145,7 +145,7 @@ def resume(
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
-    if len(set(gather([trainer.step], ranks.device))) > 1:
+    if len(set(gather([trainer.step]))) > 1:
         raise ValueError(f"run={str(out)!r}: ranks found different checkpoints; it must be a folder that all share")
     inputs = _inputs(trainer, source, checkpoint.meta.get("corrupt", ()) if checkpoint else ())
     if ranks.is_main:
@@ -203,14 +203,14 @@ def _inputs(trainer: Trainer, source: Source, corrupt: Sequence[int] = ()) -> _I
     return _Inputs(loader, log, accumulated, OnlineKnn(trainer.config, source, ranks))
 
 
-def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog, device: torch.device) -> list[Batch]:
+def _next(batches: Iterator[Batch], count: int, corrupt: CorruptionLog) -> list[Batch]:
     """The micro-batches of a step. Where one rank finds too many unreadable images, all raise TooManyCorrupt."""
     try:
         found = list(islice(batches, count))
         failed: list[Any] = [failure for batch in found for failure in batch.failures]
     except TooManyCorrupt as error:
         found, failed = [], [error]
-    failed = gather(failed, device)
+    failed = gather(failed)
     for failure in failed:
         if isinstance(failure, TooManyCorrupt):
             raise failure
@@ -233,11 +233,11 @@ def _run(
             files.knn(trainer, knn)
         saved, batches = trainer.step, prefetch(inputs.loader, ranks.device)
         try:
-            while trainer.step < trainer.total_steps and not stop.agreed(ranks.device):
+            while trainer.step < trainer.total_steps and not stop.agreed():
                 profiler.next()
                 clock.wait()
                 with record_function(DATA):
-                    micro = _next(batches, inputs.accumulation_steps, inputs.corrupt, ranks.device)
+                    micro = _next(batches, inputs.accumulation_steps, inputs.corrupt)
                 clock.work()
                 before = trainer.epoch
                 result = trainer.train_step(micro)
@@ -265,11 +265,7 @@ def _run(
             raise
         if saved != trainer.step:
             files.checkpoint(trainer, inputs.corrupt)
-        if (
-            train.stop_on_collapse
-            and trainer.step < trainer.total_steps
-            and (found := gather(files.found, ranks.device))
-        ):
+        if train.stop_on_collapse and trainer.step < trainer.total_steps and (found := gather(files.found)):
             raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
     signal = stop.signal if trainer.step < trainer.total_steps else None
     return Outcome(trainer.step, trainer.total_steps, signal, time.monotonic() - begin)

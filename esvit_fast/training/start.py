@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..config import Config, ConfigError, load_config, settings
-from .distributed import Ranks, gather
+from .distributed import gather
 
 _FREE = re.compile(
     r"eval\..*|data\.(source|workers|max_corrupt_share)|model\.checkpoint_stages|"
@@ -31,13 +31,13 @@ def check_folder(out: Path) -> None:
         raise ValueError(f"out={str(out)!r} cannot be written: no permission in {str(there)!r}; choose another folder")
 
 
-def holds_run(out: Path, ranks: Ranks) -> bool:
+def holds_run(out: Path) -> bool:
     """Whether a run has begun in a folder, on which all ranks must agree.
 
     Raises:
         ValueError: some ranks see it and others do not.
     """
-    seen = gather([(out / "config.yaml").is_file()], ranks.device)
+    seen = gather([(out / "config.yaml").is_file()])
     if len(set(seen)) > 1:
         raise ValueError(
             f"out={str(out)!r} holds a run on {sum(seen)} of {len(seen)} ranks; it must be a folder that all share"
@@ -59,9 +59,9 @@ def launched_by(out: Path) -> str | None:
         return None
 
 
-def restarted(ranks: Ranks) -> bool:
+def restarted() -> bool:
     """Whether torchrun starts processes again, after one of them failed; those of a new node may be there at first."""
-    return any(gather([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0], ranks.device))
+    return any(gather([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0]))
 
 
 def settings_of_run(out: Path, config: Config | None) -> Config:

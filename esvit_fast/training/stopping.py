@@ -39,11 +39,11 @@ class StopRequest:
         """Ask for what SIGTERM asks for."""
         self.signal = signal.SIGTERM
 
-    def agreed(self, device: torch.device) -> bool:
+    def agreed(self) -> bool:
         """Whether any rank has been asked to stop; all ranks call this together."""
         if not dist.is_initialized():
             return self.signal is not None
-        asked = torch.tensor(self.signal or 0, device=device)
+        asked = torch.tensor(self.signal or 0)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         self.signal = int(asked) or None
         return self.signal is not None

@@ -68,7 +68,7 @@ def test_shares_of_ranks_together_are_the_whole(world_size, monkeypatch):
     evaluate = [OnlineKnn(CONFIG, source, Ranks(r, world_size, torch.device("cpu"))) for r in range(world_size)]
     side = [0]
 
-    def gather(items, device):
+    def gather(items):
         number, side[0] = side[0], side[0] + 1
         others = [rank._features(backbone, *rank._sides[number]) for rank in evaluate[1:]]
         return items + [item for part in others for item in part]
@@ -77,5 +77,5 @@ def test_shares_of_ranks_together_are_the_whole(world_size, monkeypatch):
     assert sum(len(rank._sides[0][1]) for rank in evaluate) == 30
     found = evaluate[0](backbone)
     assert (found["top1"], found["top5"]) == plain(backbone)
-    monkeypatch.setattr(online_knn, "gather", lambda items, device: items)
+    monkeypatch.setattr(online_knn, "gather", lambda items: items)
     assert evaluate[1](backbone) == {}

@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be(tmp_path, monkeypatch):
 
 
 def test_a_run_on_some_ranks_only_needs_a_shared_folder(run, monkeypatch):
-    monkeypatch.setattr("esvit_fast.training.start.gather", lambda items, device: [*items, False])
+    monkeypatch.setattr("esvit_fast.training.start.gather", lambda items: [*items, False])
     with pytest.raises(ValueError, match="holds a run on 1 of 2 ranks; it must be a folder that all share"):
         resume(run, CPU, Silent())
 
