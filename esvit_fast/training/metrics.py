@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ class MetricsLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+        with _alone(self._descriptor):
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):
+                os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record of numbers, strings, lists, mappings and 0-d tensors; a non-finite number becomes null.
@@ -37,10 +39,11 @@ class MetricsLog:
             raise ValueError(f"path={str(self.path)!r} is closed; open a new MetricsLog")
         line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-                raise OSError(0, f"took {written} of {len(line)} bytes")
+            with _alone(self._descriptor):
+                written = os.write(self._descriptor, line)
+                if written < len(line):
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                    raise OSError(0, f"took {written} of {len(line)} bytes")
         except OSError as error:
             raise CheckpointError(
                 f"path={str(self.path)!r} could not be written: {error.strerror}; make room on the disk, then resume"
@@ -57,6 +60,23 @@ class MetricsLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextmanager
+def _alone(descriptor: int) -> Iterator[None]:
+    """Lock a file, where it can be: who opens it would take a line that another process is writing for a torn one."""
+    try:
+        from fcntl import LOCK_EX, LOCK_UN, flock
+    except ImportError:  # not of this system
+        yield
+        return
+    with suppress(OSError):
+        flock(descriptor, LOCK_EX)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            flock(descriptor, LOCK_UN)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
