@@ -7,21 +7,15 @@ comparable, and written beside every run as ``config.yaml``. Schedules are given
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the message names it, its value and the remedy."""
+from .config_tree import ConfigError, from_tree, read_yaml, suggest, to_tree
 
 
 @dataclass(frozen=True)
@@ -206,88 +200,15 @@ def load_config(recipe: str | Path) -> Config:
         nearest = suggest(str(recipe), recipe_names())
         raise ConfigError(f"recipe={str(recipe)!r} is neither a file nor a recipe{nearest}")
     try:
-        with path.open("rb") as stream:
-            tree = yaml.load(stream, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
-        raise ConfigError(f"recipe={str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"recipe={str(path)!r} is not YAML: {error}") from None
     return validate(from_tree(Config, {} if tree is None else tree, where=path.name))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake; SafeLoader takes the last."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def save_config(config: Config, path: Path) -> None:
     """Write a configuration that `load_config` reads back equal."""
     path.write_text(yaml.safe_dump(to_tree(config), sort_keys=False))
-
-
-def to_tree(value: Any) -> Any:
-    """Plain dictionaries, lists and scalars, as YAML and JSON hold them."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [to_tree(item) for item in value] if isinstance(value, tuple) else value
-
-
-def from_tree(cls: type, tree: Any, where: str = "") -> Any:
-    """Build a configuration dataclass from plain dictionaries; missing keys keep their defaults."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}={tree!r} must be a mapping of {', '.join(f.name for f in dataclasses.fields(cls))}")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in tree.items():
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
-        values[key] = _coerce(hints[key], value, f"{where}: {key}")
-    return cls(**values)
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_tree(hint, value, where)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _coerce(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(str, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value!r} must be a list")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        if len(inner) != len(value):
-            raise ConfigError(f"{where}={value!r} must have {len(inner)} values")
-        return tuple(_coerce(a, v, where) for a, v in zip(inner, value, strict=True))
-    if hint in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return _number(hint, value, where)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}={value!r} must be of type {hint.__name__}")
-    return value
-
-
-def _number(hint: type, value: float | str, where: str) -> int | float:
-    try:
-        if hint is int and not isinstance(value, float):
-            with suppress(ValueError):
-                return int(value)
-        number = float(value)  # a string too: YAML 1.1 reads 5e-4 as one
-    except ValueError:
-        raise ConfigError(f"{where}={value!r} must be a number") from None
-    except OverflowError:
-        raise ConfigError(f"{where}={value!r} must be finite") from None
-    if hint is float:
-        return number
-    if not number.is_integer():
-        raise ConfigError(f"{where}={value!r} must be of type int")
-    return int(number)
 
 
 def _each(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
@@ -382,10 +303,3 @@ def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from settings(value, f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, value
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """The end of an error message: the known name nearest to a wrong one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"

@@ -17,7 +17,8 @@ ALLOWED = {
     **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
     "kernels": set(),
-    "config": set(),
+    "config": {"config_tree"},
+    "config_tree": set(),
     # augmentation is an operator
     "data": {"config", "ops"},
     "evaluation": {*CHAIN, *LEAVES},
