@@ -13,11 +13,29 @@ from torch.utils.checkpoint import checkpoint
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 
 
-class _Stage(nn.Module):
-    def __init__(self, blocks: list[SwinBlock], downsample: PatchMerging | None):
+class Stage(nn.Module):
+    """Blocks of one width, and the merging of patches that ends all stages but the last.
+
+    Args:
+        again: keep nothing but the blocks' inputs for the backward pass, which computes them again.
+    """
+
+    def __init__(self, blocks: list[SwinBlock], downsample: PatchMerging | None, again: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
+        self.downsample, self.again = downsample, again
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] -> [B, H / 2, W / 2, 2 C], rounded up; in the last stage [B, H, W, C]."""
+        x = deque(self.walk(x), maxlen=1).pop()
+        return x if self.downsample is None else self.downsample(x)
+
+    def walk(self, x: Tensor) -> Iterator[Tensor]:
+        """The maps after every block."""
+        again = self.again and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            yield x
 
 
 class SwinTransformer(nn.Module):
@@ -64,7 +82,6 @@ class SwinTransformer(nn.Module):
             raise ValueError(
                 f"checkpoint_stages={tuple(checkpoint_stages)} must name stages between 0 and {len(depths) - 1}"
             )
-        self.checkpoint_stages = tuple(checkpoint_stages)
         self.image_size, self.patch_size = image_size, patch_size
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
@@ -78,7 +95,8 @@ class SwinTransformer(nn.Module):
                 SwinBlock(width, num_heads[stage], window, shift * (i % 2), mlp_ratio, qkv_bias, next(rates))
                 for i in range(depth)
             ]
-            self.layers.append(_Stage(blocks, PatchMerging(width) if stage < len(depths) - 1 else None))
+            merging = PatchMerging(width) if stage < len(depths) - 1 else None
+            self.layers.append(Stage(blocks, merging, stage in checkpoint_stages))
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
         self.head = Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         for module in self.modules():
@@ -93,7 +111,9 @@ class SwinTransformer(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """[B, 3, height, width] -> map after the final norm, [B, H, W, num_features]."""
-        _, _, x = deque(self._walk(images), maxlen=1).pop()
+        x = self.patch_embed(images)
+        for stage in self.layers:
+            x = stage(x)
         return self.norm(x)
 
     def forward_regions(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +191,7 @@ class SwinTransformer(nn.Module):
         inputs = []
         hook = block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
         try:
-            self.forward_features(images)
+            deque(self._walk(images), maxlen=0)
         finally:
             hook.remove()
         return block.attn.received(inputs[0])
@@ -180,9 +200,8 @@ class SwinTransformer(nn.Module):
         """Run the network, yielding (stage, block, map [B, H, W, C]) after every block."""
         x = self.patch_embed(images)
         for s, stage in enumerate(self.layers):
-            again = s in self.checkpoint_stages and torch.is_grad_enabled()
-            for b, block in enumerate(stage.blocks):
-                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            for b, after in enumerate(stage.walk(x)):
+                x = after
                 yield s, b, x
             if stage.downsample is not None:
                 x = stage.downsample(x)
