@@ -145,6 +145,11 @@ class TrainConfig:
     matmul: Literal["exact", "fast"] = "exact"
     """Float32 matrix products on a GPU. "fast" lets them round what they multiply
     (torch.set_float32_matmul_precision("medium")); on a CPU it changes nothing."""
+    shard: bool = False
+    """Divide weights, gradients and the optimiser's state among ranks (FSDP2) instead of keeping them whole on each
+    (DDP): less memory for more communication, for large backbones. The same numbers but for rounding."""
+    compile: bool = False
+    """Let torch.compile fuse what lies around the operators, stage by stage. The first steps take minutes more."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500
@@ -282,6 +287,11 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"train.warmup_epochs={t.warmup_epochs} is longer than train.epochs={t.epochs}; "
             f"pass --train.warmup-epochs {t.epochs / 10:g} or train longer"
+        )
+    if t.shard and t.precision == "fp16":
+        raise ConfigError(
+            "train.shard=True does not go with train.precision='fp16', whose loss scale every rank would find for "
+            "itself; pass --train.precision bf16"
         )
     if t.micro_batch_size and t.accumulation_steps > 1:
         raise ConfigError(

@@ -88,7 +88,7 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
     accumulated = accumulation_steps(config.train, ranks.world_size)
     trained = min(2, accumulated)  # the second finds the gradients of the first
     train = replace(config.train, batch_size=images * trained, accumulation_steps=trained, micro_batch_size=0)
-    train = replace(train, freeze_last_layer_epochs=0.0)
+    train = replace(train, freeze_last_layer_epochs=0.0, compile=False)
     augment = replace(config.data.augment, exact_pil=False)
     config = replace(config, train=train, data=replace(config.data, augment=augment))
     # a loss that counts once has its gradients made; others scale them
@@ -101,7 +101,8 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
             batches = [noise(config, images, ranks.device) for _ in range(accumulated + on_gpu)]
         flops = _flops_of_parts(watch, trainer)
         _note_kinds(watch, trainer)
-        if ranks.world_size > 1:
+        divided = config.train.shard and ranks.world_size > 1
+        if ranks.world_size > 1 and not divided:
             _reduce_in_buckets(watch, trainer, trained)
         watch.begin()
         trainer.train_step(batches[:trained])
@@ -112,17 +113,20 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
         flops |= {"heads": total["student"] + total["teacher"] - backbones, "loss": total["loss"], "forward": forward}
         flops["step"] = sum(watch.flops.values()) // (trained * images)
         student = trainer.method.student
+        parts = {kind: watch.most[kind] for kind in KINDS}
+        if divided:
+            parts |= _divided(trainer, ranks.world_size)
         return DryStep(
-            sum(watch.most.values()),
-            {kind: watch.most[kind] for kind in KINDS},
+            sum(parts.values()),
+            parts,
             flops,
             {
                 "backbone": _count(student.backbone.parameters()),
                 "heads": _count(student.parameters()) - _count(student.backbone.parameters()),
                 "trained": _count(_trained(student)),
             },
-            sum(map(_bytes, trainer.state()[0].values())),
-            sum(map(_bytes, trainer.teacher.state_dict().values())),
+            _bytes_of(trainer.state()[0].values()),
+            _bytes_of(trainer.weights().values()),
         )
 
 
@@ -197,6 +201,18 @@ def _reduce_in_buckets(watch: _Watch, trainer: Trainer, steps: int) -> None:
         parameter.register_post_accumulate_grad_hook(partial(move, bucket))
 
 
+def _divided(trainer: Trainer, count: int) -> dict[str, int]:
+    """Bytes of what `sharding.shard` divides, at most: own parts, all that is no stage, and of the student two stages,
+    as the next one is fetched while one is at work."""
+    student = trainer.method.student
+    stages = [_bytes_of(stage.parameters()) for stage in student.backbone.layers]
+    rest = _bytes_of(student.parameters()) - sum(stages)
+    own = _bytes_of(student.parameters()) // count
+    moments = sum(_bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count
+    at_work = rest + sum(sorted(stages)[-2:])
+    return {"weights": own + at_work, "teacher": own + at_work, "gradients": own + at_work, "optimizer": moments}
+
+
 def _flops_of_parts(watch: _Watch, trainer: Trainer) -> dict[str, int]:
     """Of a view of each side through the backbone."""
     found = {}
@@ -214,6 +230,10 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(map(_bytes, tensors))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from esvit_fast.config import TrainConfig
+from esvit_fast.training.distributed import all_reduce_sum
 from esvit_fast.training.schedules import SchedulePoint
+from esvit_fast.training.sharding import divided_like, own_part
 
 PREFIX = "optimizer."
 STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -64,12 +66,19 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, by: Literal["t
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))  # [P]
+    own = [own_part(gradient) for gradient in gradients]
+    norms = _of_wholes(torch.stack(torch._foreach_norm(own)), gradients)  # [P]
     norm = torch.linalg.vector_norm(norms)
     if max_norm > 0:
         scales = (max_norm / ((norms if by == "tensor" else norm) + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, list(scales.unbind()) if by == "tensor" else scales)
+        torch._foreach_mul_(own, list(scales.unbind()) if by == "tensor" else scales)
     return norm
+
+
+def _of_wholes(norms: Tensor, tensors: Iterable[Tensor]) -> Tensor:
+    """Norms of tensors from those of this rank's parts of them, where they are divided among ranks; all call it."""
+    divided = any(own_part(tensor) is not tensor for tensor in tensors)
+    return all_reduce_sum(norms.square()).sqrt() if divided else norms
 
 
 @torch.no_grad()
@@ -79,17 +88,20 @@ def update_ratio(optimizer: AdamW, parameters: Iterable[Tensor]) -> Tensor:
     It is made again from the optimiser's state, so that no weights need be kept; parameters that were never stepped
     are left out, and without any the ratio is 0. Healthy training moves weights by about a thousandth of their norm.
     """
-    group, steps, stepped = optimizer.param_groups[0], [], []
+    group, seen, steps, stepped = optimizer.param_groups[0], [], [], []
     (beta1, beta2), rate, eps = group["betas"], group["lr"], group["eps"]
     for parameter in parameters:
         if state := optimizer.state.get(parameter):
+            seen.append(parameter)
             count = state["step"].double().clamp(min=1)  # 0 where a device has skipped all steps
-            scale = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(eps)
-            steps.append(torch.linalg.vector_norm(state["exp_avg"] / scale) * (rate / (1 - beta1**count)))
-            stepped.append(torch.linalg.vector_norm(parameter))
+            mean, square = own_part(state["exp_avg"]), own_part(state["exp_avg_sq"])
+            scale = (square / (1 - beta2**count)).sqrt_().add_(eps)
+            steps.append(torch.linalg.vector_norm(mean / scale) * (rate / (1 - beta1**count)))
+            stepped.append(torch.linalg.vector_norm(own_part(parameter)))
     if not stepped:
         return torch.zeros(())
-    return (torch.linalg.vector_norm(torch.stack(steps)) / torch.linalg.vector_norm(torch.stack(stepped))).float()
+    moved, size = _of_wholes(torch.stack([torch.linalg.vector_norm(torch.stack(x)) for x in (steps, stepped)]), seen)
+    return (moved / size).float()
 
 
 def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -132,4 +144,4 @@ def _state(name: str, field: str, parameter: Tensor, tensors: Mapping[str, Tenso
     if tensors[key].shape != like.shape:
         shapes = f"{list(tensors[key].shape)}, and the parameter wants {list(like.shape)}"
         raise ValueError(f"tensors[{key!r}] has shape {shapes}; resume with the same model")
-    return torch.empty_like(like, requires_grad=False).copy_(tensors[key])
+    return torch.empty_like(like, requires_grad=False).copy_(divided_like(tensors[key], like))

@@ -332,7 +332,7 @@ class _Files:
 
     def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
         trainer.settle()  # on all ranks, as it raises: the others would wait for this one
-        accuracy = knn(trainer.teacher)
+        accuracy = knn(trainer.plain_teacher())
         if self.log is not None:
             self.write_records(trainer)
             record = {"kind": "knn", **position(trainer), **accuracy}
@@ -341,16 +341,15 @@ class _Files:
         barrier()
 
     def checkpoint(self, trainer: Trainer, corrupt: CorruptionLog) -> None:
-        trainer.settle()  # likewise
+        (tensors, meta), weights = trainer.state(), trainer.weights()  # likewise
         if self.log is not None:
             self.write_records(trainer)
-            tensors, meta = trainer.state()
             meta["corrupt"] = sorted(corrupt.failed)
             save_checkpoint(
                 self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
             )
             facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
-            save_weights(self.out / "model.safetensors", trainer.teacher.state_dict(), facts)
+            save_weights(self.out / "model.safetensors", weights, facts)
         barrier()
 
 

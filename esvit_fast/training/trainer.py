@@ -20,11 +20,13 @@ from ..models import create_model
 from ..models.checkpoint import difference_of
 from ..nn import share_draws
 from .checkpoint import Checkpoint, CheckpointError
+from .compiled import compile_stages
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .late import Late
 from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .profiling import UPDATE
 from .schedules import SchedulePoint, schedule, total_steps
+from .sharding import divided_like, prototypes_whole, shard, whole
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -119,11 +121,16 @@ class Trainer:
         self.total_steps = total_steps(config, epoch_samples)
         self.point = schedule(config, epoch_samples)
         self.step = self.skipped = self.skipped_in_a_row = 0
+        self._sharded = config.train.shard and ranks.world_size > 1
         self.lag = 0 if ranks.device.type == "cpu" else 1
         self._verdicts: deque[tuple[int, Late]] = deque()
         self.method = build_method(config).to(ranks.device)
         if ranks.device.type == "cuda" and ranks.world_size > 1:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+        if config.train.compile:
+            compile_stages(self.method.student.backbone, self.method.teacher.backbone)
+        if self._sharded:
+            shard(self.method, ranks)
         self.optimizer = make_optimizer(self.method.student, config.train)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
         self.augment = Augmenter(config.data.augment, config.data.crops.sizes, _AUTOCAST[config.train.precision])
@@ -193,14 +200,18 @@ class Trainer:
         if self.lag:
             self.optimizer.found_inf = skip.float()  # fused AdamW reads it on the device
             self.optimizer.step()
-            self.method.update_centers(skip)
+            self._update_centers(skip)
             self.method.update_teacher(torch.where(skip, 1.0, momentum))
         elif skip:
             self.method.loss.forget()
         else:
             self.optimizer.step()
-            self.method.update_centers()
+            self._update_centers()
             self.method.update_teacher(momentum)
+
+    def _update_centers(self, skip: Tensor | None = None) -> None:
+        with prototypes_whole(self.method):
+            self.method.update_centers(skip)
 
     def settle(self, lag: int = 0) -> None:
         """Count which steps were taken, but for the last `lag`; waits for the device to come to the others.
@@ -240,17 +251,18 @@ class Trainer:
             return
         self._frozen = frozen
         self.method.freeze_last_layer(frozen)
-        if self.ranks.world_size > 1:
+        if self.ranks.world_size > 1 and not self._sharded:
             # DDP notes once which parameters are trained, and a static graph while gradients are reduced
             self._model = DistributedDataParallel(
                 self.method, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=not accumulated
             )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a checkpoint holds: tensors, and facts for JSON."""
+        """All that a checkpoint holds: tensors, and facts for JSON. All ranks call it; the main rank gets tensors."""
         self.settle()
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer, self.method.student.named_parameters())
+        tensors = self._on_main_rank(tensors)
         meta = {
             "step": self.step,
             "skipped": self.skipped,
@@ -260,6 +272,25 @@ class Trainer:
             "config": to_tree(self.config),
         }
         return tensors, meta
+
+    def plain_teacher(self) -> nn.Module:
+        """The backbone to keep as it was before it was compiled or divided among ranks; all of them ask for it."""
+        if not (self._sharded or self.config.train.compile):
+            return self.teacher
+        plain = create_model(self.config.model.name).to(self.ranks.device)
+        plain.load_state_dict({name: whole(tensor) for name, tensor in self.teacher.state_dict().items()})
+        return plain.requires_grad_(False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict of the backbone to keep. All ranks call it; the main rank gets tensors."""
+        return self._on_main_rank(self.teacher.state_dict())
+
+    def _on_main_rank(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors; those that are divided among ranks one after the other, into the memory of the host."""
+        if not self._sharded:
+            return tensors
+        gathered = ((name, whole(tensor)) for name, tensor in tensors.items())
+        return {name: tensor.cpu() for name, tensor in gathered if self.ranks.is_main}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.
@@ -287,7 +318,7 @@ class Trainer:
                 f"{self.config.train.batch_size}; its count of steps means other images, resume with {begun}"
             )
         load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
-        self.method.load_state_dict(state)
+        self.method.load_state_dict({name: divided_like(state[name], like) for name, like in own.items()})
         self.scaler.load_state_dict(meta["scaler"])
         self.step, self.skipped, self.skipped_in_a_row = meta["step"], meta["skipped"], meta["skipped_in_a_row"]
         self._verdicts.clear()
