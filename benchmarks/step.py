@@ -95,9 +95,13 @@ CONTESTANTS = {
     "timm fused, compiled": timm_compiled,
     "esvit_fast triton": without_cuda,
     "esvit_fast": nullcontext,
+    "esvit_fast, compiled": nullcontext,
+    "esvit_fast, graph": nullcontext,
 }
 """Names, and what surrounds a step; the first is what others are compared with."""
-FOR_GPUS = ("timm fused, compiled", "esvit_fast triton")
+SETTINGS = {"esvit_fast, compiled": {"compile": True}, "esvit_fast, graph": {"cuda_graph": True}}
+"""How some of them train."""
+FOR_GPUS = ("timm fused, compiled", "esvit_fast triton", *SETTINGS)
 """Those that a CPU compiles for minutes, or that are no different there."""
 
 
@@ -147,7 +151,8 @@ def measure(recipe: str, names: Sequence[str], batch: int, precision: str, devic
     names = ["plain torch", *(name for name in names if name != "plain torch")]
     config = configured(recipe, batch, precision, device)
     images = make_batch(config)
-    steps = {name: stepper(config, CONTESTANTS[name], images) for name in names}
+    told = {name: replace(config, train=replace(config.train, **SETTINGS.get(name, {}))) for name in names}
+    steps = {name: stepper(told[name], CONTESTANTS[name], images) for name in names}
     rows, first = {}, {}
 
     def error(name: str) -> float:

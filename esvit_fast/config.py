@@ -150,6 +150,9 @@ class TrainConfig:
     (DDP): less memory for more communication, for large backbones. The same numbers but for rounding."""
     compile: bool = False
     """Let torch.compile fuse what lies around the operators, stage by stage. The first steps take minutes more."""
+    cuda_graph: bool = False
+    """Replay a step on a GPU as one CUDA graph, so that no launch of a kernel costs time. For one GPU, without
+    accumulation; steps in which the teacher's temperature moves run as without."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -323,9 +323,10 @@ def sinkhorn_bias(
 def view_pairs(batch: int, views: int, teachers: int, like: Tensor) -> Pairs:
     """Pair every student view with every teacher view but its own, on the device of `like`; the weights sum to 1."""
     device = like.device
-    student, teacher = zip(*((v, q) for q in range(teachers) for v in range(views) if v != q), strict=True)
+    teacher, student = torch.arange(teachers, device=device)[:, None], torch.arange(views - 1, device=device)
+    student = student + (student >= teacher)  # [teachers, views - 1]: all but the teacher's own
     image = torch.arange(batch, device=device)
-    student_row, teacher_row = (_numbers(views, device)[:, None] * batch + image for views in (student, teacher))
+    student_row, teacher_row = (v[..., None] * batch + image for v in (student, teacher.expand_as(student)))
     weight = _constant(student_row.numel(), 1 / student_row.numel(), like)
     return Pairs(student_row.flatten(), teacher_row.flatten(), weight)
 
@@ -345,16 +346,16 @@ def region_pairs(
             index, similarity, margin = (x.unflatten(2, (len(views), tokens)) for x in matches)
             target = index + rows_t[..., 0].T[..., None, None]  # [B, teachers, views, tokens]
             for i, q in enumerate(teachers):
-                others = [j for j, v in enumerate(views) if v != q]
-                if not others:
+                own = views.index(q) if q in views else None
+                if own is not None and len(views) == 1:
                     continue
-                keep = _numbers(others, device)
-                pairs = [rows[keep], target[:, i, keep].transpose(0, 1)]  # [views, B, tokens]
+                pairs = [_all_but(own, x) for x in (rows, target[:, i].transpose(0, 1))]  # [views, B, tokens]
                 weight = _constant(pairs[0].numel(), 1 / (pairs_of_views * batch * tokens), student.features)
                 parts.append((*(x.flatten() for x in pairs), weight))
-                taken = torch.zeros(len(others), len(teacher.features), dtype=similarity.dtype, device=device)
+                taken = torch.zeros(len(pairs[0]), len(teacher.features), dtype=similarity.dtype, device=device)
                 taken.scatter_(1, pairs[1].flatten(1), 1.0)
-                means = similarity[:, i, keep].sum(), margin[:, i, keep].sum(), pairs[0].numel() - taken.sum()
+                sums = (_all_but(own, x[:, i].transpose(0, 1)).sum() for x in (similarity, margin))
+                means = *sums, pairs[0].numel() - taken.sum()
                 found.append(torch.stack(means) * weight[0])
     return Pairs(*(torch.cat(x) for x in zip(*parts, strict=True))), MatchStatistics(*sum(found))
 
@@ -390,6 +391,6 @@ def _constant(length: int, value: float, like: Tensor) -> Tensor:
     return torch.full((length,), value, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _numbers(values: Sequence[int], device: torch.device) -> Tensor:
-    """int64 on a device, which is not waited for, as it is where a tensor is made or indexed with a list."""
-    return torch.tensor(values).to(device, non_blocking=True)
+def _all_but(index: int | None, x: Tensor) -> Tensor:
+    """Without the slice at an index, if there is one; found without numbers that a device would have to be sent."""
+    return x if index is None else torch.cat([x[:index], x[index + 1 :]])

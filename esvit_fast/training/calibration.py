@@ -59,6 +59,7 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -
     """
     begun_at, least = time.perf_counter(), least_images(config)
     alone = {"batch_size": images, "accumulation_steps": 1, "micro_batch_size": 0, "freeze_last_layer_epochs": 0.0}
+    alone |= {"compile": False, "cuda_graph": False}
     train = replace(config.train, **alone)
     process = _reset_peak(ranks.device)
     trainer = Trainer(replace(config, train=train), 10**6 * images, ranks)

@@ -88,7 +88,7 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
     accumulated = accumulation_steps(config.train, ranks.world_size)
     trained = min(2, accumulated)  # the second finds the gradients of the first
     train = replace(config.train, batch_size=images * trained, accumulation_steps=trained, micro_batch_size=0)
-    train = replace(train, freeze_last_layer_epochs=0.0, compile=False)
+    train = replace(train, freeze_last_layer_epochs=0.0, compile=False, cuda_graph=False)
     augment = replace(config.data.augment, exact_pil=False)
     config = replace(config, train=train, data=replace(config.data, augment=augment))
     # a loss that counts once has its gradients made; others scale them

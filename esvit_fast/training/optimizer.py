@@ -51,6 +51,14 @@ def apply_schedule(optimizer: Optimizer, point: SchedulePoint) -> None:
 
 
 @torch.no_grad()
+def decay(optimizer: Optimizer, keep: Tensor) -> None:
+    """Leave so much of the weights that decay and have gradients: 1 - learning rate * weight decay, a scalar on their
+    device, which nothing waits for. AdamW does the same where its own weight decay is a number."""
+    if weights := [own_part(p) for p in optimizer.param_groups[0]["params"] if p.grad is not None]:
+        torch._foreach_mul_(weights, keep)
+
+
+@torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float, by: Literal["tensor", "global"]) -> Tensor:
     """Scale gradients down in place to norm `max_norm` (0: leave them), and return their global norm from before, 0-d.
 

@@ -12,7 +12,7 @@ from .distributed import gather
 
 _FREE = re.compile(
     r"eval\..*|data\.(source|workers|max_corrupt_share)|model\.checkpoint_stages|"
-    r"train\.(device|accumulation_steps|micro_batch_size|shard|compile)|"
+    r"train\.(device|accumulation_steps|micro_batch_size|shard|compile|cuda_graph)|"
     r"train\.(checkpoint_every_steps|keep_checkpoints|log_every_steps|loggers|stop_on_collapse)"
 )
 """Settings that may change when a run goes on: they say where and how the same is computed, and what is written."""

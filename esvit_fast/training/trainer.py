@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -23,16 +23,34 @@ from .checkpoint import Checkpoint, CheckpointError
 from .compiled import compile_stages
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .late import Late
-from .optimizer import apply_schedule, clip_gradients, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from .optimizer import (
+    apply_schedule,
+    clip_gradients,
+    decay,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
 from .profiling import UPDATE
 from .schedules import SchedulePoint, schedule, total_steps
 from .sharding import divided_like, prototypes_whole, shard, whole
+from .step_graph import StepGraph, check_one_gpu
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NotFinite(RuntimeError):
     """Three steps in a row had a loss or gradients that are not finite; the weights are those before them."""
+
+
+class Work(NamedTuple):
+    """What a step leaves on the device: values, norm and features as in `StepResult`; float32 [3]: on how many ranks
+    loss or gradients were not finite, on how many the loss, and the loss scale."""
+
+    values: dict[str, Tensor]
+    norm: Tensor
+    verdict: Tensor
+    features: Tensor
 
 
 class StepResult(NamedTuple):
@@ -135,6 +153,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
         self.augment = Augmenter(config.data.augment, config.data.crops.sizes, _AUTOCAST[config.train.precision])
         self._frozen: bool | None = None
+        self._graph: StepGraph | None = None
+        if config.train.cuda_graph:
+            check_one_gpu(config.train, ranks)
+            self._graph = StepGraph(self._work, self.optimizer, ranks.device)
         self._model: nn.Module = self.method
 
     @property
@@ -159,45 +181,68 @@ class Trainer:
             NotFinite: this step, or on a GPU the one before it, is the third in a row whose loss or gradients are not
                 finite.
         """
-        point, train = self.point(self.samples), self.config.train
+        point = self.point(self.samples)
         self.method.loss.forget()  # what a step left that an exception ended
         self._freeze_last_layer(point.freeze_last_layer, accumulated=len(batches) > 1)
-        apply_schedule(self.optimizer, point)
-        self.optimizer.zero_grad(set_to_none=True)
-        values: list[dict[str, Tensor]] = []
+        if self._graph is None:
+            apply_schedule(self.optimizer, point)
+            done = self._work(self._views(batches), len(batches), point.teacher_temp, point.teacher_momentum)
+        else:
+            done = self._graph(next(self._views(batches)), point)
+        self.step += 1
+        self._verdicts.append((self.step, Late(done.verdict)))
+        self.settle(self.lag)
+        return StepResult(done.values, done.norm, done.verdict[0] == 0, point, done.features)
+
+    def _views(self, batches: Sequence[Batch]) -> Iterator[list[Tensor]]:
+        """What the networks see of each micro-batch, made when it is asked for, with the generator as it is for it."""
         for i, batch in enumerate(batches):
             crops = self.augment(batch, self.ranks.device)
             self._seed(i, len(batch.index))
-            last = i == len(batches) - 1
+            yield crops
+
+    def _work(
+        self,
+        views: Iterable[list[Tensor]],
+        count: int,
+        teacher_temp: float,
+        momentum: float | Tensor,
+        keep: Tensor | None = None,
+    ) -> Work:
+        """A step on `count` micro-batches. All that differs from one step to the next and is not given as a number is
+        in tensors, so that on a GPU a graph of it can be replayed; that decays weights itself, to `keep` of them."""
+        self.optimizer.zero_grad(set_to_none=True)
+        values: list[dict[str, Tensor]] = []
+        for number, crops in enumerate(views, 1):
+            last = number == count
             with nullcontext() if last or self._model is self.method else self._model.no_sync():
                 with self._autocast():
-                    loss, statistics = self._model(crops, point.teacher_temp)
+                    loss, statistics = self._model(crops, teacher_temp)
                 if last:
                     self.method.loss.reduce_centers()
-                self.scaler.scale(loss / len(batches)).backward()
+                self.scaler.scale(loss / count).backward()
             values.append(_values(loss, statistics))
         mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
         with record_function(UPDATE):
             self.scaler.unscale_(self.optimizer)
+            train = self.config.train
             norm = clip_gradients(self.method.student.parameters(), train.clip_grad, train.clip_by)
-            skip = self._judge(mean["loss"], norm)
-            self._update(skip, point.teacher_momentum)
+            verdict = self._judge(mean["loss"], norm)
+            self._update(verdict[0] > 0, momentum, keep)
             self.scaler.update()
-        self.settle(self.lag)
-        return StepResult(mean, norm, ~skip, point, statistics.features)
+        return Work(mean, norm, verdict, statistics.features)
 
     def _judge(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """Whether this step is to be skipped, on all ranks: what is not finite on one of them stops it on all."""
+        """Whether this step is to be skipped, whether for its loss, on all ranks, as what is not finite on one of them
+        stops it on all; and the loss scale: [3]."""
         broken = ~torch.stack([loss.isfinite() & norm.isfinite(), loss.isfinite()])
-        broken = all_reduce_sum(broken.float())  # [2]
-        self.step += 1
-        scale = self.scaler.scale(torch.ones_like(loss))
-        self._verdicts.append((self.step, Late(torch.cat([broken, scale[None]]))))
-        return broken[0] > 0
+        return torch.cat([all_reduce_sum(broken.float()), self.scaler.scale(torch.ones_like(loss))[None]])
 
-    def _update(self, skip: Tensor, momentum: float) -> None:
+    def _update(self, skip: Tensor, momentum: float | Tensor, keep: Tensor | None) -> None:
         """Move weights, centres and teacher, or nothing if `skip`, for which a GPU is not waited."""
         if self.lag:
+            if keep is not None:
+                decay(self.optimizer, torch.where(skip, 1.0, keep))
             self.optimizer.found_inf = skip.float()  # fused AdamW reads it on the device
             self.optimizer.step()
             self._update_centers(skip)
@@ -322,3 +367,5 @@ class Trainer:
         self.scaler.load_state_dict(meta["scaler"])
         self.step, self.skipped, self.skipped_in_a_row = meta["step"], meta["skipped"], meta["skipped_in_a_row"]
         self._verdicts.clear()
+        if self._graph is not None:
+            self._graph.forget()

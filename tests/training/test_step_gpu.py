@@ -22,9 +22,10 @@ def kernels_run(monkeypatch):
     monkeypatch.setenv("ESVIT_FAST_UNPROVEN", "1")
 
 
-def losses(precision, backend=None, steps=3):
+def losses(precision, backend=None, steps=3, **train):
     """Loss and gradient norm of each of a few steps."""
     config = benchmark.configured("sample", 8, precision, DEVICE)
+    config = replace(config, train=replace(config.train, **train))
     config = replace(config, method=replace(load_config("sample").method, out_dim=2048))
     step = benchmark.stepper(config, lambda: ops.backend(backend), benchmark.make_batch(config))
     done = [step() for _ in range(steps)]
@@ -44,10 +45,24 @@ def test_a_step_has_the_loss_of_the_oracles(precision, allowed):
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has nothing to wait for")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_waits_for_nothing(precision):
+@pytest.mark.parametrize("setting", ["replayed", "compiled"])
+def test_steps_that_are_replayed_or_compiled_are_the_steps(precision, setting):
+    ours = losses(precision, steps=8, **{"cuda_graph" if setting == "replayed" else "compile": True})
+    theirs = losses(precision, steps=8)
+    allowed = 1e-3 if precision == "fp32" else 3e-2
+    torch.testing.assert_close(ours, theirs, rtol=allowed, atol=0)
+    assert len(ours.unique(dim=0)) == 8
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU has nothing to wait for")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_step_waits_for_nothing(precision, cuda_graph):
     config = benchmark.configured("sample", 8, precision, DEVICE)
+    config = replace(config, train=replace(config.train, cuda_graph=cuda_graph))
     step = benchmark.stepper(config, nullcontext, benchmark.make_batch(config))
-    step(), step()  # tables are made once, and kernels compiled
+    for _ in range(5):  # tables are made once, and kernels compiled, and graphs recorded
+        step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
