@@ -112,6 +112,9 @@ class DataConfig:
     '{000..127}.tar', or their folder), a .npy or .npz, `torchvision:NAME@ROOT`, or `sample`."""
     workers: int = -1
     """Processes that decode and crop; -1: one per core but one, at most 8; 0: in the training process."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Where JPEGs are decoded, cut and resized. "gpu" does it by nvJPEG, through torchvision, with the same boxes and
+    nearly the same pixels; processes then only read them, and decode what is no plain JPEG. Not yet run on a GPU."""
     max_megapixels: float = 64.0
     max_corrupt_share: float = 0.01
     """Share of unreadable images above which the run stops."""

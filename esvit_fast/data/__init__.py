@@ -2,6 +2,7 @@
 
 from .augment import Augmenter, denormalize, normalize
 from .decode import CorruptImage, decode_image
+from .device_decode import check_device_decode
 from .draws import SLOTS, uniforms
 from .encoded import Source, SourceError
 from .fingerprint import Fingerprint, changes, fingerprint
@@ -23,6 +24,7 @@ __all__ = [
     "SourceError",
     "TooManyCorrupt",
     "changes",
+    "check_device_decode",
     "crop_boxes",
     "decode_image",
     "denormalize",

@@ -63,6 +63,31 @@ def decode_image(data: bytes, path: str, max_megapixels: float = 64.0) -> np.nda
             return image_array(image, path, max_megapixels)
 
 
+def plain_jpeg_size(data: bytes, path: str, max_megapixels: float = 64.0) -> tuple[int, int] | None:
+    """Height and width of a JPEG that any decoder knows, by its header: grey or YCbCr of 8 bits, and whole.
+
+    None for all else: other formats and colours, several pictures in one file, and what does not end as a JPEG does.
+
+    Raises:
+        CorruptImage: it has more than max_megapixels.
+    """
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    except _DAMAGE:
+        return None
+    # an Adobe marker tells colours other than YCbCr; without one, decoders look at the components' names
+    colours = image.mode == "RGB" and image.info.get("adobe_transform", 1) == 1
+    colours = colours and bytes(component[0] for component in image.layer) != b"RGB"
+    if image.format != "JPEG" or not (colours or image.mode == "L"):
+        return None
+    _check_size(*image.size, path, max_megapixels)
+    return image.height, image.width
+
+
 def image_array(image: Image.Image, path: str, max_megapixels: float = 64.0) -> np.ndarray:
     """Convert an opened Pillow image to uint8 RGB [H, W, 3], as `decode_image` does.
 

@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import DataConfig
-from .decode import CorruptImage
+from .decode import CorruptImage, decode_image, plain_jpeg_size
+from .device_decode import DeviceDecoder, Jpeg, Jpegs
 from .draws import AUGMENT, CROP, epoch_order, replacements, uniforms
-from .encoded import Source
+from .encoded import EncodedSource, Source
 from .multicrop import MultiCrop
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Batch(NamedTuple):
     """int64 [B]: the image that each row shows."""
     failures: list[Failure]
     """The images that could not be read and were replaced."""
+    jpegs: Jpegs | None = None
+    """Images that a device is to decode: until then, `crops` are those of the other rows only, if there are any."""
 
 
 class Sample(NamedTuple):
@@ -51,6 +54,8 @@ class Sample(NamedTuple):
     draws: np.ndarray
     index: int
     failures: list[Failure]
+    jpeg: Jpeg | None = None
+    """An image that a device is to decode; then there are no crops."""
 
 
 def steps_per_epoch(length: int, batch_size: int) -> int:
@@ -119,10 +124,14 @@ class MicroBatches:
 
 
 class CropDataset(Dataset):
-    """The crops of (epoch, index): a pure function of these, the seed and the source."""
+    """The crops of (epoch, index): a pure function of these, the seed and the source.
 
-    def __init__(self, source: Source, config: DataConfig, seed: int):
-        self.source, self.seed = source, seed
+    Args:
+        encoded: leave plain JPEGs as they are, and tell only where their crops lie.
+    """
+
+    def __init__(self, source: Source, config: DataConfig, seed: int, *, encoded: bool = False):
+        self.source, self.seed, self.encoded = source, seed, encoded
         self.crop = MultiCrop(config.crops)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | TooManyCorrupt:
@@ -135,17 +144,28 @@ class CropDataset(Dataset):
             )
         draws = uniforms(self.seed, epoch, index, len(self.crop.sizes))
         augment = np.minimum(draws[:, AUGMENT].astype(np.float32), _BELOW_ONE)
-        return Sample(self.crop(image, draws[:, CROP]), augment, index, failures)
+        if isinstance(image, np.ndarray):
+            return Sample(self.crop(image, draws[:, CROP]), augment, index, failures)
+        data, size = image
+        return Sample([], augment, index, failures, Jpeg(data, size, self.crop.boxes(*size, draws[:, CROP]), key))
 
-    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray | None, int, list[Failure]]:
+    def _image(self, index: int) -> np.ndarray | tuple[bytes, tuple[int, int]]:
+        """Pixels; or, of a JPEG that stays encoded, its bytes, height and width."""
+        if not self.encoded:
+            return self.source.image(index)
+        data, path, limit = self.source.encoded(index), self.source.path(index), self.source.max_megapixels
+        size = plain_jpeg_size(data, path, limit)
+        return decode_image(data, path, limit) if size is None else (data, size)
+
+    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray | tuple | None, int, list[Failure]]:
         failures: list[Failure] = []
         try:
-            return self.source.image(index), index, failures
+            return self._image(index), index, failures
         except CorruptImage as error:
             failures.append((index, error.path, error.why))
         for other in replacements(self.seed, epoch, index, len(self.source), _TRIES - 1):
             try:
-                return self.source.image(other), other, failures
+                return self._image(other), other, failures
             except CorruptImage as error:
                 failures.append((other, error.path, error.why))
         return None, index, failures
@@ -154,12 +174,14 @@ class CropDataset(Dataset):
 class Loader:
     """Iterate over the batches from start_samples to total_samples; `len` counts them.
 
+    With data.decode=gpu, `decode` makes the crops of a batch that has `jpegs`; else it is None, and none has.
+
     Raises:
         TooManyCorrupt: while iterating, when image after image cannot be read.
     """
 
-    def __init__(self, loader: DataLoader):
-        self.loader = loader
+    def __init__(self, loader: DataLoader, decode: DeviceDecoder | None = None):
+        self.loader, self.decode = loader, decode
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -190,9 +212,14 @@ def make_loader(
     accumulation steps, their union is the same. Tensors are in pinned memory where CUDA is available.
 
     Raises:
-        ValueError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, or a start
-            that is no multiple of the batch.
+        ValueError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, a start that
+            is no multiple of the batch, or data.decode=gpu for images that are not encoded.
     """
+    on_device = config.decode == "gpu"
+    if on_device and not isinstance(source, EncodedSource):
+        raise ValueError(
+            f"data.decode=gpu decodes JPEGs, but data.source={source.name!r} gives pixels; pass --data.decode cpu"
+        )
     batches = MicroBatches(
         len(source),
         batch_size=batch_size,
@@ -204,7 +231,7 @@ def make_loader(
         accumulation_steps=accumulation_steps,
     )
     loader = DataLoader(
-        CropDataset(source, config, seed),
+        CropDataset(source, config, seed, encoded=on_device),
         batch_sampler=batches,
         num_workers=worker_count(config.workers),
         collate_fn=collate,
@@ -212,7 +239,7 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each iterator would advance the global one
     )
-    return Loader(loader)
+    return Loader(loader, DeviceDecoder(CropDataset(source, config, seed)) if on_device else None)
 
 
 def collate(samples: list[Sample | TooManyCorrupt]) -> Batch | TooManyCorrupt:
@@ -220,11 +247,14 @@ def collate(samples: list[Sample | TooManyCorrupt]) -> Batch | TooManyCorrupt:
     for sample in samples:
         if isinstance(sample, TooManyCorrupt):
             return sample
+    rows = [row for row, sample in enumerate(samples) if sample.jpeg is not None]
+    cropped = [sample.crops for sample in samples if sample.jpeg is None]
     return Batch(
-        crops=[torch.stack(group, dim=1) for group in zip(*(sample.crops for sample in samples), strict=True)],
+        crops=[torch.stack(group, dim=1) for group in zip(*cropped, strict=True)],
         draws=torch.from_numpy(np.stack([sample.draws for sample in samples], axis=1)),
         index=torch.tensor([sample.index for sample in samples]),
         failures=[failure for sample in samples for failure in sample.failures],
+        jpegs=Jpegs.join([samples[row].jpeg for row in rows], rows) if rows else None,
     )
 
 

@@ -73,8 +73,11 @@ class MultiCrop:
             image: uint8 [H, W, 3].
             draws: float64 [V, 22] in [0, 1).
         """
-        boxes = crop_boxes(image.shape[0], image.shape[1], self.scale, draws)
-        return (self._by_kernel if available() else self._by_torch)(image, boxes)
+        return (self._by_kernel if available() else self._by_torch)(image, self.boxes(*image.shape[:2], draws))
+
+    def boxes(self, height: int, width: int, draws: np.ndarray) -> np.ndarray:
+        """Where the views of an image lie in it: int64 [V, 4] of (top, left, height, width)."""
+        return crop_boxes(height, width, self.scale, draws)
 
     def _by_kernel(self, image: np.ndarray, boxes: np.ndarray) -> list[torch.Tensor]:
         order = [view for _, views in self.groups for view in views]

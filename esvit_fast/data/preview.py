@@ -29,7 +29,7 @@ def preview(source: Source, config: Config, count: int = 4, title: str = "") -> 
     Raises:
         ValueError: fewer images than asked for.
     """
-    data, seed = replace(config.data, workers=0), config.train.seed
+    data, seed = replace(config.data, workers=0, decode="cpu"), config.train.seed
     sizes = data.crops.sizes
     loader = make_loader(source, data, batch_size=count, seed=seed, start_samples=0, total_samples=count)
     batch = next(iter(loader))

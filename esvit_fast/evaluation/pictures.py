@@ -48,7 +48,7 @@ def readable(source: Source, indices: Sequence[int], count: int) -> list[tuple[i
 
 def crops(source: Source, config: Config, count: int = 3) -> str:
     """The first images of the run's first batch: the image, its global views and its local ones, after augmentation."""
-    data = dataclasses.replace(config.data, workers=0)
+    data = dataclasses.replace(config.data, workers=0, decode="cpu")
     count, sizes = min(count, len(source)), config.data.crops.sizes
     loader = make_loader(source, data, batch_size=count, seed=config.train.seed, start_samples=0, total_samples=count)
     batch = next(iter(loader))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config
-from ..data import Source, make_loader
+from ..data import Source, check_device_decode, make_loader, prefetch
 from ..data.loader import worker_count
 from .distributed import Ranks
 from .dry_step import noise
@@ -93,13 +93,19 @@ def least_images(config: Config) -> int:
     return 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
 
 
-def loader_rate(config: Config, source: Source, seconds: float = 3.0) -> float:
-    """Images per second that the configured workers decode and crop, for no longer than some seconds."""
+def loader_rate(config: Config, source: Source, device: torch.device, seconds: float = 3.0) -> float:
+    """Images per second that the configured workers, or a device, decode and crop, for no longer than some seconds.
+
+    Raises:
+        ValueError: the device is to decode, and cannot.
+    """
+    if config.data.decode == "gpu":
+        check_device_decode(device)
     batch = min(8, len(source))
     loader = make_loader(
         source, config.data, batch_size=batch, seed=config.train.seed, start_samples=0, total_samples=batch * 10**6
     )
-    batches = iter(loader)
+    batches = prefetch(loader, device, decode=loader.decode)
     next(batches)  # what starts workers is no part of it
     done, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds or done < 2 * batch:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ..config import Config
 from ..data import Batch
+from ..data.device_decode import HELD_BYTES
 from ..data.draws import AUGMENT
 from ..ops._cpu.prototype_cross_entropy import scratch_bytes
 from ..ops._flops import FLOPS
@@ -35,7 +36,7 @@ KINDS = {
     "loss": "centres, pairs, and gradients that are made with the loss",
     "backward": "what the backward pass holds for a moment",
     "augmentation": "views, as the networks see them",
-    "batch": "crops of all micro-batches of a step, as the loader gives them",
+    "batch": "crops of all micro-batches of a step, as the loader gives them, and images that a GPU decodes",
 }
 """What memory is taken for."""
 
@@ -99,6 +100,8 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
         with watch.noting("batch"):
             # on a GPU, the next one is copied while a step runs
             batches = [noise(config, images, ranks.device) for _ in range(accumulated + on_gpu)]
+            decoding = on_gpu and config.data.decode == "gpu"
+            batches.append(torch.empty(HELD_BYTES * decoding, dtype=torch.uint8, device=ranks.device))
         flops = _flops_of_parts(watch, trainer)
         _note_kinds(watch, trainer)
         divided = config.train.shard and ranks.world_size > 1

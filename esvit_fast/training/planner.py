@@ -155,7 +155,8 @@ def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple
     if not measured.grown:
         return 0, OVERHEAD
     last = (-2, -1) if len(measured.grown) > 1 else (-1, -1)
-    alone = replace(config, train=replace(config.train, accumulation_steps=1, micro_batch_size=0))
+    train = replace(config.train, accumulation_steps=1, micro_batch_size=0)
+    alone = replace(config, train=train, data=replace(config.data, decode="cpu"))  # of noise
     few, many = (dry_step(alone, measured.images[i], Ranks(0, 1, ranks.device)).peak for i in last)
     least, most = (measured.grown[i] for i in last)
     if most < 0.9 * many:  # the process had freed memory to take from
@@ -239,7 +240,7 @@ def _time(config: Config, ranks: Ranks, measured: Calibration, images: int, sour
     if source is None:
         return Time(step, network, None, network, None, None, None, None)
     workers = worker_count(config.data.workers)
-    rate = loader_rate(config, source)  # of one rank
+    rate = loader_rate(config, source, ranks.device)  # of one rank
     busy = max(1, workers) / rate  # seconds of a core for an image
     each = ranks.world_size / network  # seconds of a rank for an image
     if workers == 0:

@@ -20,6 +20,7 @@ from ..data import (
     Loader,
     Source,
     TooManyCorrupt,
+    check_device_decode,
     fingerprint,
     make_loader,
     open_source,
@@ -186,6 +187,8 @@ class _Inputs(NamedTuple):
 def _inputs(trainer: Trainer, source: Source, corrupt: Sequence[int] = ()) -> _Inputs:
     """What a run reads from; all that can be wrong with it is found here, before anything is written."""
     train, ranks = trainer.config.train, trainer.ranks
+    if trainer.config.data.decode == "gpu":
+        check_device_decode(ranks.device)
     accumulated = accumulation_steps(train, ranks.world_size)
     loader = make_loader(
         source,
@@ -231,7 +234,7 @@ def _run(
             stop.ask()
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        saved, batches = trainer.step, prefetch(inputs.loader, ranks.device)
+        saved, batches = trainer.step, prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode)
         try:
             while trainer.step < trainer.total_steps and not stop.agreed():
                 profiler.next()

@@ -11,7 +11,7 @@ from ..config import Config, ConfigError, load_config, settings
 from .distributed import gather
 
 _FREE = re.compile(
-    r"eval\..*|data\.(source|workers|max_corrupt_share)|model\.checkpoint_stages|"
+    r"eval\..*|data\.(source|workers|decode|max_corrupt_share)|model\.checkpoint_stages|"
     r"train\.(device|accumulation_steps|micro_batch_size|shard|compile|cuda_graph)|"
     r"train\.(checkpoint_every_steps|keep_checkpoints|log_every_steps|loggers|stop_on_collapse)"
 )

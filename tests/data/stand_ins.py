@@ -61,3 +61,16 @@ def encoded(seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels(seed)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def jpeg(image: Image.Image | np.ndarray, kind: str = "JPEG", **options) -> bytes:
+    """An image as a JPEG, or another kind of file."""
+    buffer = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def damaged(data: bytes) -> bytes:
+    """A JPEG with the header and the end of another one, but tables that no decoder accepts."""
+    at = data.index(b"\xff\xc4") + 5
+    return data[:at] + b"\xff" * 16 + data[at + 16 :]

@@ -102,6 +102,23 @@ def test_good_batches_come_before_what_ends_them(count):
         next(batches)
 
 
+@pytest.mark.parametrize("device", [GPU, torch.device("cpu")], ids=str)
+def test_what_is_encoded_is_decoded_where_others_are_copied(device):
+    cuda, on_gpu = Streams(), device == GPU
+
+    def decode(batch, where):
+        assert where == device and cuda.copying == on_gpu
+        cuda.calls.append(("copy", batch.jpegs))
+        return batch._replace(crops=[Crop(cuda, batch.jpegs, "gpu")], jpegs=None)
+
+    given = [batch(0, [])._replace(jpegs="0"), batch(1, [Crop(cuda, "1")]), batch(2, [])._replace(jpegs="2")]
+    assert [got.crops[0].name for got in prefetch(given, device, cuda, decode)] == ["0", "1", "2"]
+    copies = [("copy", "0"), ("copy", "1"), ("copy", "2")] if on_gpu else [("copy", "0"), ("copy", "2")]
+    assert [call for call in cuda.calls if call[0] == "copy"] == copies
+    waited = [call for call in cuda.calls if call[0] == "wait"]
+    assert waited == [("wait", "work", number + 1) for number in range(3)] * on_gpu
+
+
 def test_a_loop_may_leave():
     cuda = Streams()
     batches = prefetch(loader(cuda, 9), GPU, cuda)

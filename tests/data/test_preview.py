@@ -60,3 +60,9 @@ def test_without_local_crops_and_with_classes(tmp_path, config):
     assert preview(source, config, 2).height > picture.height
     with pytest.raises(ValueError, match="batch_size=3 is larger than the data"):
         preview(source, config, 3)
+
+
+def test_it_needs_no_gpu(tmp_path, config):
+    source = open_source(str(write_images(tmp_path, ["1.jpg", "2.jpg"])))
+    pictures = [preview(source, replace(config, data=replace(config.data, decode=d)), 2) for d in ("cpu", "gpu")]
+    assert np.array_equal(*map(np.asarray, pictures))

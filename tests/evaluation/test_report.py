@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, Method
 from esvit_fast.data import denormalize, normalize
 from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import split_labelled, subset
-from esvit_fast.evaluation.pictures import overlay, readable
+from esvit_fast.evaluation.pictures import crops, overlay, readable
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.suite import evaluate_run
 
@@ -282,3 +283,8 @@ def test_pictures_skip_what_cannot_be_read():
     assert len(found) == 4
     assert set(found) & set(wanted) == {wanted[0]}
     assert [index for index, _ in readable(ArraySource(noise_images(20), broken={10}), [3, 10, 17], 5)] == [3, 17]
+
+
+def test_crops_are_shown_without_the_gpu_that_decodes_for_the_run():
+    source, data = labelled(6, seed=0), dataclasses.replace(CONFIG.data, decode="gpu")
+    assert crops(source, dataclasses.replace(CONFIG, data=data), 2) == crops(source, CONFIG, 2)

@@ -11,6 +11,9 @@ import torch
 from benchmarks import step as benchmark
 from esvit_fast import ops
 from esvit_fast.config import load_config
+from esvit_fast.data.device_decode import HELD_BYTES
+from esvit_fast.training import Ranks
+from esvit_fast.training.dry_step import dry_step
 from tests.ops.gpu import DEVICE
 
 pytestmark = pytest.mark.gpu
@@ -68,3 +71,10 @@ def test_a_step_waits_for_nothing(precision, cuda_graph):
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_plan_knows_what_decoding_holds():
+    config, ranks = load_config("sample"), Ranks(0, 1, torch.device(DEVICE))
+    decode = [dry_step(replace(config, data=replace(config.data, decode=where)), 8, ranks) for where in ("gpu", "cpu")]
+    there = HELD_BYTES if DEVICE != "cpu" else 0
+    assert decode[0].parts["batch"] - decode[1].parts["batch"] == decode[0].peak - decode[1].peak == there
