@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
@@ -18,17 +19,19 @@ from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from benchmarks.measuring import costs, interleaved, judged, provenance
+from benchmarks.measuring import costs, interleaved, judged, on_gpu, provenance
 from esvit_fast.config import DataConfig
 from esvit_fast.data import (
     Augmenter,
     Batch,
     MultiCrop,
     SourceError,
+    check_device_decode,
     crop_boxes,
     decode,
     make_loader,
     open_source,
+    prefetch,
     uniforms,
 )
 from esvit_fast.data.augment import sampled_parameters
@@ -38,6 +41,7 @@ from esvit_fast.data.exact_pil import exact_pil
 from esvit_fast.data.multicrop import view_groups
 
 CONFIG = DataConfig(workers=0)
+GPU = "cuda"
 _BICUBIC = v1.InterpolationMode.BICUBIC
 
 Batches = Iterator[Sequence[Tensor] | Batch]
@@ -128,6 +132,15 @@ def cropped_by_pillow(source: EncodedSource, batch: int) -> Batches:
         yield from cropped(source, batch)
 
 
+def cropped_by_gpu(source: EncodedSource, batch: int) -> Batches:
+    """The same crops, which a GPU decodes and makes."""
+    count, config = len(source) // batch * batch, replace(CONFIG, decode="gpu")
+    loader = make_loader(source, config, batch_size=batch, seed=0, start_samples=0, total_samples=count)
+    yield from prefetch(loader, torch.device(GPU), decode=loader.decode)
+    if on_gpu(GPU):
+        torch.cuda.synchronize()
+
+
 def augmented(source: EncodedSource, batch: int) -> Batches:
     """Views of this library, float32 [B, 3, S, S] each."""
     augment = Augmenter(CONFIG.augment, CONFIG.crops.sizes)
@@ -139,7 +152,8 @@ TRANSFORMS: dict[str, Callable[[EncodedSource, int], Batches]] = {
     "published": partial(transformed, _pillow, _published_view),
     "torchvision v2": partial(transformed, _tensor, _tensor_view),
 }
-LOADERS = {"esvit_fast crops": cropped, "esvit_fast crops, Pillow decodes": cropped_by_pillow}
+FOR_GPUS = {"esvit_fast crops, nvJPEG decodes": cropped_by_gpu}
+LOADERS = {"esvit_fast crops": cropped, "esvit_fast crops, Pillow decodes": cropped_by_pillow} | FOR_GPUS
 CONTESTANTS = TRANSFORMS | {"esvit_fast views": augmented} | LOADERS
 """Crops are what workers give a training process, whose device augments them; all others give the views."""
 PUBLISHED = next(iter(CONTESTANTS))
@@ -218,18 +232,23 @@ def _errors(name: str, source: EncodedSource, batch: int) -> Tensor:
 
 def _in_order(batch: Batch) -> list[Tensor]:
     """Crops [B, 3, S, S] of every view."""
-    numbered = zip(batch.crops, view_groups(CONFIG.crops.sizes), strict=True)
+    numbered = zip([crop.cpu() for crop in batch.crops], view_groups(CONFIG.crops.sizes), strict=True)
     found = {number: crop for crops, (_, numbers) in numbered for number, crop in zip(numbers, crops, strict=True)}
     return [found[number] for number in range(len(found))]
 
 
-def measure(spec: str, names: Sequence[str], batch: int, rounds: int) -> dict:
-    """A record: a pass over the images that a specification names, in this process.
+def measure(spec: str, names: Sequence[str], batch: int, rounds: int, device: str = "cpu") -> dict:
+    """A record: a pass over the images that a specification names, in this process, with whatever GPU it is about.
 
     Raises:
-        SystemExit: they are not encoded images, or fewer than a batch.
+        SystemExit: they are not encoded images, or fewer than a batch; or a GPU is to decode and cannot.
     """
     source, rows, runs = opened(spec, batch), {}, {}
+    if FOR_GPUS.keys() & set(names):
+        try:
+            check_device_decode(torch.device(device))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     count = len(source) // batch * batch
     for name in names:
         rows[name] = judged(lambda name=name: gate(name, source, batch))
@@ -239,7 +258,7 @@ def measure(spec: str, names: Sequence[str], batch: int, rounds: int) -> dict:
         rows[name] |= {"load": times, "images_per_s": round(1e3 * count / times["p50"], 1), **costs(runs[name], "cpu")}
         if name in LOADERS:
             rows[name]["note"] = "crops and draws, which the device augments; the others make the views on the CPU"
-    return identity(spec, batch) | {"rounds": rounds, "contestants": rows} | provenance("cpu")
+    return identity(spec, batch) | {"rounds": rounds, "contestants": rows} | provenance(device)
 
 
 def opened(spec: str, batch: int) -> EncodedSource:

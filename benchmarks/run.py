@@ -95,10 +95,11 @@ def augment(args: argparse.Namespace) -> None:
 def load(args: argparse.Namespace) -> None:
     """Print and record the way from files to views, on one core unless --threads says otherwise."""
     torch.set_num_threads(args.threads or 1)
-    names = args.contestants or [*loader.CONTESTANTS]
+    names = [name for name in loader.CONTESTANTS if on_gpu(args.device) or name not in loader.FOR_GPUS]
+    names = args.contestants or names
     if done(args, "loader", names, **loader.identity(args.data, args.batch)):
         return
-    record = loader.measure(args.data, names, args.batch, args.rounds)
+    record = loader.measure(args.data, names, args.batch, args.rounds, args.device)
     keep(args, loader.table(record), record, "loader")
 
 
@@ -184,7 +185,8 @@ def main() -> None:
     command.add_argument("--contestants", nargs="+", choices=[*multicrop_augment.CONTESTANTS], help="all without it")
     _common(command)
     command = commands.add_parser("loader", help=loader.__doc__)
-    command.set_defaults(run=load, device="cpu")
+    command.set_defaults(run=load)
+    command.add_argument("--device", default="cpu", help="cuda: also whoever decodes there")
     command.add_argument("--data", required=True, help="a folder, a list, a .zip or .tar of photographs")
     command.add_argument("--contestants", nargs="+", choices=[*loader.CONTESTANTS], help="all without it")
     command.add_argument("--batch", type=int, default=20)

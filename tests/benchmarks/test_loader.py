@@ -39,7 +39,8 @@ def _small(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*benchmark.CONTESTANTS])
-def test_who_makes_the_published_views_passes(photographs, name):
+def test_who_makes_the_published_views_passes(photographs, name, monkeypatch):
+    monkeypatch.setattr(benchmark, "GPU", "cpu")  # which decodes what is left to a GPU
     assert benchmark.gate(name, open_source(photographs), 8) <= 1
 
 
@@ -54,8 +55,9 @@ def test_a_transform_that_does_less_fails(photographs, monkeypatch, left_out):
     assert benchmark.gate("torchvision v2", open_source(photographs), 8) > 1
 
 
-@pytest.mark.parametrize("name", ["esvit_fast views", "esvit_fast crops"])
+@pytest.mark.parametrize("name", ["esvit_fast views", "esvit_fast crops", *benchmark.FOR_GPUS])
 def test_views_of_other_boxes_fail(photographs, monkeypatch, name):
+    monkeypatch.setattr(benchmark, "GPU", "cpu")
     boxes = benchmark.crop_boxes
     monkeypatch.setattr(benchmark, "crop_boxes", lambda *a: boxes(*a)[::-1])
     assert benchmark.gate(name, open_source(photographs), 8) > 1
@@ -92,4 +94,6 @@ def test_what_cannot_be_loaded_is_one_line(photographs, data, message):
     with pytest.raises(SystemExit, match=message) as caught:
         benchmark.measure(data or photographs, ["published"], 32 if data is None else 8, 2)
     assert "\n" not in str(caught.value)
+    with pytest.raises(SystemExit, match="needs an NVIDIA GPU"):
+        benchmark.measure(photographs, [*benchmark.FOR_GPUS], 8, 2)
     assert torch.get_num_threads() == 1
