@@ -56,7 +56,7 @@ class Augmenter:
         if self.config.exact_pil:
             from .exact_pil import exact_pil
 
-            return normalize(exact_pil(images, parameters).to(device), self.config).to(self.dtype)
+            return normalize(exact_pil(images.cpu(), parameters).to(device), self.config).to(self.dtype)
         images = images.to(device, non_blocking=True)
         return multicrop_augment(images, parameters, **operator_settings(self.config), dtype=self.dtype)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esvit_fast.data import Batch, prefetch
+from esvit_fast.config import AugmentConfig
+from esvit_fast.data import Augmenter, Batch, prefetch
 from tests.ops.gpu import DEVICE
 
 pytestmark = pytest.mark.gpu
@@ -31,3 +32,14 @@ def test_what_was_loaded_arrives_while_the_device_works():
     for found, both in zip(arrived, crops, strict=True):
         assert all(torch.equal(a.cpu() - 1, b) for a, b in zip(found, both, strict=True))
     assert work.isfinite().all()
+
+
+def test_pillow_augments_what_has_arrived():
+    g = torch.Generator().manual_seed(0)
+    crops = [torch.randint(256, (2, 4, 3, 16, 16), dtype=torch.uint8, generator=g)]
+    batch = Batch(crops, torch.rand(2, 4, 11, generator=g), torch.arange(4), [])
+    augment = Augmenter(AugmentConfig(exact_pil=True), (16, 16))
+    views = [augment(batch._replace(crops=[crop.to(place) for crop in crops]), place) for place in (DEVICE, "cpu")]
+    assert all(
+        a.device.type == DEVICE.split(":")[0] and torch.allclose(a.cpu(), b) for a, b in zip(*views, strict=True)
+    )
