@@ -23,6 +23,7 @@ STEMS = tuple(sorted(path.stem for path in (ROOT / "esvit_fast" / "ops").glob("[
 MODES = {
     "kernels": ("forward", "backward"),
     "window_attention": ("forward", "training"),
+    "linear": ("forward", "training"),
     "prototype_cross_entropy": ("training",),
     "multicrop_augment": ("augment",),
     "loader": ("load",),
@@ -32,7 +33,8 @@ MODES = {
 """What the records of each file time; `training` is forward and backward."""
 USES = {
     "step": STEMS,
-    "model": ("window_attention",),
+    "model": ("window_attention", "linear"),
+    "window_attention": ("linear",),
     "kernels": ("window_attention",),
     "loader": ("multicrop_augment",),
 }

@@ -55,13 +55,14 @@ TITLES = {
     "prototype_cross_entropy": "The loss over prototypes, with its last layer",
     "kernels": "Window attention, the operator alone",
     "window_attention": "Window attention of a layer, with its projections",
+    "linear": "Linear layers of a Swin-T",
     "model": "Whole models of timm",
     "loader": "From files to views",
     "multicrop_augment": "Augmentation of a batch's crops",
     "learning": "What recipes learn",
 }
 """The sections of a device, by file of its records, most important first."""
-SIDE_BY_SIDE = ("kernels", "window_attention")
+SIDE_BY_SIDE = ("kernels", "window_attention", "linear")
 """Files of many cases: a row for each, instead of a table for each."""
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed
 
 from benchmarks import (
     kernels,
+    linear,
     loader,
     multicrop_augment,
     planner,
@@ -67,6 +68,15 @@ def attention(args: argparse.Namespace) -> None:
             continue
         record = window_attention.measure(case, names, args.batch, dtype, args.device, args.rounds)
         keep(args, window_attention.table(record) + "\n", record, "window_attention")
+
+
+def layers(args: argparse.Namespace) -> None:
+    """Print and record every linear layer."""
+    names = [name for name in linear.CONTESTANTS if not args.contestants or name in args.contestants]
+    for case in linear.CASES:
+        if not done(args, "linear", names, **linear.identity(case, args.batch)):
+            record = linear.measure(case, names, args.batch, args.device, args.rounds)
+            keep(args, linear.table(record) + "\n", record, "linear")
 
 
 def loss(args: argparse.Namespace) -> None:
@@ -173,6 +183,11 @@ def main() -> None:
     command.add_argument("--case", help="a part of the names of cases; all without it")
     command.add_argument("--contestants", nargs="+", choices=[*CONTESTANTS], help="all without it")
     _common(command)
+    command = commands.add_parser("linear", help=linear.__doc__)
+    command.set_defaults(run=layers, device="cpu")
+    command.add_argument("--contestants", nargs="+", choices=[*linear.CONTESTANTS], help="all without it")
+    command.add_argument("--batch", type=int, default=8)
+    _recording(command)
     command = commands.add_parser("loss", help=prototype_cross_entropy.__doc__)
     command.set_defaults(run=loss)
     command.add_argument("--prototypes", nargs="+", type=int, default=[65536])
