@@ -69,7 +69,7 @@ def test_a_real_calibration():
     assert all(seconds > 0 for seconds in (*found.seconds, found.update))
     assert len(found.grown) in (0, 4)
     source = open_source(config.data.source, "train")
-    assert loader_rate(config, source, seconds=0.1) > 0
+    assert loader_rate(config, source, CPU.device, seconds=0.1) > 0
 
 
 @pytest.mark.slow
