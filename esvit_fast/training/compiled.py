@@ -1,24 +1,25 @@
-"""The stages of a backbone as programs of torch.compile."""
+"""Parts of a network as programs of torch.compile."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
-_PROGRAMS = 64
-"""Of stages: student's and teacher's, each of every size of map; torch would give up at 8."""
+_PROGRAMS = 256
+"""Of one kind of part: student's and teacher's, of every width and size of map; torch would give up at 8."""
 
 
-def compile_stages(*backbones: nn.Module, backend: str = "inductor") -> None:
-    """Let torch.compile make a program of every stage, when it first meets a size of map.
+def compile_parts(parts: Iterable[nn.Module], backend: str = "inductor") -> None:
+    """Let torch.compile make a program of every part, when it first meets a size of map.
 
-    What is random in a stage is drawn as without. The operators of this library are called by the programs, everything
-    around them is fused. Names in state dictionaries stay what they are, and copies of a backbone are not compiled.
+    What is random is drawn as without. The operators of this library are called by the programs, everything around them
+    is fused. Names in state dictionaries stay what they are, and copies of a part are not compiled.
     """
     import torch._dynamo  # takes seconds
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _PROGRAMS)
-    torch._dynamo.config.optimize_ddp = False  # gradients of a stage are reduced while the one before it is at work
+    torch._dynamo.config.optimize_ddp = False  # gradients of a part are reduced while the one before it is at work
     options = {"fallback_random": True} if backend == "inductor" else None
-    for backbone in backbones:
-        for stage in backbone.layers:
-            stage.compile(backend=backend, dynamic=False, fullgraph=True, options=options)
+    for part in parts:
+        part.compile(backend=backend, dynamic=False, fullgraph=True, options=options)

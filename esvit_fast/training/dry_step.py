@@ -25,6 +25,7 @@ from ..data.draws import AUGMENT
 from ..ops._cpu.prototype_cross_entropy import scratch_bytes
 from ..ops._flops import FLOPS
 from .distributed import Ranks, accumulation_steps
+from .sharding import units
 from .trainer import Trainer
 
 KINDS = {
@@ -205,14 +206,13 @@ def _reduce_in_buckets(watch: _Watch, trainer: Trainer, steps: int) -> None:
 
 
 def _divided(trainer: Trainer, count: int) -> dict[str, int]:
-    """Bytes of what `sharding.shard` divides, at most: own parts, all that is no stage, and of the student two stages,
-    as the next one is fetched while one is at work."""
+    """Bytes of what `sharding.shard` divides, at most: own parts, all that is in no unit, and two units, as the next
+    one is fetched while one is at work."""
     student = trainer.method.student
-    stages = [_bytes_of(stage.parameters()) for stage in student.backbone.layers]
-    rest = _bytes_of(student.parameters()) - sum(stages)
+    sizes = [_bytes_of(unit.parameters()) for unit in units(student.backbone)]
     own = _bytes_of(student.parameters()) // count
+    at_work = _bytes_of(student.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
     moments = sum(_bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count
-    at_work = rest + sum(sorted(stages)[-2:])
     return {"weights": own + at_work, "teacher": own + at_work, "gradients": own + at_work, "optimizer": moments}
 
 

@@ -203,7 +203,7 @@ def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
         nonlocal config
         config = replace(config, **sections)
         said[name] = value
-        return Way(" ".join(f"--{name} {value}" for name, value in said.items()), config, images)
+        return Way(" ".join(f"--{name} {value}".rstrip() for name, value in said.items()), config, images)
 
     for count in range(2, pieces // least + 1):
         # a step of several micro-batches needs more than one of them alone
@@ -222,6 +222,8 @@ def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
             again = tuple(sorted({*config.model.checkpoint_stages, *range(count)}))
             model = replace(config.model, checkpoint_stages=again)
             yield changed("model.checkpoint-stages", " ".join(map(str, again)), model=model)
+    if ranks.world_size > 1 and config.train.precision != "fp16" and not config.train.shard:
+        yield changed("train.shard", "", train=replace(config.train, shard=True))
     if config.train.precision == "fp32":
         yield changed("train.precision", "bf16", train=replace(config.train, precision="bf16"))
     while sum(counts := config.data.crops.local_counts) > len(counts):

@@ -5,28 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..methods import EsViT
 from .distributed import Ranks
 
 
 def shard(method: EsViT, ranks: Ranks) -> None:
-    """Divide student and teacher among all ranks, in place: each stage is whole while it is at work, and what is no
-    stage from the forward pass to the end of the backward pass, for the loss reads prototypes."""
+    """Divide student and teacher among all ranks, in place: each of `units` is whole while it is at work, and what is
+    in none of them from the forward pass to the end of the backward pass, for the loss reads prototypes."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for network in (method.student, method.teacher):
-        for stage in network.backbone.layers:
-            fully_shard(stage, mesh=mesh)
+        for unit in units(network.backbone):
+            fully_shard(unit, mesh=mesh)
     fully_shard(method, mesh=mesh)
+
+
+def units(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks of a backbone, and what merges patches between them."""
+    parts = (part for stage in backbone.layers for part in (*stage.blocks, stage.downsample))
+    return [part for part in parts if part is not None]
 
 
 @contextmanager
 def prototypes_whole(method: EsViT) -> Iterator[None]:
-    """Within, all weights but those of stages are whole, as they were in the last forward pass or as they are now."""
+    """Within, all weights but those of units are whole, as they were in the last forward pass or as they are now."""
     sharded = hasattr(method, "unshard")
     if sharded:
         method.unshard()

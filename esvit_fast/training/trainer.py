@@ -20,7 +20,7 @@ from ..models import create_model
 from ..models.checkpoint import difference_of
 from ..nn import share_draws
 from .checkpoint import Checkpoint, CheckpointError
-from .compiled import compile_stages
+from .compiled import compile_parts
 from .distributed import Ranks, all_reduce_sum, begin_all_reduce_sum
 from .late import Late
 from .optimizer import (
@@ -33,7 +33,7 @@ from .optimizer import (
 )
 from .profiling import UPDATE
 from .schedules import SchedulePoint, schedule, total_steps
-from .sharding import divided_like, prototypes_whole, shard, whole
+from .sharding import divided_like, prototypes_whole, shard, units, whole
 from .step_graph import StepGraph, check_one_gpu
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -146,7 +146,8 @@ class Trainer:
         if ranks.device.type == "cuda" and ranks.world_size > 1:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         if config.train.compile:
-            compile_stages(self.method.student.backbone, self.method.teacher.backbone)
+            for backbone in (self.method.student.backbone, self.method.teacher.backbone):
+                compile_parts(units(backbone) if self._sharded else backbone.layers)
         if self._sharded:
             shard(self.method, ranks)
         self.optimizer = make_optimizer(self.method.student, config.train)

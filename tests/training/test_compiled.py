@@ -26,7 +26,7 @@ def traced(monkeypatch):
         made.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    monkeypatch.setattr(trainer, "compile_stages", lambda *b: compiled.compile_stages(*b, backend=backend))
+    monkeypatch.setattr(trainer, "compile_parts", lambda parts: compiled.compile_parts(parts, backend))
     torch._dynamo.reset()
     yield made
     torch._dynamo.reset()
@@ -77,7 +77,7 @@ def test_inductor_fuses_a_stage_and_draws_what_torch_draws():
         return out, [p.grad for p in stage.parameters()]
 
     plain = run()
-    compiled.compile_stages(model)
+    compiled.compile_parts(model.layers)
     fused = run()
     torch.testing.assert_close(fused[0], plain[0], rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(fused[1], plain[1], strict=True):

@@ -123,6 +123,7 @@ def test_remedies_keep_to_what_was_chosen():
         ("--train.micro-batch-size 1 --model.checkpoint-stages 0 1 2", 1),
     ]
     assert all(validate(way.config) for way in ways)
+    assert ways[4].flags == f"{ways[3].flags} --train.shard" and ways[4].config.train.shard
     config = small(batch_size=24, accumulation_steps=3)
     assert next(iter(_remedies(config, Ranks(0, 2, CPU.device), 2))).flags == "--train.accumulation-steps 6"
 

@@ -11,6 +11,8 @@ from esvit_fast.training import Ranks
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.dry_step import dry_step
 from esvit_fast.training.metrics import read_metrics
+from esvit_fast.training.sharding import units
+from esvit_fast.training.trainer import build_backbone
 
 from .runs import CPU, go_on, on_ranks, small, start, trained_weights
 
@@ -56,6 +58,10 @@ def test_a_plan_counts_own_parts_and_what_is_at_work():
     assert divided.parts["optimizer"] == pytest.approx(whole.parts["optimizer"] / 8, rel=0.1)
     assert all(divided.parts[kind] < 1.1 * whole.parts[kind] for kind in ("weights", "teacher", "gradients"))
     assert divided.parts["activations"] == whole.parts["activations"] and divided.peak < whole.peak
+    # blocks and mergings, one after the other, and nothing twice
+    found = units(build_backbone(small()))
+    names = [type(unit).__name__ for unit in found]
+    assert names.count("SwinBlock") == 8 and names.count("PatchMerging") == 2 and len(set(found)) == 10
 
 
 def test_a_loss_scale_that_every_rank_finds_for_itself_is_refused():
