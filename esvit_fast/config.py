@@ -152,7 +152,8 @@ class TrainConfig:
     """Divide weights, gradients and the optimiser's state among ranks (FSDP2) instead of keeping them whole on each
     (DDP): less memory for more communication, for large backbones. The same numbers but for rounding."""
     compile: bool = False
-    """Let torch.compile fuse what lies around the operators, stage by stage (block by block where ranks share). The first steps take minutes more."""
+    """Let torch.compile fuse what lies around the operators, stage by stage, or block by block with `shard`. The first
+    steps take minutes more."""
     cuda_graph: bool = False
     """Replay a step on a GPU as one CUDA graph, so that no launch of a kernel costs time. For one GPU, without
     accumulation; steps in which the teacher's temperature moves run as without."""
