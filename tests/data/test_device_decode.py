@@ -176,11 +176,12 @@ def test_an_image_of_another_size_than_its_header_says_is_refused(folder):
     assert all(same(a, b) for a, b in zip(loaded(folder, "gpu", decode=cut), loaded(folder, "cpu"), strict=True))
 
 
-def test_a_device_without_memory_is_no_damaged_image(folder):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_device_that_fails_is_no_damaged_image(folder, error):
     def full(encoded, device):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error("CUDA error")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(error):
         loaded(folder, "gpu", decode=full)
 
 
