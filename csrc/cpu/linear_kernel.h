@@ -18,7 +18,8 @@ inline void pack(
 
 // Columns [begin, begin + columns) of out [rows, outs] = x [rows, ins] weight + bias, at most a panel of them.
 //
-// Sums run over inputs in their order, block by block, so that they depend neither on other rows nor on how many threads there are.
+// Sums run over inputs in their order, block by block, so that they depend neither on other rows nor on how many
+// threads there are.
 void linear_columns(const Linear& p, int64_t rows, const float* x, float* out, int64_t begin, int64_t columns) {
   constexpr int64_t size = Vector<float>::size;
   const int64_t block = std::clamp<int64_t>(p.ins, 1, 256), filled = (columns + size - 1) / size * size;

@@ -36,8 +36,8 @@ void run(const MulticropAugment<Out>& p, const float* parameters, int64_t sample
 
 }  // namespace
 
-// images [samples, 3, height, width], parameters [samples, 9], levels [2, 3]: the mean that is subtracted from levels of
-// 0 to 255, and what they are then multiplied by.
+// images [samples, 3, height, width], parameters [samples, 9], levels [2, 3]: the mean that is subtracted from levels
+// of 0 to 255, and what they are then multiplied by.
 Tensor multicrop_augment(Tensor images, Tensor parameters, Tensor levels, int64_t radius, ScalarType dtype) {
   STD_TORCH_CHECK(
       images.scalar_type() == ScalarType::Byte && images.dim() == 4 && images.size(1) == 3 && images.is_contiguous() &&
