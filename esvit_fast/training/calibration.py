@@ -12,7 +12,7 @@ import torch
 from ..config import Config
 from ..data import Source, check_device_decode, make_loader, prefetch
 from ..data.loader import worker_count
-from .distributed import Ranks
+from .distributed import Ranks, least_images
 from .dry_step import noise
 from .memory import give_back_freed_memory
 from .trainer import Trainer
@@ -69,7 +69,8 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -
     sizes, seconds, updates, grown = [], [], [], []
     size = min(least, images)
     while True:
-        taken, _ = [], _reset_peak(ranks.device)
+        _reset_peak(ranks.device)
+        taken = []
         for number in range(_STEPS):
             batch, begin = noise(config, size), now(ranks.device)
             trainer.train_step([batch])
@@ -86,11 +87,6 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -
         if size == images or left < _STEPS * (seconds[-1] * following / size + updates[-1]):
             return Calibration(tuple(sizes), tuple(seconds), statistics.median(updates), process, tuple(grown))
         size = following
-
-
-def least_images(config: Config) -> int:
-    """Of a step that is tried: what compares images, or normalises over them, needs two."""
-    return 2 if config.method.koleo_weight or config.method.head_batch_norm else 1
 
 
 def loader_rate(config: Config, source: Source, device: torch.device, seconds: float = 3.0) -> float:

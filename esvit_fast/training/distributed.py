@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..config import ConfigError, TrainConfig
+from ..config import Config, ConfigError, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,31 @@ def accumulation_steps(train: TrainConfig, world_size: int) -> int:
         f"train.batch_size={batch} is not divisible by world_size={world_size} x accumulation_steps={steps}; "
         f"{', or '.join(ways)}"
     )
+
+
+def micro_batch(config: Config, world_size: int) -> int:
+    """Images of a forward pass of one rank.
+
+    Raises:
+        ConfigError: as `accumulation_steps`, or they are fewer than `least_images`.
+    """
+    train, steps = config.train, accumulation_steps(config.train, world_size)
+    share = train.batch_size // world_size
+    images = share // steps
+    if images < least_images(config):
+        given = train.micro_batch_size and share > 1
+        size = f"train.micro_batch_size={train.micro_batch_size}" if given else f"train.accumulation_steps={steps}"
+        raise ConfigError(
+            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
+            f"{train.batch_size} leaves {images} with {size} on {world_size} ranks; "
+            f"raise the {'micro-batch' if given else 'batch'} size or set the weight to 0"
+        )
+    return images
+
+
+def least_images(config: Config) -> int:
+    """Of a micro-batch: koleo compares images, while a head's batch norm has rows of several views of one."""
+    return 2 if config.method.koleo_weight else 1
 
 
 def _divisors(number: int) -> list[int]:

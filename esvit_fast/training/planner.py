@@ -15,8 +15,8 @@ from ..config import Config
 from ..data import Source
 from ..data.loader import MicroBatches, cores, worker_count
 from ..models import create_model
-from .calibration import Calibration, calibrate, free_memory, least_images, loader_rate
-from .distributed import Ranks, accumulation_steps
+from .calibration import Calibration, calibrate, free_memory, loader_rate
+from .distributed import Ranks, accumulation_steps, least_images, micro_batch
 from .dry_step import DryStep, dry_step
 from .schedules import total_steps
 
@@ -104,7 +104,7 @@ def plan_run(
     Raises:
         ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
     """
-    train, accumulated = config.train, accumulation_steps(config.train, ranks.world_size)
+    train, images, least = config.train, micro_batch(config, ranks.world_size), least_images(config)
     length = train.batch_size if source is None else len(source)
     MicroBatches(
         length,
@@ -114,23 +114,17 @@ def plan_run(
         total_samples=train.batch_size,
         rank=0,
         world_size=ranks.world_size,
-        accumulation_steps=accumulated,
+        accumulation_steps=accumulation_steps(train, ranks.world_size),
     )
-    images = train.batch_size // (ranks.world_size * accumulated)
-    if images < _least(config):
-        raise ValueError(
-            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but a micro-batch has "
-            f"{images}; raise the batch size or set the weight to 0"
-        )
     peaks = lru_cache(maxsize=None)(lambda config, images: dry_step(config, images, ranks))
     step, limit = peaks(config, images), limit or free_memory(ranks)
     measured, process, fixed, overhead = None, 0, 0, OVERHEAD
-    if measure and (limit is None or OVERHEAD * peaks(config, least_images(config)).peak < limit):
+    if measure and (limit is None or OVERHEAD * peaks(config, least).peak < limit):
         measured = calibrate(config, images, Ranks(0, 1, ranks.device))
         process = measured.process
         fixed, overhead = around_tensors(config, measured, ranks)
     room = None if limit is None else (limit - process - fixed) / overhead
-    largest = None if room is None else largest_batch(lambda n: peaks(config, n).peak, room, images, _least(config))
+    largest = None if room is None else largest_batch(lambda n: peaks(config, n).peak, room, images, least)
     remedy = None
     if room is not None and step.peak > room:
         ways = list(_remedies(config, ranks, largest))
@@ -144,10 +138,6 @@ def plan_run(
         (train.keep_checkpoints + 1) * step.checkpoint + 2 * step.model,
         remedy,
     )
-
-
-def _least(config: Config) -> int:
-    return 2 if config.method.koleo_weight else 1
 
 
 def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple[int, float]:
@@ -196,8 +186,8 @@ class Way(NamedTuple):
 def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
     """Ways that need ever less memory, each with those before it; the mildest first: the same run in smaller pieces,
     the same numbers in more time, and then another run."""
-    per_rank, least, said = config.train.batch_size // ranks.world_size, _least(config), {}
-    images = pieces = per_rank // accumulation_steps(config.train, ranks.world_size)
+    per_rank, least, said = config.train.batch_size // ranks.world_size, least_images(config), {}
+    images = pieces = micro_batch(config, ranks.world_size)
 
     def changed(name: str, value: object, **sections: object) -> Way:
         nonlocal config

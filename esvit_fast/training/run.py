@@ -29,7 +29,7 @@ from ..data import (
 )
 from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
 from .diagnostics import Collapsed, Diagnosis, Finding
-from .distributed import Ranks, accumulation_steps, barrier, gather
+from .distributed import Ranks, accumulation_steps, barrier, gather, micro_batch
 from .environment import environment
 from .loggers import check_loggers, open_loggers
 from .metrics import MetricsLog, read_metrics, truncate_after
@@ -86,7 +86,7 @@ def pretrain(
     """
     out = Path(out)
     check_folder(out)
-    accumulation_steps(config.train, ranks.world_size)
+    micro_batch(config, ranks.world_size)
     taken = ValueError(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
         "choose another"
@@ -140,7 +140,7 @@ def resume(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     config = settings_of_run(out, config)
-    accumulation_steps(config.train, ranks.world_size)
+    micro_batch(config, ranks.world_size)
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks)
     checkpoint = load_latest(out / "checkpoints")
@@ -161,20 +161,7 @@ def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
     train = config.train
     check_loggers(train.loggers)
     epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
-    accumulated = accumulation_steps(train, ranks.world_size)
-    micro_batch = _micro_batch(config, ranks)
-    if config.method.koleo_weight and micro_batch < 2:
-        raise ValueError(
-            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
-            f"{train.batch_size} leaves {micro_batch} with train.accumulation_steps={accumulated} on "
-            f"{ranks.world_size} ranks; raise the batch size or set the weight to 0"
-        )
     return Trainer(config, epoch_samples, ranks, fingerprint(source))
-
-
-def _micro_batch(config: Config, ranks: Ranks) -> int:
-    """Images of a forward pass of one rank."""
-    return config.train.batch_size // (ranks.world_size * accumulation_steps(config.train, ranks.world_size))
 
 
 class _Inputs(NamedTuple):
@@ -284,7 +271,7 @@ class _Files:
         if trainer.ranks.is_main:
             self.log = MetricsLog(out / "metrics.jsonl")
             self.loggers = open_loggers(trainer.config, out, trainer.step)
-            self.diagnosis = Diagnosis(trainer.config, _micro_batch(trainer.config, trainer.ranks))
+            self.diagnosis = Diagnosis(trainer.config, micro_batch(trainer.config, trainer.ranks.world_size))
             for record in read_metrics(self.log.path):
                 if record.get("kind") == "train":
                     found = self.diagnosis.see(record)  # and has told

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from esvit_fast.config import validate
 from esvit_fast.data import open_source
-from esvit_fast.training import Ranks
+from esvit_fast.training import Ranks, Trainer
 from esvit_fast.training.calibration import Calibration, calibrate, loader_rate
-from esvit_fast.training.dry_step import dry_step
+from esvit_fast.training.distributed import least_images
+from esvit_fast.training.dry_step import dry_step, noise
 from esvit_fast.training.planner import OVERHEAD, _remedies, around_tensors, largest_batch, plan_run
 
 from .runs import CPU, small
@@ -134,10 +136,18 @@ def test_micro_batches_are_those_of_a_rank():
     assert found.step == dry_step(small(batch_size=24, accumulation_steps=2), 6, Ranks(0, 2, CPU.device))
 
 
-def test_one_image_has_no_neighbour():
-    config = small(batch_size=2, accumulation_steps=2)
-    with pytest.raises(ValueError, match="koleo_weight=0.5 needs 2 images .* has 1; raise the batch size"):
-        plan_run(replace(config, method=replace(config.method, koleo_weight=0.5)), CPU, measure=False)
+@pytest.mark.parametrize("local", [(2,), ()])
+def test_one_image_trains_heads_with_batch_norm(local):
+    config = small(batch_size=1, warmup_epochs=0.0)
+    crops = replace(config.data.crops, local_sizes=(8,)[: len(local)], local_counts=local)
+    method = replace(config.method, head_batch_norm=True)
+    config = replace(config, method=method, data=replace(config.data, crops=crops))
+    assert least_images(config) == 1
+    trainer = Trainer(config, 48, CPU)
+    weight = trainer.method.student.head.mlp[0].weight
+    before = weight.detach().clone()
+    assert trainer.train_step([noise(config, 1)]).taken
+    assert weight.isfinite().all() and not torch.equal(before, weight)
 
 
 def test_nothing_helps():

@@ -342,14 +342,6 @@ def test_a_run_of_another_architecture_or_other_data_is_refused(finished, tmp_pa
         larger.load(checkpoint)
 
 
-def test_koleo_needs_two_images_at_a_time(tmp_path):
-    config = small(accumulation_steps=8)
-    config = replace(config, method=replace(config.method, koleo_weight=0.1))
-    with pytest.raises(ValueError, match=r"train\.batch_size=8 leaves 1 with train\.accumulation_steps=8 on 1 ranks"):
-        start(tmp_path / "run", config)
-    assert not (tmp_path / "run").exists()
-
-
 def test_images_that_are_all_unreadable_stop_the_run_with_one_line(tmp_path):
     source = folder_of_images(tmp_path / "images", broken=range(40))
     with pytest.raises(TooManyCorrupt, match="images in a row cannot be read"):

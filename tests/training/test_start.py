@@ -9,7 +9,8 @@ import torch
 from esvit_fast.config import ConfigError, TrainConfig, load_config
 from esvit_fast.training import Ranks, pretrain, resume
 from esvit_fast.training import run as training_run
-from esvit_fast.training.distributed import accumulation_steps
+from esvit_fast.training.distributed import accumulation_steps, micro_batch
+from esvit_fast.training.planner import plan_run
 
 from .runs import CPU, Silent, small, start, with_data
 
@@ -129,3 +130,26 @@ def test_ranks_that_do_not_divide_the_batch(batch, world_size, steps, micro, way
     assert str(raised.value) == (
         f"train.batch_size={batch} is not divisible by world_size={world_size} x accumulation_steps={steps}; {ways}"
     )
+
+
+@pytest.mark.parametrize(
+    ("world_size", "settings", "why", "size"),
+    [
+        (1, {"accumulation_steps": 8}, "train.accumulation_steps=8", "batch"),
+        (8, {"micro_batch_size": 4}, "train.accumulation_steps=1", "batch"),
+        (2, {"micro_batch_size": 1}, "train.micro_batch_size=1", "micro-batch"),
+    ],
+)
+def test_koleo_needs_two_images_at_a_time(world_size, settings, why, size, tmp_path, monkeypatch):
+    config, ranks = small(**settings), Ranks(0, world_size, torch.device("cpu"))
+    config = replace(config, method=replace(config.method, koleo_weight=0.1))
+    monkeypatch.setattr("esvit_fast.training.run.open_source", None)  # it is not come to
+    for run in (lambda: pretrain(config, tmp_path / "run", ranks, Silent()), lambda: plan_run(config, ranks)):
+        with pytest.raises(ConfigError) as raised:
+            run()
+        assert str(raised.value) == (
+            f"method.koleo_weight=0.1 needs 2 images at a time, but train.batch_size=8 leaves 1 with {why} on "
+            f"{world_size} ranks; raise the {size} size or set the weight to 0"
+        )
+    plain = replace(config, method=replace(config.method, koleo_weight=0.0))
+    assert micro_batch(plain, world_size) == 1
