@@ -65,18 +65,18 @@ class MetricsLog:
 @contextmanager
 def _alone(descriptor: int) -> Iterator[None]:
     """Lock a file, where it can be: who opens it would take a line that another process is writing for a torn one."""
-    try:
-        from fcntl import LOCK_EX, LOCK_UN, flock
-    except ImportError:  # not of this system
-        yield
-        return
-    with suppress(OSError):
-        flock(descriptor, LOCK_EX)
+    _flock(descriptor, "LOCK_EX")
     try:
         yield
     finally:
-        with suppress(OSError):
-            flock(descriptor, LOCK_UN)
+        _flock(descriptor, "LOCK_UN")
+
+
+def _flock(descriptor: int, operation: str) -> None:
+    with suppress(ImportError, OSError):  # not of every system, nor of every file system
+        import fcntl
+
+        fcntl.flock(descriptor, getattr(fcntl, operation))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

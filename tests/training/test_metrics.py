@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -133,6 +137,31 @@ def test_a_full_disk_keeps_whole_lines(tmp_path):
     log.write({"step": 6})
     log.close()
     assert read_metrics(path)[-1] == {"step": 6}
+
+
+def test_while_a_file_is_written_nobody_else_opens_it(tmp_path, monkeypatch):
+    path, write = tmp_path / "metrics.jsonl", os.write
+    found = []
+
+    def watched(descriptor, line):
+        with path.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found.append(line)
+        return write(descriptor, line)
+
+    monkeypatch.setattr(os, "write", watched)
+    with MetricsLog(path) as log:
+        log.write({"step": 1})
+        with path.open("rb") as other:  # again free
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert found == [b'{"step": 1}\n']
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace(LOCK_EX=2, LOCK_UN=8, flock=Mock(side_effect=OSError(37)))])
+def test_where_files_cannot_be_locked_it_is_written_all_the_same(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "fcntl", module)  # None: cannot be imported
+    assert filled(tmp_path / "metrics.jsonl", 2).count(b"\n") == 2
+    assert module is None or module.flock.call_count == 6
 
 
 WRITER = """
