@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import gpu
 from benchmarks.performance import append_line, commit, git, read_lines
 from esvit_fast.training.environment import environment
-from esvit_fast.training.memory import give_back_freed_memory
+from esvit_fast.training.memory import give_back_freed_memory, system_bytes
 
 RECORDS = Path(__file__).parent / "records"
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -134,9 +134,9 @@ def resident_growth(run: Callable[[], object]) -> int:
     gc.collect()
     give_back_freed_memory()  # or a run would find it and not grow
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
+    before = system_bytes("/proc/self/status", "VmRSS")
     run()
-    return _status("VmHWM") - before
+    return system_bytes("/proc/self/status", "VmHWM") - before
 
 
 def reserved_bytes(run: Callable[[], object]) -> int:
@@ -147,12 +147,6 @@ def reserved_bytes(run: Callable[[], object]) -> int:
     return torch.cuda.max_memory_reserved()
 
 
-def _status(field: str) -> int:
-    return next(
-        1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if field in line
-    )
-
-
 def free_bytes(device: str) -> int:
     """Memory that can still be taken, with what torch's allocator keeps of a GPU's. Linux only."""
     if on_gpu(device):
@@ -161,8 +155,7 @@ def free_bytes(device: str) -> int:
             + torch.cuda.memory_reserved(device)
             - torch.cuda.memory_allocated(device)
         )
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return system_bytes("/proc/meminfo", "MemAvailable")
 
 
 def fitting(runs: Mapping[str, Callable], rows: dict[str, dict], device: str) -> dict[str, Callable]:

@@ -14,7 +14,7 @@ from ..data import Source, check_device_decode, make_loader, prefetch
 from ..data.loader import worker_count
 from .distributed import Ranks, least_images
 from .dry_step import noise
-from .memory import give_back_freed_memory
+from .memory import give_back_freed_memory, system_bytes
 from .trainer import Trainer
 
 _STEPS, _WARM_UP = 5, 2  # memory still grows in the second
@@ -115,7 +115,7 @@ def free_memory(ranks: Ranks) -> int | None:
     """Bytes that a rank could take: all of a GPU, or its part of what the system has; None where it does not tell."""
     if ranks.device.type == "cuda":
         return torch.cuda.get_device_properties(ranks.device).total_memory
-    free = _field("/proc/meminfo", "MemAvailable")
+    free = system_bytes("/proc/meminfo", "MemAvailable")
     return None if free is None else free // ranks.world_size
 
 
@@ -138,20 +138,11 @@ def _reset_peak(device: torch.device) -> int:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return 0
-    return _field("/proc/self/status", "VmRSS") or 0
+    return system_bytes("/proc/self/status", "VmRSS") or 0
 
 
 def _grown(process: int, device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    most = _field("/proc/self/status", "VmHWM")
+    most = system_bytes("/proc/self/status", "VmHWM")
     return most - process if most and process else None
-
-
-def _field(file: str, name: str) -> int | None:
-    """Bytes of a line such as "VmRSS: 5 kB"."""
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)

@@ -1,9 +1,10 @@
-"""Freed memory that a process keeps for its next step."""
+"""Memory of the system: what it tells, and what a process keeps of it for its next step."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -23,6 +24,15 @@ def give_back_freed_memory() -> None:
     """Let the C library give all freed memory back to the system, once; elsewhere than with glibc nothing is done."""
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
+
+
+def system_bytes(file: str | Path, name: str) -> int | None:
+    """What a line such as "VmRSS: 5 kB" says, of /proc/self/status for one; None where the system does not tell."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 def _glibc(function: str):

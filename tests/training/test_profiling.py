@@ -3,9 +3,6 @@
 import gzip
 import json
 import logging
-import resource
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -93,18 +90,3 @@ def test_a_run_that_ends_too_early_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         pretrain(small(epochs=0.5, warmup_epochs=0), tmp_path / "run", CPU, Silent(), profile=2)
     assert f"after the first {WARM_UP}" in caplog.text and not (tmp_path / "run" / "profile.txt").exists()
-
-
-def test_freed_memory_is_kept():
-    code = (
-        "import resource, torch; from esvit_fast.training.memory import keep_freed_memory; kept = keep_freed_memory()\n"
-        "def touch(): torch.ones(2**23).sum()\n"
-        "for _ in range(8): touch()  # until it has found its places\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; touch()\n"
-        "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
-    if kept == "False":
-        pytest.skip("the C library is not glibc")
-    assert int(faults) < 2**23 * 4 / resource.getpagesize() / 10
