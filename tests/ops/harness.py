@@ -13,7 +13,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-SENTINEL = 12345
+SENTINEL, WALL = 12345, 128
+"""What stands on either side of a tensor, and how many of them."""
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -62,9 +63,9 @@ def with_threads(run: Callable[[], object], *counts: int) -> list:
 def walled(x: torch.Tensor) -> torch.Tensor:
     """The same tensor between NaNs, or, of integers, between rows that are nowhere."""
     most = torch.nan if x.is_floating_point() else min(10**9, torch.iinfo(x.dtype).max)
-    wall = x.new_full((x.numel() + 128,), most)
-    wall[64:-64] = x.flatten()
-    return wall[64:-64].view(x.shape)
+    wall = x.new_full((x.numel() + 2 * WALL,), most)
+    wall[WALL:-WALL] = x.flatten()
+    return wall[WALL:-WALL].view(x.shape)
 
 
 @contextmanager
@@ -76,9 +77,9 @@ def walled_allocations() -> Iterator[list[torch.Tensor]]:
         if device is not None:  # the interpreter's own
             return kept(self, *shape, device=device)
         shape = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
-        wall = torch.full((shape.numel() + 128,), SENTINEL, dtype=dtype or self.dtype)
+        wall = torch.full((shape.numel() + 2 * WALL,), SENTINEL, dtype=dtype or self.dtype)
         walls.append(wall)
-        inside = wall[64:-64].view(shape)
+        inside = wall[WALL:-WALL].view(shape)
         return inside.fill_(torch.nan) if inside.is_floating_point() else inside
 
     with (
@@ -91,5 +92,5 @@ def walled_allocations() -> Iterator[list[torch.Tensor]]:
 def assert_walls(walls: list[torch.Tensor], what: object) -> None:
     """No sentinel is overwritten, and no number that was allocated is left unwritten."""
     for wall in walls:
-        assert (torch.cat([wall[:64], wall[-64:]]) == torch.full((), SENTINEL, dtype=wall.dtype)).all(), what
+        assert (torch.cat([wall[:WALL], wall[-WALL:]]) == torch.full((), SENTINEL, dtype=wall.dtype)).all(), what
         assert not wall.is_floating_point() or wall.isfinite().all(), what

@@ -178,7 +178,10 @@ def kernels(tokens, outs, ins):
 
 
 # single numbers, partial vectors and panels, several blocks of channels and of tokens, and nothing
-SIZES = [(1, 1, 1), (128, 24, 64), (257, 3, 130), (513, 65, 257), (1030, 130, 300), (7, 64, 512), (0, 5, 3), (6, 7, 0)]
+SIZES = [
+    *((1, 1, 1), (7, 64, 512), (128, 24, 64), (130, 25, 70), (257, 3, 130), (513, 65, 257)),
+    *((1000, 150, 70), (1030, 130, 300), (0, 5, 3), (6, 7, 0)),
+]
 
 
 @NATIVE
