@@ -67,17 +67,17 @@ def open_zip(spec: str, file: Path, split: str, max_megapixels: float) -> ZipSou
     """
     try:
         members = _members(spec, file)
+        images = sorted((member for member in members if is_image_path(member.filename)), key=lambda m: m.filename)
+        if not images:
+            raise nothing_found(spec, "the archive")
+        chosen, labels, classes = select_split(spec, [member.filename for member in images], split)
+        return ZipSource(spec, file, [images[row] for row in chosen], labels, classes, max_megapixels)
     except SourceError:
         raise
     except ZIP_DAMAGE as error:
         raise SourceError(
             f"data.source={spec!r} cannot be read as a .zip: {reason(error)}; check it, or unpack it"
         ) from None
-    images = sorted((member for member in members if is_image_path(member.filename)), key=lambda m: m.filename)
-    if not images:
-        raise nothing_found(spec, "the archive")
-    chosen, labels, classes = select_split(spec, [member.filename for member in images], split)
-    return ZipSource(spec, file, [images[row] for row in chosen], labels, classes, max_megapixels)
 
 
 def _members(spec: str, file: Path) -> list[zipfile.ZipInfo]:

@@ -256,6 +256,16 @@ def test_a_member_whose_size_is_a_lie_is_refused(tmp_path, said):
     assert peak < 2 << 20
 
 
+@pytest.mark.parametrize("name", ["file_size", "compress_size", "header_offset"])
+def test_a_zip_of_sizes_beyond_63_bits_is_refused(tmp_path, name):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("a.png", b"data")
+        setattr(out.filelist[0], name, 2**63 + 5)
+    with pytest.raises(SourceError, match=r"a\.zip' cannot be read as a \.zip: .* too .*; check it, or unpack"):
+        open_source(str(archive))
+
+
 def test_encrypted_and_exotic_zips_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as out:
         out.writestr("x.png", b"data")
