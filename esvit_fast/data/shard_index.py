@@ -147,9 +147,11 @@ def _note(labels: dict[str, str], file: Path, name: str, data: bytes) -> None:
 
 
 def _homes(file: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "esvit_fast"
     name = hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:32]
-    return [file.parent / FOLDER / f"{file.name}.safetensors", cache / FOLDER[1:] / f"{name}.safetensors"]
+    caches = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
+    cache = next(filter(os.path.isabs, caches), None)  # none has who has no home
+    inside = [Path(cache, "esvit_fast", FOLDER[1:], f"{name}.safetensors")] if cache else []
+    return [file.parent / FOLDER / f"{file.name}.safetensors", *inside]
 
 
 def _facts(file: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -
         from .torchvision_source import open_torchvision
 
         return open_torchvision(spec, rest, split, max_megapixels)
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if is_pattern(spec) and not path.exists():
         return open_files(spec, expand(spec), split, max_megapixels)
     if not spec or not path.exists():

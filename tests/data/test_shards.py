@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import pickle
 import tarfile
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -142,6 +144,24 @@ def test_the_index_is_kept_and_followed_up(tmp_path, monkeypatch, home):
     for file in kept.rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:30])
     assert len(open_source(str(folder))) == 9 and len(read) == 4
+
+
+@pytest.mark.parametrize("cache", [None, "", "relative"])
+def test_without_a_home_the_index_is_kept_nowhere_else(tmp_path, monkeypatch, caplog, cache):
+    monkeypatch.setattr(shard_index, "WORTH", 0)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", Mock(side_effect=KeyError("uid")))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    folder = numbered(tmp_path / "shards")
+    (folder / shard_index.FOLDER).write_text("in the way")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(str(folder))) == 12
+    assert caplog.text.count("cannot be kept: neither .esvit_fast_index nor the user's cache can be written") == 3
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_small_sets_leave_no_index(tmp_path):

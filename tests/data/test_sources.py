@@ -176,7 +176,7 @@ def _write(path, data):
     return path
 
 
-@pytest.mark.parametrize("spec", ["", "nonsense"])
+@pytest.mark.parametrize("spec", ["", "nonsense", "~nobody-of-this-name/images"])
 def test_unknown_specifications(spec):
     with pytest.raises(SourceError, match=f"data.source={spec!r} does not exist"):
         open_source(spec)
