@@ -21,6 +21,7 @@ from .encoded import (
 from .files import expand, is_pattern, of_split
 from .fingerprint import fingerprint
 
+_SHARDS = (".tar", ".parquet")
 _LISTS = (".txt", ".csv", ".tsv")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst", ".7z", ".rar")
 _HEADERS = ("path", "file", "filename", "image", "image_path")
@@ -147,8 +148,9 @@ def open_folder(spec: str, root: Path, split: str, max_megapixels: float) -> Sou
     """
     part = split_folder(spec, {name: bool(_folders(root / name)) for name in _folders(root)}, split)
     base = root / part if part else root
-    paths = sorted(_walk(base))
-    if not paths and (shards := sorted(_shards(base))):
+    files = list(_walk(base))
+    paths = sorted(filter(is_image_path, files))
+    if not paths and (shards := sorted(base / file for file in files if file.lower().endswith(_SHARDS))):
         from .shards import check_card
 
         check_card(spec, base, shards)
@@ -169,21 +171,12 @@ def _folders(root: Path) -> list[str]:
 
 
 def _walk(base: Path) -> Iterator[str]:
-    """Relative paths of the visible images, in any order; links are followed, except to a folder that encloses them."""
+    """Relative paths of the visible files, in any order; links are followed, except to a folder that encloses them."""
     for folder, folders, files in os.walk(base, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not _encloses(folder, name)]
         prefix = os.path.relpath(folder, base).replace(os.sep, "/")
-        for name in files:
-            path = name if prefix == "." else f"{prefix}/{name}"
-            if is_image_path(path):
-                yield path
-
-
-def _shards(base: Path) -> Iterator[Path]:
-    for file in base.rglob("*"):
-        hidden = any(part.startswith(".") for part in file.relative_to(base).parts)
-        if file.suffix.lower() in (".tar", ".parquet") and not hidden and file.is_file():
-            yield file
+        visible = (name for name in files if not name.startswith("."))
+        yield from visible if prefix == "." else (f"{prefix}/{name}" for name in visible)
 
 
 def _encloses(folder: str, name: str) -> bool:
@@ -209,7 +202,7 @@ def open_list(spec: str, path: Path, split: str, max_megapixels: float) -> Sourc
             f"data.source={spec!r} lists {rows[0][0]!r}, which is not a file in {path.parent}/; "
             "write paths that are absolute or relative to the list"
         )
-    if Path(rows[0][0]).suffix.lower() in (".tar", ".parquet"):
+    if rows[0][0].lower().endswith(_SHARDS):
         return open_files(spec, [path.parent / file for file, _ in rows], split, max_megapixels)
     labels, classes = number_labels([label for _, label in rows])
     return FileSource(spec, path.parent, [file for file, _ in rows], labels, classes, max_megapixels)

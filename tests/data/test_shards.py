@@ -116,6 +116,19 @@ def test_a_test_set_with_labels_is_preferred(tmp_path):
     assert len(open_source(str(tmp_path), "test")) == 8
 
 
+def test_links_to_shards_and_their_folders_are_followed_but_not_in_circles(tmp_path):
+    numbered(tmp_path / "disk" / "0"), numbered(tmp_path / "disk" / "1", shards=1)
+    root = numbered(tmp_path / "set" / "a", shards=1, each=1).parent
+    (root / "b").symlink_to(tmp_path / "disk" / "0")
+    (root / "c.tar").symlink_to(tmp_path / "disk" / "1" / "000.tar")
+    (root / "b" / "back").symlink_to(root)
+    (root / ".hidden").symlink_to(tmp_path / "disk")
+    source = open_source(str(root))
+    assert len(source) == 1 + 12 + 4
+    shards = [source.path(i).removeprefix(f"{root}/").rpartition("/")[0] for i in (0, 1, 12, 13)]
+    assert shards == ["a/000.tar", "b/000.tar", "b/002.tar", "c.tar"]
+
+
 def test_an_image_folder_with_a_tar_in_it_is_an_image_folder(tmp_path):
     numbered(tmp_path)
     (tmp_path / "cat").mkdir()
