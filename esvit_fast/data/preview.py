@@ -49,7 +49,7 @@ def preview(source: Source, config: Config, count: int = 4, title: str = "") -> 
     for row, (image, index) in enumerate(zip(images, indices, strict=True)):
         top = HEAD + row * (SIDE + FOOT)
         small = shown[row]
-        _outline(small, boxes[row], small.height / image.shape[0])
+        _outline(small, boxes[row] * np.array([small.height / image.shape[0], small.width / image.shape[1]] * 2))
         picture.paste(small, (lefts[0], top + (SIDE - small.height) // 2))
         label = source.label(index)
         name = f"{source.classes[label]}   " if label >= 0 and source.classes else ""
@@ -93,12 +93,12 @@ def _framed(pixels: np.ndarray, side: int, colour: tuple[int, int, int]) -> Imag
     return tile
 
 
-def _outline(picture: Image.Image, boxes: np.ndarray, scale: float) -> None:
+def _outline(picture: Image.Image, boxes: np.ndarray) -> None:
     """Draw the boxes of all views, the global ones on top, each with a light edge that shows on dark ground."""
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=EDGE)
     for number in reversed(range(len(boxes))):
-        top, left, height, width = (boxes[number] * scale).round().astype(int).tolist()
+        top, left, height, width = boxes[number].round().astype(int).tolist()
         right, bottom = min(left + width, picture.width) - 1, min(top + height, picture.height) - 1
         box = (left, top, max(left, right), max(top, bottom))
         thick = 3 if number < 2 else 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from esvit_fast.config import Config, CropConfig, DataConfig
 from esvit_fast.data import MultiCrop, open_source, uniforms
@@ -66,3 +67,17 @@ def test_it_needs_no_gpu(tmp_path, config):
     source = open_source(str(write_images(tmp_path, ["1.jpg", "2.jpg"])))
     pictures = [preview(source, replace(config, data=replace(config.data, decode=d)), 2) for d in ("cpu", "gpu")]
     assert np.array_equal(*map(np.asarray, pictures))
+
+
+@pytest.mark.parametrize(("width", "height"), [(5, 5000), (5000, 5), (1, 3000), (3000, 1)])
+def test_images_of_extreme_shape_are_shown_with_their_boxes(tmp_path, config, width, height):
+    red = (200, 30, 30)
+    Image.new("RGB", (width, height), red).save(tmp_path / "long.png")
+    picture = np.array(preview(open_source(str(tmp_path)), config, 1))
+    shown = round(1.6 * SIDE) if width > height else SIDE  # across
+    crops = MARGIN + shown + 2 * GAP
+    for view in (0, 1):
+        assert tuple(picture[HEAD + SIDE // 2, crops + view * (SIDE + GAP) + SIDE // 2]) == red
+    row, column = HEAD + SIDE // 2, MARGIN + (shown // 2 if width > height else 0)  # the central box: no other fits
+    around = picture[row - 2 : row + 3, max(MARGIN, column - 2) : column + 3]
+    assert COLOURS[0] in map(tuple, around.reshape(-1, 3).tolist())
