@@ -4,12 +4,16 @@ import math
 import multiprocessing
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
+from esvit_fast.data import Batch, make_loader, open_source
+from esvit_fast.methods import EsViT
 from esvit_fast.training import Outcome, Ranks, Trainer, pretrain, resume, setup_distributed, teardown_distributed
 from esvit_fast.training.checkpoint import load_latest
 
@@ -91,6 +95,33 @@ def _as_rank(rank: int, count: int, port: int, out: Path, config: Config) -> Non
     torch.set_num_threads(1)
     pretrain(config, out, setup_distributed("cpu"), Silent(), or_resume=True)
     teardown_distributed()
+
+
+def batches(count: int) -> list[Batch]:
+    """The first batches of `small`."""
+    source, data = open_source("sample:50"), small().data
+    return list(make_loader(source, data, batch_size=8, seed=0, start_samples=0, total_samples=8 * count))
+
+
+def folder_of_images(folder: Path, count: int = 40, torn: Iterable[int] = ()) -> str:
+    """A new folder of files 000.png and so on, of which some end early."""
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGB", (20, 20), (6 * i % 256, 100, 90)).save(folder / f"{i:03}.png")
+    for i in torn:
+        (folder / f"{i:03}.png").write_bytes((folder / f"{i:03}.png").read_bytes()[:60])
+    return str(folder)
+
+
+def nan_loss(monkeypatch) -> None:
+    """Let the loss of every step be NaN from now on."""
+    forward = EsViT.forward
+
+    def broken(*args):
+        loss, statistics = forward(*args)
+        return loss * math.nan, statistics
+
+    monkeypatch.setattr(EsViT, "forward", broken)
 
 
 def broken_after(step: int, monkeypatch) -> None:

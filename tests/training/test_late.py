@@ -1,6 +1,5 @@
 """Steps that nobody waits for: what is decided on the device, and read a step late, here on a CPU."""
 
-import math
 import os
 import signal
 
@@ -10,15 +9,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from esvit_fast import ops
-from esvit_fast.data import make_loader, open_source
-from esvit_fast.methods import EsViT
 from esvit_fast.training import NotFinite, Ranks, Trainer, pretrain
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.run import _Files
 from esvit_fast.training.signals import signals
 
-from .runs import CPU, Silent, broken_after, go_on, small, start, trained_weights
+from .runs import CPU, Silent, batches, broken_after, go_on, nan_loss, small, start, trained_weights
 
 
 @pytest.fixture
@@ -31,11 +28,6 @@ def late(monkeypatch):
         self.lag = 1
 
     monkeypatch.setattr(Trainer, "__init__", init)
-
-
-def batches(count):
-    source, data = open_source("sample:50"), small().data
-    return list(make_loader(source, data, batch_size=8, seed=0, start_samples=0, total_samples=8 * count))
 
 
 def fake_step(lag):
@@ -80,8 +72,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted_a_step_later(late, monkey
     for batch in images[:4]:
         trainer.train_step([batch])
     before = {name: t.clone() for name, t in trainer.state()[0].items()}
-    forward = trainer.method.forward
-    monkeypatch.setattr(trainer.method, "forward", lambda *args: (forward(*args)[0] * math.nan, forward(*args)[1]))
+    nan_loss(monkeypatch)
     assert not trainer.train_step(images[4:5]).taken
     assert (trainer.step, trainer.skipped) == (5, 0)
     after = trainer.state()[0]
@@ -93,8 +84,8 @@ def test_a_skipped_step_changes_nothing_and_is_counted_a_step_later(late, monkey
 
 @pytest.mark.parametrize("what", ["knn", "checkpoint"])
 def test_all_ranks_raise_together_before_they_wait_for_one_another(late, tmp_path, monkeypatch, what):
-    trainer, forward = Trainer(small(), 48, CPU), EsViT.forward
-    monkeypatch.setattr(EsViT, "forward", lambda *args: (forward(*args)[0] * math.nan, forward(*args)[1]))
+    trainer = Trainer(small(), 48, CPU)
+    nan_loss(monkeypatch)
     for batch in batches(3):
         trainer.train_step([batch])
     trainer.ranks = Ranks(1, 2, CPU.device)  # which writes nothing
@@ -103,8 +94,8 @@ def test_all_ranks_raise_together_before_they_wait_for_one_another(late, tmp_pat
 
 
 def test_of_steps_that_were_all_skipped_weights_are_none_the_less_told(late, monkeypatch):
-    trainer, forward = Trainer(small(), 48, CPU), EsViT.forward
-    monkeypatch.setattr(EsViT, "forward", lambda *args: (forward(*args)[0] * math.nan, forward(*args)[1]))
+    trainer = Trainer(small(), 48, CPU)
+    nan_loss(monkeypatch)
     assert signals(trainer, trainer.train_step(batches(1)))["update_ratio"] == 0
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 
 from esvit_fast.config import load_config, save_config
 from esvit_fast.data import TooManyCorrupt
@@ -23,7 +22,20 @@ from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, re
 from esvit_fast.training.checkpoint import CheckpointError, load_latest
 from esvit_fast.training.metrics import read_metrics
 
-from .runs import CPU, Silent, broken_after, go_on, in_process, small, start, trained_weights, with_data
+from .runs import (
+    CPU,
+    Silent,
+    batches,
+    broken_after,
+    folder_of_images,
+    go_on,
+    in_process,
+    nan_loss,
+    small,
+    start,
+    trained_weights,
+    with_data,
+)
 
 TIMES = ("images_per_s", "data_wait_share")
 
@@ -190,7 +202,7 @@ def test_half_precision_starts_as_full_precision_and_trains_float32_weights(prec
         trainer = Trainer(small(precision=name, learning_rate=1e-3), 48, CPU)
         weight = trainer.method.student.backbone.norm.weight
         before = weight.detach().clone()
-        losses[name] = [trainer.train_step([batch]).values["loss"].item() for batch in _batches(18)]
+        losses[name] = [trainer.train_step([batch]).values["loss"].item() for batch in batches(18)]
         assert {p.dtype for p in trainer.method.parameters()} == {torch.float32}
         assert not torch.equal(before, weight)
         # the search for float16's loss scale costs steps, 65536 being far too much for a head this small
@@ -203,7 +215,7 @@ def test_half_precision_starts_as_full_precision_and_trains_float32_weights(prec
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_views_come_in_the_precision_of_training_which_changes_no_step(precision):
     """The first operation of autocast would round them just so."""
-    batch, steps = next(_batches(1)), []
+    batch, steps = batches(1)[0], []
     for dtype in (None, torch.float32):
         trainer = Trainer(small(precision=precision), 48, CPU)
         assert trainer.augment.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -218,25 +230,18 @@ def test_views_come_in_the_precision_of_training_which_changes_no_step(precision
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     trainer = Trainer(small(), 48, CPU)
-    batches = list(_batches(4))
-    trainer.train_step(batches[:1])
+    images = batches(4)
+    trainer.train_step(images[:1])
     before = {name: t.clone() for name, t in trainer.state()[0].items()}
-    forward = trainer.method.forward
-
-    def broken(crops, teacher_temp):
-        loss, statistics = forward(crops, teacher_temp)
-        return loss * math.nan, statistics
-
-    monkeypatch.setattr(trainer.method, "forward", broken)
-    assert not trainer.train_step(batches[1:2]).taken
+    nan_loss(monkeypatch)
+    assert not trainer.train_step(images[1:2]).taken
     assert (trainer.step, trainer.skipped) == (2, 1)
     after = trainer.state()[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not trainer.method.loss._noted
-    trainer.train_step(batches[2:3])
+    trainer.train_step(images[2:3])
     with pytest.raises(NotFinite, match=r"not finite in steps 2 to 4; lower train\.learning_rate"):
-        trainer.train_step(batches[3:4])
-    monkeypatch.undo()
+        trainer.train_step(images[3:4])
 
 
 def test_three_bad_steps_stop_the_run_with_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -244,15 +249,6 @@ def test_three_bad_steps_stop_the_run_with_the_last_good_checkpoint(tmp_path, mo
     with pytest.raises(NotFinite, match="the checkpoint of step 3 is the last good one"):
         start(tmp_path / "run", small())
     assert load_latest(tmp_path / "run" / "checkpoints").step == 3
-
-
-def _batches(count):
-    from esvit_fast.data import make_loader, open_source
-
-    config = small()
-    yield from make_loader(
-        open_source(config.data.source), config.data, batch_size=8, seed=0, start_samples=0, total_samples=8 * count
-    )
 
 
 def test_accuracy_before_the_first_step_is_recorded_once(tmp_path):
@@ -285,17 +281,8 @@ def test_knn_is_measured_when_it_is_due(tmp_path):
     assert [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "knn"] == reporter.accuracies
 
 
-def folder_of_images(path, count=40, broken=()):
-    path.mkdir()
-    for i in range(count):
-        Image.new("RGB", (20, 20), (5 * i, 100, 200 - i)).save(path / f"{i:03}.png")
-        if i in broken:
-            (path / f"{i:03}.png").write_bytes(b"not a picture")
-    return str(path)
-
-
 def test_few_broken_images_are_replaced(tmp_path, caplog):
-    source = folder_of_images(tmp_path / "images", broken=(7,))
+    source = folder_of_images(tmp_path / "images", torn=(7,))
     config = with_data(small(), source=source, max_corrupt_share=0.1)
     with caplog.at_level(logging.WARNING):
         assert start(tmp_path / "run", config).step == 10
@@ -303,7 +290,7 @@ def test_few_broken_images_are_replaced(tmp_path, caplog):
 
 
 def test_many_broken_images_stop_the_run(tmp_path):
-    source = folder_of_images(tmp_path / "images", broken=range(0, 40, 4))
+    source = folder_of_images(tmp_path / "images", torn=range(0, 40, 4))
     with pytest.raises(TooManyCorrupt, match=r"data\.max_corrupt_share=0\.1 is exceeded"):
         start(tmp_path / "run", with_data(small(), source=source, max_corrupt_share=0.1))
     steps = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
@@ -343,7 +330,7 @@ def test_a_run_of_another_architecture_or_other_data_is_refused(finished, tmp_pa
 
 
 def test_images_that_are_all_unreadable_stop_the_run_with_one_line(tmp_path):
-    source = folder_of_images(tmp_path / "images", broken=range(40))
+    source = folder_of_images(tmp_path / "images", torn=range(40))
     with pytest.raises(TooManyCorrupt, match="images in a row cannot be read"):
         start(tmp_path / "run", with_data(small(), source=source))
 

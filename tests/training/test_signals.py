@@ -6,18 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esvit_fast.data import make_loader, open_source
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.training import Trainer
 from esvit_fast.training.optimizer import make_optimizer, update_ratio
 from esvit_fast.training.signals import feature_rank, signals
 
-from .runs import CPU, small
-
-
-def batches(steps):
-    source, data = open_source("sample:50"), small().data
-    return make_loader(source, data, batch_size=8, seed=0, start_samples=0, total_samples=8 * steps)
+from .runs import CPU, batches, small
 
 
 def stepped(config, steps=3):
@@ -50,7 +44,7 @@ def test_the_ratio_before_the_first_step_is_zero():
 def test_features_are_those_of_the_first_view_of_the_student():
     trainer, found = Trainer(small(), 48, CPU), []
     trainer.method.student.backbone.norm.register_forward_hook(lambda module, args, out: found.append(out.detach()))
-    result = trainer.train_step(list(batches(1)))
+    result = trainer.train_step(batches(1))
     assert result.features.shape == (8, 192) and not result.features.requires_grad
     torch.testing.assert_close(result.features, found[0][:8].mean((1, 2)))
     rank = feature_health(result.features).rank

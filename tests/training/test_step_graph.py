@@ -14,8 +14,7 @@ from esvit_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from esvit_fast.training.dry_step import _prepared, _without_memory, noise
 from esvit_fast.training.step_graph import StepGraph
 
-from .runs import CPU, small
-from .test_late import batches
+from .runs import CPU, batches, small
 
 GPU = torch.device("cuda", 0)
 
