@@ -15,6 +15,8 @@ from .draws import ATTEMPTS
 
 RATIO = (3 / 4, 4 / 3)
 """Range of a crop's width over height."""
+_LONGEST = 16
+"""Short sides that a long side has at least where it is cut before it is resized."""
 
 
 def view_groups(sizes: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -112,11 +114,14 @@ def eval_image(image: np.ndarray, size: int) -> torch.Tensor:
     """The evaluation view of uint8 [H, W, 3], uint8 [3, size, size].
 
     The short side is resized to size * 256 / 224 and the centre cut out; images whose short side is at most `size` are
-    resized to `size` directly, so that small images lose no border.
+    resized to `size` directly, so that small images lose no border. Of long images, what is far from the centre is cut
+    off first, by whole short sides: those become whole pixels, and the view stays where it is.
     """
-    height, width = image.shape[:2]
-    short = size if min(height, width) <= size else round(size * 256 / 224)
-    h, w = (short * side // min(height, width) for side in (height, width))
+    side = min(image.shape[:2])
+    top, left = (max(0, length // side - _LONGEST) // 2 * side for length in image.shape[:2])
+    image = image[top : image.shape[0] - top, left : image.shape[1] - left]
+    short = size if side <= size else round(size * 256 / 224)
+    h, w = (short * length // side for length in image.shape[:2])
     pixels = resize(_to_tensor(image), h, w)[0]
     top, left = (h - size) // 2, (w - size) // 2
     return pixels[:, top : top + size, left : left + size].contiguous()

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from esvit_fast.config import CropConfig
-from esvit_fast.data import MultiCrop, crop_boxes, eval_image, uniforms
+from esvit_fast.data import MultiCrop, crop_boxes, eval_image, multicrop, uniforms
 from esvit_fast.data.draws import CROP
 from esvit_fast.data.multicrop import central_box, view_groups
 from esvit_fast.ops._cpu.crop_resize import available, crop_resize
@@ -176,3 +176,26 @@ def test_eval_image_is_resize_and_centre_crop(height, width):
     top, left = (h - 56) // 2, (w - 56) // 2
     ours = eval_image(image, 56).permute(1, 2, 0).numpy().astype(int)
     assert abs(ours - whole[top : top + 56, left : left + 56]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "most"),
+    [(1, 71, 0), (71, 1, 0), (4, 72, 0), (70, 4200, 0), (1500, 80, 0), (5, 333, 3), (3001, 67, 3), (80, 1999, 3)],
+)
+def test_eval_image_of_extreme_shape_is_the_centre_of_the_whole(monkeypatch, height, width, most):
+    """To the bit, where the long side becomes whole pixels; a last pixel cut off stretches the rest by some levels."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cut = eval_image(image, 56)
+    monkeypatch.setattr(multicrop, "_LONGEST", 10**6)
+    whole = eval_image(image, 56)
+    assert abs(cut.int() - whole.int()).max() <= most
+
+
+@pytest.mark.parametrize("shape", [(1, 10**6), (10**6, 1), (3, 10**6)])
+def test_eval_image_takes_no_more_memory_for_a_longer_image(monkeypatch, shape):
+    made, resize = [], multicrop.resize
+    monkeypatch.setattr(multicrop, "resize", lambda *args: made.append(resize(*args)) or made[-1])
+    image = np.zeros((*shape, 3), dtype=np.uint8)
+    image[shape[0] // 2, shape[1] // 2] = 255
+    assert eval_image(image, 56).max() > 200
+    assert made[0].numel() <= 3 * 18 * 56 * 56
