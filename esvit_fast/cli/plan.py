@@ -18,6 +18,7 @@ from ..data import open_source
 from ..training import Ranks, pick_device
 from ..training.memory import keep_freed_memory
 from ..training.planner import RunPlan, plan_run
+from ..training.progress import slow_precision
 from .pretrain import configured
 
 
@@ -44,6 +45,8 @@ def plan(argv: Sequence[str]) -> int:
         source = open_source(config.data.source, "train", config.data.max_megapixels)
     ranks = Ranks(0, args.world_size, pick_device(config.train.device))
     limit = None if args.memory is None else int(args.memory * 2**30)
+    if slow := slow_precision(config, ranks):
+        print(slow, file=sys.stderr)
     if not args.no_measure and sys.stderr.isatty():
         print("trying a few steps …", file=sys.stderr)
     if ranks.device.type == "cpu":

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..config import Config
+from .distributed import Ranks
 from .trainer import Trainer
 
 
@@ -31,6 +33,13 @@ def alarm(record: dict[str, Any]) -> str:
     return f"warning: {record['finding']} since step {record['since']:,}: {record['evidence']}; {record['remedy']}"
 
 
+def slow_precision(config: Config, ranks: Ranks) -> str:
+    """A warning in a line where another precision takes a fraction of the time; else nothing."""
+    if config.train.precision != "fp16" or ranks.device.type != "cpu":
+        return ""
+    return "warning: train.precision=fp16 is slow on CPUs, which mostly compute in float32; pass --train.precision fp32"
+
+
 def _entropy(record: dict[str, Any]) -> float:
     return record.get("teacher_entropy", record.get("region_teacher_entropy"))
 
@@ -42,6 +51,10 @@ def _starting(trainer: Trainer) -> str:
         f"images, {trainer.epoch_samples:,} an epoch, on {trainer.ranks.world_size} x {trainer.ranks.device}"
         + (f", from step {trainer.step:,}" if trainer.step else "")
     )
+
+
+def _slow(trainer: Trainer) -> str:
+    return "" if trainer.step else slow_precision(trainer.config, trainer.ranks)  # a run that goes on keeps its own
 
 
 class BarReporter:
@@ -60,6 +73,8 @@ class BarReporter:
 
     def start(self, trainer: Trainer) -> None:
         self.progress.console.print(_starting(trainer), highlight=False)
+        if slow := _slow(trainer):
+            self.progress.console.print(slow, style="yellow", highlight=False, markup=False)
         self.task = self.progress.add_task("", total=trainer.total_steps, completed=trainer.step)
         self.progress.start()
 
@@ -90,6 +105,8 @@ class LineReporter:
     def start(self, trainer: Trainer) -> None:
         self.total = trainer.total_steps
         self._say(_starting(trainer))
+        if slow := _slow(trainer):
+            self._say(slow)
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
         if record is not None and (time.monotonic() - self._last >= self.seconds or step == self.total):

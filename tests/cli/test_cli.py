@@ -120,6 +120,20 @@ def test_pretrain_and_resume(capsys, recipe, tmp_path):
     assert code == 0 and "from step 3" in err
 
 
+SLOW = "warning: train.precision=fp16 is slow on CPUs, which mostly compute in float32; pass --train.precision fp32\n"
+
+
+@pytest.mark.parametrize(("precision", "times"), [("fp16", 1), ("fp32", 0)])
+def test_float16_on_a_cpu_is_said_to_be_slow_once(capsys, recipe, tmp_path, precision, times):
+    out = tmp_path / "run"
+    settings = "--recipe", recipe, "--train.precision", precision, "--train.device", "cpu"
+    code, _, err = call(capsys, "pretrain", *settings, "--out", out)
+    assert code == 0 and err.count(SLOW) == err.count("fp16") == times
+    assert "warning" not in call(capsys, "resume", out)[2]  # where it cannot be changed
+    err = call(capsys, "plan", *settings, "--world-size", "3")[2]  # before it is tried
+    assert err.startswith(times * SLOW + "esvit-fast: error: ")
+
+
 def test_eval_knn_and_linear(capsys, run):
     code, out, _ = call(capsys, "eval", "knn", run, "--k", "5", "10")
     assert code == 0

@@ -7,9 +7,10 @@ import types
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
-from esvit_fast.training import pretrain, resume
+from esvit_fast.training import Trainer, pretrain, resume
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.diagnostics import Collapsed
 from esvit_fast.training.loggers import open_loggers
@@ -141,6 +142,19 @@ def test_warnings_are_shown(capsys):
     screen = io.StringIO()
     BarReporter(Console(file=screen, force_terminal=True, color_system="standard", width=200)).warning(WARNING)
     assert f"\x1b[33m{said.strip()}\x1b[0m" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("precision", "device", "said"), [("fp16", "cpu", 1), ("fp16", "cuda", 0), ("bf16", "cpu", 0)])
+def test_a_slow_precision_is_shown(capsys, precision, device, said):
+    trainer = Trainer(small(precision=precision), 48, CPU)
+    trainer.ranks = replace(CPU, device=torch.device(device))
+    LineReporter().start(trainer)
+    assert capsys.readouterr().err.count("pass --train.precision fp32\n") == said
+    screen = io.StringIO()
+    reporter = BarReporter(Console(file=screen, force_terminal=True, color_system="standard", width=200))
+    reporter.start(trainer)
+    reporter.stop()
+    assert screen.getvalue().count("\x1b[33mwarning: train.precision=fp16 is slow on CPUs") == said
 
 
 def events(folder):
