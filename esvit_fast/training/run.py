@@ -85,8 +85,8 @@ def pretrain(
         Collapsed: something is wrong with the run, and `train.stop_on_collapse` asks to stop then.
     """
     out = Path(out)
+    micro_batch(config, ranks.world_size)  # first: each rank finds it alone, before one waits for another
     check_folder(out)
-    micro_batch(config, ranks.world_size)
     taken = ValueError(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
         "choose another"
