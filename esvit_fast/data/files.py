@@ -35,6 +35,7 @@ def expand(spec: str) -> list[Path]:
     for pattern in _braces(spec, os.path.expanduser(spec)):
         if any(mark in pattern for mark in "*?["):
             found = sorted(glob.glob(pattern, recursive=True))
+            found = _outside_circles(found) if "**" in pattern else found
         else:
             found = [pattern] if os.path.isfile(pattern) else []
         files += map(Path, found)
@@ -47,6 +48,21 @@ def expand(spec: str) -> list[Path]:
             f"data.source={spec!r}: there is no {missing[0]}{more}{kept}; fetch what is missing or name what is there"
         )
     return files
+
+
+def encloses(folder: str, name: str) -> bool:
+    """Whether a name in a folder is a link to where that lies, or to where a link on the way to it leads."""
+    path = Path(folder, name)
+    target = os.path.join(os.path.realpath(path), "")
+    return path.is_symlink() and any((os.path.realpath(on) + os.sep).startswith(target) for on in path.parents)
+
+
+def _outside_circles(files: Sequence[str]) -> list[str]:
+    """Those to which no link on the way leads back: ** follows such links again and again."""
+    folders = {os.path.dirname(file) for file in files}
+    ways = {folder: [folder, *map(str, Path(folder).parents)] for folder in folders}
+    circles = {folder for folder in folders if any(encloses(*os.path.split(on)) for on in ways[folder])}
+    return [file for file in files if os.path.dirname(file) not in circles]
 
 
 def _braces(spec: str, pattern: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from .encoded import (
     number_labels,
     split_folder,
 )
-from .files import expand, is_pattern, of_split
+from .files import encloses, expand, is_pattern, of_split
 from .fingerprint import fingerprint
 
 _SHARDS = (".tar", ".parquet")
@@ -173,17 +173,10 @@ def _folders(root: Path) -> list[str]:
 def _walk(base: Path) -> Iterator[str]:
     """Relative paths of the visible files, in any order; links are followed, except to a folder that encloses them."""
     for folder, folders, files in os.walk(base, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _encloses(folder, name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not encloses(folder, name)]
         prefix = os.path.relpath(folder, base).replace(os.sep, "/")
         visible = (name for name in files if not name.startswith("."))
         yield from visible if prefix == "." else (f"{prefix}/{name}" for name in visible)
-
-
-def _encloses(folder: str, name: str) -> bool:
-    """Whether a name in a folder is a link to where that lies, or to where a link on the way to it leads."""
-    path = Path(folder, name)
-    target = os.path.join(os.path.realpath(path), "")
-    return path.is_symlink() and any((os.path.realpath(on) + os.sep).startswith(target) for on in path.parents)
 
 
 def open_list(spec: str, path: Path, split: str, max_megapixels: float) -> Source:

@@ -127,6 +127,7 @@ def test_links_to_shards_and_their_folders_are_followed_but_not_in_circles(tmp_p
     assert len(source) == 1 + 12 + 4
     shards = [source.path(i).removeprefix(f"{root}/").rpartition("/")[0] for i in (0, 1, 12, 13)]
     assert shards == ["a/000.tar", "b/000.tar", "b/002.tar", "c.tar"]
+    assert list(open_source(f"{root}/**/*.tar").files.paths) == source.files.paths
 
 
 def test_an_image_folder_with_a_tar_in_it_is_an_image_folder(tmp_path):
