@@ -156,7 +156,8 @@ class TrainConfig:
     steps take minutes more."""
     cuda_graph: bool = False
     """Replay a step on a GPU as one CUDA graph, so that no launch of a kernel costs time. For one GPU, without
-    accumulation; steps in which the teacher's temperature moves run as without."""
+    accumulation. Three steps run as without after the teacher's temperature has moved: of every epoch while it is
+    warmed up, or all until then where it moves with every sample."""
     device: str = "auto"
     seed: int = 0
     checkpoint_every_steps: int = 500
@@ -212,7 +213,8 @@ def load_config(recipe: str | Path) -> Config:
         nearest = suggest(str(recipe), recipe_names())
         raise ConfigError(f"recipe={str(recipe)!r} is neither a file nor a recipe{nearest}")
     try:
-        tree = read_yaml(path.read_bytes())
+        with path.open("rb") as stream:
+            tree = read_yaml(stream)
     except ValueError as error:
         raise ConfigError(f"recipe={str(path)!r} is not YAML: {error}") from None
     return validate(from_tree(Config, {} if tree is None else tree, where=path.name))

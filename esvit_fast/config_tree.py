@@ -7,7 +7,7 @@ import difflib
 import types
 import typing
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import yaml
 
@@ -16,14 +16,14 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the message names it, its value and the remedy."""
 
 
-def read_yaml(text: bytes) -> Any:
+def read_yaml(stream: BinaryIO) -> Any:
     """What a YAML file holds, in which a key that stands twice is a mistake.
 
     Raises:
         ValueError: it is not YAML; where and why, in one line.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(stream, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
         raise ValueError(" ".join(str(error).split())) from None
 

@@ -84,8 +84,8 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
 
     The step is that of `Trainer`, with the backends that this machine chooses for the device. What an operator of ours
     holds while it runs is counted for the loss over prototypes on the CPU, whose scratch is the largest there; the
-    others' is not seen, nor what the allocator keeps. The oracles, on which GPUs without proven kernels fall back, hold
-    much more.
+    others' is not seen, nor what the allocator keeps, nor what torch.compile saves, nor the crops that a CUDA graph
+    keeps. The oracles, on which GPUs without proven kernels fall back, hold much more.
     """
     accumulated = accumulation_steps(config.train, ranks.world_size)
     trained = min(2, accumulated)  # the second finds the gradients of the first

@@ -96,7 +96,7 @@ def pretrain(
             return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
         raise taken
     source = open_source(config.data.source, "train", config.data.max_megapixels)
-    trainer = _trainer(config, source, ranks)
+    trainer = _trainer(config, source, ranks, profile)
     inputs = _inputs(trainer, source)
     if holds_run(out):  # somebody else's, begun meanwhile
         raise taken
@@ -142,7 +142,7 @@ def resume(
     config = settings_of_run(out, config)
     micro_batch(config, ranks.world_size)
     source = open_source(config.data.source, "train", config.data.max_megapixels)
-    trainer = _trainer(config, source, ranks)
+    trainer = _trainer(config, source, ranks, profile)
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
@@ -157,8 +157,12 @@ def resume(
     return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
 
 
-def _trainer(config: Config, source: Source, ranks: Ranks) -> Trainer:
+def _trainer(config: Config, source: Source, ranks: Ranks, profile: int) -> Trainer:
     train = config.train
+    if profile and train.cuda_graph:
+        raise ValueError(
+            f"profile={profile} tells the parts of a step apart, which a graph has not; pass --train.no-cuda-graph"
+        )
     check_loggers(train.loggers)
     epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
     return Trainer(config, epoch_samples, ranks, fingerprint(source))

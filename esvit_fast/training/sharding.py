@@ -21,6 +21,8 @@ def shard(method: EsViT, ranks: Ranks) -> None:
     for network in (method.student, method.teacher):
         for unit in units(network.backbone):
             fully_shard(unit, mesh=mesh)
+            # backward passes would fetch the teacher's last unit, which came before the student's first
+            unit.set_unshard_in_backward(network is method.student)
     fully_shard(method, mesh=mesh)
 
 
@@ -33,12 +35,14 @@ def units(backbone: nn.Module) -> list[nn.Module]:
 @contextmanager
 def prototypes_whole(method: EsViT) -> Iterator[None]:
     """Within, all weights but those of units are whole, as they were in the last forward pass or as they are now."""
-    sharded = hasattr(method, "unshard")
+    sharded = hasattr(method, "unshard") and method.loss.centering == "mean"  # others have no centres
     if sharded:
         method.unshard()
-    yield
-    if sharded:
-        method.reshard()
+    try:
+        yield
+    finally:
+        if sharded:
+            method.reshard()
 
 
 def own_part(tensor: Tensor) -> Tensor:

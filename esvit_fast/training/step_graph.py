@@ -14,6 +14,8 @@ from ..config import ConfigError, TrainConfig
 from .distributed import Ranks, accumulation_steps
 from .schedules import SchedulePoint
 
+_OF_THIS_THREAD = "thread_local"
+"""What may not happen while a graph is recorded: others pin memory meanwhile, for batches to come."""
 _WARM_UP = 3
 """Steps of a kind that run one by one before they are recorded: kernels are compiled then, tables and moments made."""
 
@@ -94,7 +96,7 @@ def aside(function: Callable[[], Any], device: torch.device) -> Any:
 def recorded(function: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """A function that does on the device what another one does, and gives the same tensors every time."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=_stream(device)):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=_stream(device), capture_error_mode=_OF_THIS_THREAD):
         out = function()
 
     def replay() -> Any:

@@ -154,6 +154,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
         self.augment = Augmenter(config.data.augment, config.data.crops.sizes, _AUTOCAST[config.train.precision])
         self._frozen: bool | None = None
+        self._positions: dict[tuple[int, int], Tensor] = {}
         self._graph: StepGraph | None = None
         if config.train.cuda_graph:
             check_one_gpu(config.train, ranks)
@@ -172,7 +173,7 @@ class Trainer:
 
     @property
     def teacher(self) -> nn.Module:
-        """The backbone to keep."""
+        """The backbone to keep; while ranks share it, only `plain_teacher` can be called outside of a step."""
         return self.method.teacher.backbone
 
     def train_step(self, batches: Sequence[Batch]) -> StepResult:
@@ -289,8 +290,9 @@ class Trainer:
         key = [self.config.train.seed, self.step]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
         first = (accumulation * self.ranks.world_size + self.ranks.rank) * count
-        images = torch.arange(first, first + count, device=self.ranks.device)
-        share_draws(self.method.student, images, self.config.train.batch_size)
+        if (first, count) not in self._positions:  # kept, as a graph reads them where they are
+            self._positions[first, count] = torch.arange(first, first + count, device=self.ranks.device)
+        share_draws(self.method.student, self._positions[first, count], self.config.train.batch_size)
 
     def _freeze_last_layer(self, frozen: bool, accumulated: bool) -> None:
         if frozen == self._frozen:

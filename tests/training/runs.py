@@ -80,15 +80,15 @@ def in_process(function, *args) -> multiprocessing.Process:
     return process
 
 
-def on_ranks(count: int, out: Path, config: Config) -> list[multiprocessing.Process]:
+def on_ranks(count: int, out: Path, config: Config, run=None) -> list[multiprocessing.Process]:
     """Start a run, or go on with it, in as many processes as torchrun would start."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
-    return [in_process(_as_rank, rank, count, port, out, config) for rank in range(count)]
+    return [in_process(run or as_rank, rank, count, port, out, config) for rank in range(count)]
 
 
-def _as_rank(rank: int, count: int, port: int, out: Path, config: Config) -> None:
+def as_rank(rank: int, count: int, port: int, out: Path, config: Config) -> None:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ |= {name: str(value) for name, value in names.items()}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}

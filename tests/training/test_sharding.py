@@ -2,27 +2,28 @@
 
 import shutil
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from esvit_fast.config import ConfigError, from_tree, to_tree, validate
-from esvit_fast.training import Ranks
+from esvit_fast.training import Ranks, Trainer
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.dry_step import dry_step
 from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.sharding import units
 from esvit_fast.training.trainer import build_backbone
 
-from .runs import CPU, go_on, on_ranks, small, start, trained_weights
+from .runs import CPU, as_rank, go_on, on_ranks, small, start, trained_weights
 
 # of a size at which rounding does not grow: AdamW makes full steps of gradients that are all rounding
 CONFIG = small(learning_rate=5e-3, epochs=1, shard=True)
 CONFIG = replace(CONFIG, eval=replace(CONFIG.eval, knn_every_epochs=0.5))
 
 
-def finish(run):
-    processes = on_ranks(2, run, CONFIG)
+def finish(run, config=CONFIG, rank=as_rank):
+    processes = on_ranks(2, run, config, rank)
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -51,6 +52,30 @@ def test_as_one_process_with_the_whole_batch_and_back(tmp_path):
             torch.testing.assert_close(weights[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     moments = [load_latest(run / "checkpoints").tensors for run in (one, two)]
     assert moments[0].keys() == moments[1].keys() and all(a.shape == moments[1][k].shape for k, a in moments[0].items())
+
+
+def late_rank(*args):
+    """As on a GPU: what is decided on the device, and read a step late."""
+    made = Trainer.__init__
+
+    def init(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        self.lag = 1
+
+    with patch.object(Trainer, "__init__", init):
+        as_rank(*args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip_by", ["tensor", "global"])
+def test_accumulated_and_decided_on_the_device(tmp_path, clip_by):
+    train = {"accumulation_steps": 2, "clip_by": clip_by, "clip_grad": 1.0}
+    config = replace(CONFIG, train=replace(CONFIG.train, **train))
+    finish(tmp_path / "two", config, late_rank)
+    start(tmp_path / "one", config)
+    whole, divided = (trained_weights(tmp_path / name) for name in ("one", "two"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(divided[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_a_plan_counts_own_parts_and_what_is_at_work():

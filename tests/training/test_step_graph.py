@@ -9,12 +9,12 @@ from torch.utils._pytree import tree_leaves
 
 from esvit_fast import ops
 from esvit_fast.config import ConfigError
-from esvit_fast.training import Ranks, Trainer, step_graph
+from esvit_fast.training import Ranks, Trainer, pretrain, step_graph
 from esvit_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from esvit_fast.training.dry_step import _prepared, _without_memory, noise
 from esvit_fast.training.step_graph import StepGraph
 
-from .runs import CPU, batches, small
+from .runs import CPU, Silent, batches, small
 
 GPU = torch.device("cuda", 0)
 
@@ -109,6 +109,41 @@ def test_what_a_checkpoint_replaces_is_recorded_again(recorded, tmp_path):
     assert recorded["recorded"] == 2
 
 
+class Read(TorchDispatchMode):
+    """Storages that operators read and that none of them has made; kept, so that none takes the place of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.read, self.kept = set(), set(), []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given, new = ([x for x in tree_leaves(y) if isinstance(x, torch.Tensor)] for y in ((args, kwargs), out))
+        self.read |= {x.untyped_storage()._cdata for x in given} - self.made
+        self.made |= {x.untyped_storage()._cdata for x in new} - self.read
+        self.kept += given + new
+        return out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_replay_reads_what_the_recorded_step_read(recorded, precision):
+    """A graph holds addresses: what lies elsewhere in the next step, or is freed, it would not see."""
+    made = trainer(True, freeze_last_layer_epochs=0, precision=precision)
+    work, seen = made._graph.work, []
+
+    def watched(*args):
+        with Read() as reading:
+            done = work(*args)
+        seen.append(reading)
+        return done
+
+    made._graph.work = watched
+    for batch in batches(6):
+        made.train_step([batch])
+    assert recorded["replayed"] == 3
+    assert seen[3].read == seen[4].read == seen[5].read and len(seen[3].read) > 100
+
+
 class OnDevice(TorchDispatchMode):
     """Operators that touch the host: a graph could not hold them."""
 
@@ -163,6 +198,9 @@ def test_where_there_can_be_no_graph(ranks, train, message):
         step_graph.check_one_gpu(small(cuda_graph=True, **train).train, ranks)
 
 
-def test_a_run_that_asks_for_one_on_a_cpu_is_told():
+def test_a_run_that_asks_for_one_on_a_cpu_or_for_its_parts_is_told(tmp_path):
     with pytest.raises(ConfigError, match="train.cuda_graph=True is for one GPU"):
         Trainer(small(cuda_graph=True), 48, CPU)
+    with pytest.raises(ValueError, match="profile=2 tells the parts of a step apart, .* pass --train.no-cuda-graph"):
+        pretrain(small(cuda_graph=True), tmp_path / "run", CPU, Silent(), 2)
+    assert not (tmp_path / "run").exists()
