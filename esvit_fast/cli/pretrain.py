@@ -71,8 +71,9 @@ def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
     parser = argparse.ArgumentParser(
         "esvit-fast resume",
-        description="Go on with a run from its last checkpoint, on any number of ranks. Settings that change nothing "
-        "but where and how it is computed can be given, as in --train.micro-batch-size 64.",
+        description="Go on with a run from its last checkpoint, on any number of ranks. Settings can be "
+        "given that change nothing but where and how it is computed, as in --train.micro-batch-size 64, and such as "
+        "cure it, as in --train.learning-rate 1e-4: those of optimisation, temperatures and the terms of the loss.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")

@@ -124,9 +124,10 @@ def resume(
     """Go on with a run from its last whole checkpoint; without one, from the start. A complete run stays as it is.
 
     Args:
-        config: instead of the run's own; what it changes must be only where and how the same is computed.
+        config: instead of the run's own. It may change where and how the same is computed, and what cures a run:
+            optimisation, precision, temperatures and terms of the loss; a record of kind "settings" tells what.
         profile: as in `pretrain`.
-        unless_collapsed: leave a run as it is which `train.stop_on_collapse` has stopped.
+        unless_collapsed: leave a run as it is which `train.stop_on_collapse` has stopped, and cure none.
 
     Raises:
         ValueError: the folder holds no run, or one with other settings, or its data have changed.
@@ -139,7 +140,7 @@ def resume(
         raise ValueError(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
-    config = settings_of_run(out, config)
+    config, cured = settings_of_run(out, config, on_purpose=not unless_collapsed)
     micro_batch(config, ranks.world_size)
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks, profile)
@@ -153,6 +154,9 @@ def resume(
         write_atomic(out / "config.yaml", lambda path: save_config(config, path))
         # without a checkpoint, what was measured before the first step is measured again
         truncate_after(out / "metrics.jsonl", trainer.step or -1)
+        if cured:
+            with MetricsLog(out / "metrics.jsonl") as log:
+                log.write({"kind": "settings", **position(trainer), "changed": cured})
     barrier()
     return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
 

@@ -16,6 +16,12 @@ _FREE = re.compile(
     r"train\.(checkpoint_every_steps|keep_checkpoints|log_every_steps|loggers|stop_on_collapse)"
 )
 """Settings that may change when a run goes on: they say where and how the same is computed, and what is written."""
+_CURES = re.compile(
+    r"train\.(epochs|precision|matmul|(min_)?learning_rate|warmup_epochs|weight_decay(_end)?|clip_grad|clip_by)|"
+    r"method\.(student_temp|teacher_temp.*|teacher_momentum|centering|center_momentum|koleo_weight|match_dtype)"
+)
+"""Settings that make another run of it, from here on, and that whoever resumes a run may change on purpose: what its
+checkpoint holds fits all of them."""
 
 
 def check_folder(out: Path) -> None:
@@ -64,23 +70,26 @@ def restarted() -> bool:
     return any(gather([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0]))
 
 
-def settings_of_run(out: Path, config: Config | None) -> Config:
-    """The configuration with which a run goes on: its own, or a given one that makes no other run of it.
+def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple[Config, dict[str, list[str]]]:
+    """The configuration with which a run goes on, its own or a given one, and what that cures: names of settings to
+    their values before and from now on.
+
+    Args:
+        on_purpose: the run may become another one.
 
     Raises:
         ConfigError: with every setting that differs and must not.
     """
     own = load_config(out / "config.yaml")
-    if config is None:
-        return own
-    asked = dict(settings(config))
-    differ = [
-        f"{name}={value} would become {asked[name]}"
+    asked = dict(settings(config or own))
+    differ = {
+        name: [str(value), str(asked[name])]
         for name, value in settings(own)
         if value != asked[name] and not _FREE.fullmatch(name)
-    ]
-    if differ:
-        raise ConfigError(
-            f"run={str(out)!r} began with other settings: {', '.join(differ)}; keep its own, or choose another folder"
-        )
-    return config
+    }
+    curable = all(map(_CURES.fullmatch, differ))
+    if differ and not (on_purpose and curable):
+        told = ", ".join(f"{name}={old} would become {new}" for name, (old, new) in differ.items())
+        way = f"pass them to `esvit-fast resume {out}`" if curable else "keep its own"
+        raise ConfigError(f"run={str(out)!r} began with other settings: {told}; {way}, or choose another folder")
+    return config or own, differ

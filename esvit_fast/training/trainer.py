@@ -277,9 +277,11 @@ class Trainer:
             searching = self.scaler.is_enabled() and not broken_loss and scale > 1
             self.skipped_in_a_row += not searching
             if self.skipped_in_a_row >= 3:
+                train = self.config.train
+                exact = "" if train.precision == "fp32" else f" or train.precision={train.precision}, to fp32,"
                 raise NotFinite(
                     f"loss or gradients were not finite in steps {step - 2} to {step}; lower train.learning_rate="
-                    f"{self.config.train.learning_rate:g} or pass --train.precision fp32, and resume"
+                    f"{train.learning_rate:g}{exact} as you resume"
                 )
 
     def _autocast(self):
@@ -367,7 +369,8 @@ class Trainer:
             )
         load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
         self.method.load_state_dict({name: divided_like(state[name], like) for name, like in own.items()})
-        self.scaler.load_state_dict(meta["scaler"])
+        if meta["scaler"]:  # else it was of another precision
+            self.scaler.load_state_dict(meta["scaler"])
         self.step, self.skipped, self.skipped_in_a_row = meta["step"], meta["skipped"], meta["skipped_in_a_row"]
         self._verdicts.clear()
         if self._graph is not None:

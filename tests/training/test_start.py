@@ -10,6 +10,7 @@ from esvit_fast.config import ConfigError, TrainConfig, load_config
 from esvit_fast.training import Ranks, pretrain, resume
 from esvit_fast.training import run as training_run
 from esvit_fast.training.distributed import accumulation_steps, micro_batch
+from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.planner import plan_run
 
 from .runs import CPU, Silent, small, start, with_data
@@ -74,6 +75,26 @@ def test_other_settings_are_refused_with_the_difference(run, monkeypatch):
         with pytest.raises(ConfigError, match=message):
             call()
     assert (run / "config.yaml").read_bytes() == before
+
+
+def test_what_cures_a_run_may_change_on_purpose_and_is_told(tmp_path, monkeypatch):
+    run, config = tmp_path / "run", small(epochs=0.5, precision="bf16")
+    start(run, config)
+    train = replace(config.train, epochs=1, learning_rate=1e-3, precision="fp16", micro_batch_size=4)
+    cured = replace(config, train=train, method=replace(config.method, centering="sinkhorn"))
+    with pytest.raises(ConfigError, match=r"train\.epochs=0\.5 would become 1.*; pass them to `esvit-fast"):
+        again(run, monkeypatch, 1, config=cured, or_resume=True)
+    assert resume(run, CPU, Silent(), cured).step == 6
+    assert load_config(run / "config.yaml") == cured
+    records = read_metrics(run / "metrics.jsonl")
+    (told,) = (record for record in records if record["kind"] == "settings")
+    assert told["step"] == 3 and told["changed"] == {
+        "method.centering": ["mean", "sinkhorn"],
+        "train.epochs": ["0.5", "1"],
+        "train.learning_rate": ["0.03", "0.001"],
+        "train.precision": ["bf16", "fp16"],
+    }
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_settings_that_compute_the_same_may_change_and_are_kept(run):
