@@ -53,10 +53,6 @@ def _starting(trainer: Trainer) -> str:
     )
 
 
-def _slow(trainer: Trainer) -> str:
-    return "" if trainer.step else slow_precision(trainer.config, trainer.ranks)  # a run that goes on keeps its own
-
-
 class BarReporter:
     """A live bar with speed, time to go, loss, teacher entropy and k-NN accuracy; warnings stay above it, in yellow."""
 
@@ -73,7 +69,7 @@ class BarReporter:
 
     def start(self, trainer: Trainer) -> None:
         self.progress.console.print(_starting(trainer), highlight=False)
-        if slow := _slow(trainer):
+        if slow := slow_precision(trainer.config, trainer.ranks):
             self.progress.console.print(slow, style="yellow", highlight=False, markup=False)
         self.task = self.progress.add_task("", total=trainer.total_steps, completed=trainer.step)
         self.progress.start()
@@ -105,7 +101,7 @@ class LineReporter:
     def start(self, trainer: Trainer) -> None:
         self.total = trainer.total_steps
         self._say(_starting(trainer))
-        if slow := _slow(trainer):
+        if slow := slow_precision(trainer.config, trainer.ranks):
             self._say(slow)
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:

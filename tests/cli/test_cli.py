@@ -129,7 +129,8 @@ def test_float16_on_a_cpu_is_said_to_be_slow_once(capsys, recipe, tmp_path, prec
     settings = "--recipe", recipe, "--train.precision", precision, "--train.device", "cpu"
     code, _, err = call(capsys, "pretrain", *settings, "--out", out)
     assert code == 0 and err.count(SLOW) == err.count("fp16") == times
-    assert "warning" not in call(capsys, "resume", out)[2]  # where it cannot be changed
+    assert call(capsys, "resume", out)[2].count(SLOW) == times  # where it can still be changed
+    assert "warning" not in call(capsys, "resume", out, "--train.precision", "bf16")[2]
     err = call(capsys, "plan", *settings, "--world-size", "3")[2]  # before it is tried
     assert err.startswith(times * SLOW + "esvit-fast: error: ")
 
