@@ -15,19 +15,13 @@ from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.run import _Files
 from esvit_fast.training.signals import signals
 
-from .runs import CPU, Silent, batches, broken_after, go_on, nan_loss, small, start, trained_weights
+from .runs import CPU, Silent, batches, broken_after, go_on, nan_loss, read_late, small, start, trained_weights
 
 
 @pytest.fixture
-def late(monkeypatch):
-    """Trainers that read as those on a GPU do."""
-    made = Trainer.__init__
-
-    def init(self, *args, **kwargs):
-        made(self, *args, **kwargs)
-        self.lag = 1
-
-    monkeypatch.setattr(Trainer, "__init__", init)
+def late():
+    with read_late():
+        yield
 
 
 def fake_step(lag):

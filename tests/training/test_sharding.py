@@ -2,20 +2,19 @@
 
 import shutil
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 import torch
 
 from esvit_fast.config import ConfigError, from_tree, to_tree, validate
-from esvit_fast.training import Ranks, Trainer
+from esvit_fast.training import Ranks
 from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.dry_step import dry_step
 from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.sharding import units
 from esvit_fast.training.trainer import build_backbone
 
-from .runs import CPU, as_rank, go_on, on_ranks, small, start, trained_weights
+from .runs import CPU, as_rank, go_on, on_ranks, read_late, small, start, trained_weights
 
 # of a size at which rounding does not grow: AdamW makes full steps of gradients that are all rounding
 CONFIG = small(learning_rate=5e-3, epochs=1, shard=True)
@@ -55,14 +54,7 @@ def test_as_one_process_with_the_whole_batch_and_back(tmp_path):
 
 
 def late_rank(*args):
-    """As on a GPU: what is decided on the device, and read a step late."""
-    made = Trainer.__init__
-
-    def init(self, *args, **kwargs):
-        made(self, *args, **kwargs)
-        self.lag = 1
-
-    with patch.object(Trainer, "__init__", init):
+    with read_late():
         as_rank(*args)
 
 
