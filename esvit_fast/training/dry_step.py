@@ -26,7 +26,7 @@ from ..ops._cpu.prototype_cross_entropy import scratch_bytes
 from ..ops._flops import FLOPS
 from .distributed import Ranks, accumulation_steps
 from .sharding import units
-from .trainer import Trainer
+from .trainer import Trainer, teacher_weights
 
 KINDS = {
     "weights": "the student's parameters",
@@ -120,6 +120,7 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
         parts = {kind: watch.most[kind] for kind in KINDS}
         if divided:
             parts |= _divided(trainer, ranks.world_size)
+        tensors, _ = trainer.state()
         return DryStep(
             sum(parts.values()),
             parts,
@@ -129,8 +130,8 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
                 "heads": _count(student.parameters()) - _count(student.backbone.parameters()),
                 "trained": _count(_trained(student)),
             },
-            _bytes_of(trainer.state()[0].values()),
-            _bytes_of(trainer.weights().values()),
+            _bytes_of(tensors.values()),
+            _bytes_of(teacher_weights(tensors).values()),
         )
 
 

@@ -38,7 +38,7 @@ from .profiling import DATA, StepProfiler
 from .records import Clock, Record, position
 from .start import check_folder, holds_run, launch, launched_by, restarted, settings_of_run
 from .stopping import StopRequest
-from .trainer import NotFinite, Trainer
+from .trainer import NotFinite, Trainer, teacher_weights
 
 
 class Reporter(Protocol):
@@ -339,7 +339,7 @@ class _Files:
         barrier()
 
     def checkpoint(self, trainer: Trainer, corrupt: CorruptionLog) -> None:
-        (tensors, meta), weights = trainer.state(), trainer.weights()  # likewise
+        tensors, meta = trainer.state()  # likewise
         if self.log is not None:
             self.write_records(trainer)
             meta["corrupt"] = sorted(corrupt.failed)
@@ -347,7 +347,7 @@ class _Files:
                 self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
             )
             facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
-            save_weights(self.out / "model.safetensors", weights, facts)
+            save_weights(self.out / "model.safetensors", teacher_weights(tensors), facts)
         barrier()
 
 

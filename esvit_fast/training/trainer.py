@@ -53,6 +53,12 @@ class Work(NamedTuple):
     features: Tensor
 
 
+def teacher_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the backbone to keep, among the tensors of `Trainer.state`."""
+    prefix = "method.teacher.backbone."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 class StepResult(NamedTuple):
     """What a step did.
 
@@ -327,13 +333,11 @@ class Trainer:
         """The backbone to keep as it was before it was compiled or divided among ranks; all of them ask for it."""
         if not (self._sharded or self.config.train.compile):
             return self.teacher
-        plain = create_model(self.config.model.name).to(self.ranks.device)
-        plain.load_state_dict({name: whole(tensor) for name, tensor in self.teacher.state_dict().items()})
+        with torch.device("meta"):
+            plain = create_model(self.config.model.name)
+        tensors = {name: whole(tensor) for name, tensor in self.teacher.state_dict().items()}
+        plain.load_state_dict(tensors, assign=True)
         return plain.requires_grad_(False)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The state dict of the backbone to keep. All ranks call it; the main rank gets tensors."""
-        return self._on_main_rank(self.teacher.state_dict())
 
     def _on_main_rank(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors; those that are divided among ranks one after the other, into the memory of the host."""

@@ -57,7 +57,8 @@ def test_a_run_is_the_same(traced, stages):
     # evaluation makes no program
     accuracy = OnlineKnn(config, open_source(config.data.source), CPU)(fused.plain_teacher())
     assert 0 <= accuracy["top1"] <= 100 and len(traced) == 3 * 3
-    assert all(torch.equal(t, fused.plain_teacher().state_dict()[name]) for name, t in fused.weights().items())
+    plain = fused.plain_teacher().state_dict()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in fused.teacher.state_dict().items())
 
 
 @pytest.mark.slow
