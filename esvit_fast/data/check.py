@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from . import deep
 from .decode import CorruptImage, format_and_mode
 from .each import each
 from .encoded import Source, encoded_and_pixels
@@ -222,3 +223,4 @@ def _remarks(facts: dict[str, Any], max_corrupt_share: float, too_many: bool) ->
         yield f"class {classes['largest']!r} has {classes['imbalance']:g} times the images of {classes['smallest']!r}"
     if classes and classes["empty"]:
         yield f"{len(classes['empty']):,} classes have no images, {classes['empty'][0]!r} first"
+    yield from deep.remarks(facts["modes"])

@@ -8,7 +8,9 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+
+from .deep import deep_values, mode_name, to_bytes
 
 try:
     import simplejpeg
@@ -21,6 +23,8 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
+
+_PNG, _METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 
 
 class CorruptImage(ValueError):
@@ -37,9 +41,11 @@ class CorruptImage(ValueError):
 def decode_image(data: bytes, path: str, max_megapixels: float = 64.0) -> np.ndarray:
     """Decode one encoded image to uint8 RGB [H, W, 3].
 
-    The size is read from the header and checked before any pixel is decoded. Grey, palette, CMYK and 16-bit grey images
-    become RGB, alpha is dropped, the EXIF orientation ignored, and of an animation the first frame taken. JPEGs go
-    through simplejpeg where it is installed, which gives the same pixels as Pillow.
+    The size is read from the header and checked before any pixel is decoded. Grey, palette, CMYK and 16-bit images
+    become RGB, alpha is dropped, the EXIF orientation ignored, text and profiles too, and of an animation the first
+    frame taken. An image of 16 bits a channel is read by the fewest of 8, 10, 12, 14 or 16 bits that hold its largest
+    value, so that what a 12-bit sensor wrote is not black. JPEGs go through simplejpeg where it is installed, which
+    gives the same pixels as Pillow.
 
     Raises:
         CorruptImage: the bytes are no readable image, or have more than max_megapixels (Pillow's own limit, 179
@@ -51,16 +57,15 @@ def decode_image(data: bytes, path: str, max_megapixels: float = 64.0) -> np.nda
             return pixels
     if not data:
         raise CorruptImage(path, "is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about metadata and about sizes that are checked here
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except Image.UnidentifiedImageError:
-            raise CorruptImage(path, f"is no image of a known format (starts with {data[:12]!r})") from None
-        except _DAMAGE as error:
-            raise CorruptImage(path, reason(error)) from None
-        with image:
+    try:
+        with _open(data, path) as image:
             return image_array(image, path, max_megapixels)
+    except CorruptImage:
+        bare = without_metadata(data)  # Pillow limits the size of text, which is not needed
+        if len(bare) == len(data):
+            raise
+    with _open(bare, path) as image:
+        return image_array(image, path, max_megapixels)
 
 
 def plain_jpeg_size(data: bytes, path: str, max_megapixels: float = 64.0) -> tuple[int, int] | None:
@@ -96,7 +101,9 @@ def image_array(image: Image.Image, path: str, max_megapixels: float = 64.0) -> 
     """
     try:
         _check_size(*image.size, path, max_megapixels)
-        return _to_rgb(image, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _to_rgb(image, path)
     except CorruptImage:
         raise
     except _DAMAGE as error:
@@ -115,12 +122,66 @@ def _decode_jpeg(data: bytes, path: str, max_megapixels: float) -> np.ndarray | 
         return None
 
 
+def _open(data: bytes, path: str) -> Image.Image:
+    """The image, of which only the header has been read; CorruptImage if it is none that Pillow knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about metadata and about sizes that are checked here
+        try:
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+        except Image.UnidentifiedImageError:
+            raise CorruptImage(path, _why_unknown(data)) from None
+        except _DAMAGE as error:
+            raise CorruptImage(path, reason(error)) from None
+
+
+def without_metadata(data: bytes) -> bytes:
+    """A PNG without its text, EXIF and colour profile; other bytes as they are."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _METADATA:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _why_unknown(data: bytes) -> str:
+    """Why Pillow finds no image: what the parser of the format that the bytes begin as says."""
+    for kind in _FORMATS:
+        factory, accept = Image.OPEN[kind]
+        if not accept(data[:16]):
+            continue
+        try:
+            factory(io.BytesIO(data), "").close()
+        except _DAMAGE as error:
+            layout = _tiff_layout(data) if kind == "TIFF" else ""
+            return layout or f"begins as {kind} but cannot be read: {reason(error)}"
+    return f"is no image of a known format (starts with {data[:12]!r})"
+
+
+def _tiff_layout(data: bytes) -> str:
+    """What the pixels of a TIFF are, as its header has it; empty if that is damaged."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+        (file := io.BytesIO(data)).seek(tags.next)
+        tags.load(file)
+        bits, bands = max(tags[TiffImagePlugin.BITSPERSAMPLE]), tags[TiffImagePlugin.SAMPLESPERPIXEL]
+        numbers = {2: "signed ", 3: "floating-point "}.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
+    except _DAMAGE:
+        return ""
+    return (
+        f"is a TIFF of {bands} {numbers}{'band' if bands == 1 else 'bands'} of {bits} bits, not grey or RGB as Pillow "
+        "knows them; save the one or three bands to train on with 8 or 16 bits"
+    )
+
+
 def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise CorruptImage(path, f"has 32-bit grey pixels (mode {image.mode}); save it with 8 bits per channel")
+    if (values := deep_values(image)) is not None:
+        return np.repeat(to_bytes(values), 3 // values.shape[2], axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -134,14 +195,18 @@ def _check_size(width: int, height: int, path: str, max_megapixels: float) -> No
 
 
 def format_and_mode(data: bytes) -> tuple[str, str]:
-    """Of an encoded image that `decode_image` reads: what Pillow calls them; a JPEG with others behind it is a JPEG."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Of an encoded image that `decode_image` reads: its format, and Pillow's mode with the bits used of 16, if it has.
+
+    A JPEG with others behind it is a JPEG.
+    """
+    for encoded in (data, without_metadata(data)):
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                return image.format.replace("MPO", "JPEG"), image.mode
-        except _DAMAGE:  # Pillow refuses what simplejpeg read: an image above its own limit
-            return "JPEG", "RGB"
+            with _open(encoded, "") as image:
+                kind, mode, values = image.format.replace("MPO", "JPEG"), image.mode, deep_values(image)
+        except (CorruptImage, *_DAMAGE):
+            continue
+        return kind, mode if values is None else mode_name(mode, values)
+    return "JPEG", "RGB"  # Pillow refuses what simplejpeg read: an image above its own limit
 
 
 def reason(error: Exception) -> str:

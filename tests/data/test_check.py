@@ -143,3 +143,13 @@ def test_a_difference_hash_survives_size_and_light_but_not_turning():
         return bits(difference_hash(image) ^ difference_hash(other))
 
     assert distance(smaller) <= 3 and distance(lighter) <= 3 and distance(image[:, ::-1].copy()) > 10
+
+
+def test_images_that_do_not_use_their_sixteen_bits_are_told(tmp_path):
+    for number, bits in enumerate((12, 12, 16)):
+        values = (np.arange(4096, dtype=np.uint16).reshape(64, 64) << (bits - 12)) + np.uint16(number)
+        Image.fromarray(np.minimum(values, (1 << bits) - 1)).save(tmp_path / f"{number}.png")
+    report = survey(tmp_path).report(0.01)
+    assert report["modes"] == {"I;16, 12 bits used": 2, "I;16, 16 bits used": 1}
+    told = "2 images have 16 bits a channel but no value above 4,095: read as 12-bit, or they would be nearly black"
+    assert report["verdict"] == "usable" and told in report["remarks"]

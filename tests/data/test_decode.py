@@ -3,10 +3,13 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import struct
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from esvit_fast.data import CorruptImage, decode_image
 from esvit_fast.data import decode as module
@@ -56,6 +59,103 @@ def test_alpha_is_dropped():
 def test_other_modes_become_rgb(mode, kind):
     data = encode(Image.fromarray(RGB).convert(mode), kind)
     assert np.array_equal(decode_image(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of uint16 [H, W, 1 to 4], chunk by chunk."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    color = (0, 4, 2, 6)[values.shape[2] - 1]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def tiff(values: np.ndarray, order: str = "<", packed: bool = False) -> bytes:
+    """A TIFF of one strip, uint8, uint16 or float32 [H, W, bands]."""
+    height, width, bands = values.shape
+    body = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    body = zlib.compress(body) if packed else body
+    each = values.dtype.itemsize * 8
+    extra = struct.pack(f"{order}{bands + bands}H", *[each] * bands, *[0] * bands)
+    bits = (258, 3, bands, 8 + len(body)) if bands > 2 else (258, 3, 1, each)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), bits, (259, 3, 1, 8 if packed else 1)]
+    tags += [(262, 3, 1, 2 if bands >= 3 else 1), (273, 4, 1, 8), (277, 3, 1, bands), (278, 4, 1, height)]
+    tags += [(279, 4, 1, len(body)), (284, 3, 1, 1), (339, 3, 1, 3 if values.dtype.kind == "f" else 1)]
+    left = 16 if order == ">" else 0  # a single short lies in the first two of its four bytes
+    tags = [(tag, kind, n, value << (left if (kind, n) == (3, 1) else 0)) for tag, kind, n, value in tags]
+    entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
+    mark = b"II" if order == "<" else b"MM"
+    start = struct.pack(f"{order}2sHI", mark, 42, 8 + len(body) + len(extra))
+    return start + body + extra + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+DEEP = {
+    **{f"PNG of {n}": (n, deep_png) for n in (1, 2, 3, 4)},
+    **{f"TIFF {o}{p}": (3, partial(tiff, order=o, packed=p)) for o in "<>" for p in (False, True)},
+    "grey TIFF": (1, tiff),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", DEEP)
+def test_values_in_sixteen_bits_are_read_by_the_bits_that_they_use(kind, bits):
+    channels, write = DEEP[kind]
+    values = np.random.default_rng(bits).integers(0, 1 << bits, (9, 11, channels)).astype(np.uint16)
+    values[0, 0] = (1 << bits) - 1
+    if channels in (2, 4):
+        values[:, :, -1] = 65535  # alpha says nothing of the depth
+    data, colors = write(values), 3 if channels > 2 else 1
+    expected = (values[:, :, :colors].astype(int) >> (bits - 8)).astype(np.uint8)
+    assert np.array_equal(decode_image(data, "x"), np.broadcast_to(expected, (9, 11, 3)))
+    name, mode = format_and_mode(data)
+    assert name in kind and mode.endswith(f";16, {bits} bits used")
+
+
+def test_all_black_in_sixteen_bits_stays_black():
+    assert not decode_image(deep_png(np.zeros((3, 4, 3), np.uint16)), "x").any()
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_metadata_never_keeps_a_png_from_being_read(place):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "x" * (2 << 20), zip=True)
+    data = encode(RGB, "PNG", pnginfo=info)
+    bad = struct.pack(">I", 4) + b"tEXt" + b"a\0bc" + bytes(4)  # a wrong checksum
+    if place == "after":
+        start = data.index(b"iTXt") - 4
+        text = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+        data = data.replace(text, b"")
+        data = data[:-12] + text + bad + data[-12:]
+    else:
+        data = data[:33] + bad + data[33:]
+    assert np.array_equal(decode_image(data, "x"), RGB)
+    assert format_and_mode(data) == ("PNG", "RGB")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.zeros((4, 5, 5), np.uint8), "is a TIFF of 5 bands of 8 bits, not grey or RGB"),
+        (np.zeros((4, 5, 7), np.uint16), "is a TIFF of 7 bands of 16 bits, not grey or RGB"),
+        (np.zeros((4, 5, 3), np.float32), "is a TIFF of 3 floating-point bands of 32 bits, not grey or RGB"),
+    ],
+)
+def test_a_tiff_that_is_no_picture_says_what_it_holds(values, why):
+    with pytest.raises(CorruptImage, match=why) as caught:
+        decode_image(tiff(values), "five.tif")
+    assert "known format" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(b"\x89PNG\r\n\x1a\n", "PNG"), (b"II*\0" + bytes(9), "TIFF"), (b"GIF89a", "GIF")]
+)
+def test_damaged_headers_name_their_format(data, kind):
+    with pytest.raises(CorruptImage, match=f"begins as {kind} but cannot be read"):
+        decode_image(data, "x")
 
 
 def test_sixteen_bit_grey_keeps_its_high_byte():
