@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .streams import write_anything
+
 COMMANDS = {
     "demo": ("demo", "train a small network on drawn images and show what it learned, in minutes"),
     "doctor": ("doctor", "what this machine has, and which backend runs each operator"),
@@ -23,6 +25,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped."""
+    write_anything()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

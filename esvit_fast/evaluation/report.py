@@ -74,7 +74,7 @@ def write_report(
     title = f"{config.model.name} on {_short_name(source.name)}"
     page = _page(title, _header(title, metrics, environment, source, config), "".join(sections))
     path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_bytes(page.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return path
 
 
