@@ -11,6 +11,9 @@ from torch import Tensor
 
 from esvit_fast.evaluation.features import Features
 
+NEVER = torch.iinfo(torch.int64).max
+"""The rank of a class that cannot be predicted."""
+
 
 class Accuracy(NamedTuple):
     """Percent of the queries whose class is the first, or among the first five (or all, if fewer), predicted."""
@@ -31,7 +34,8 @@ def knn(
     """Classify every query by its k most similar bank images, each voting with exp(cosine / temperature).
 
     Votes are summed in float64; equal votes go to the lowest class. No more than `chunk` x `chunk` similarities and
-    `chunk` x classes votes exist at a time.
+    `chunk` x classes votes exist at a time, where classes are those that occur in the bank, however they are numbered.
+    A query of another class counts as wrong.
 
     Returns:
         The accuracy for every k.
@@ -40,15 +44,15 @@ def knn(
         ValueError: k or temperature is out of range, the two widths differ, or an image has no label.
     """
     _check(bank, queries, k, temperature)
-    labels, size = bank.labels, int(max(bank.labels.max(), queries.labels.max())) + 1
+    classes, labels = bank.labels.unique(return_inverse=True)
     ranks = {n: [] for n in k}
     for start in range(0, len(queries.labels), chunk):
         rows = slice(start, start + chunk)
         similarity, index = nearest(bank.features, queries.features[rows], max(k), chunk=chunk, device=device)
         weights, voted = torch.exp(similarity.double() / temperature), labels[index]
         for n in k:
-            votes = weights.new_zeros(len(index), size).scatter_add_(1, voted[:, :n], weights[:, :n])
-            ranks[n].append(rank_of_class(votes, queries.labels[rows]))
+            votes = weights.new_zeros(len(index), len(classes)).scatter_add_(1, voted[:, :n], weights[:, :n])
+            ranks[n].append(rank_of_class(votes, positions(classes, queries.labels[rows])))
     return {n: accuracy(torch.cat(parts)) for n, parts in ranks.items()}
 
 
@@ -84,19 +88,31 @@ def nearest(
     return _unpack(torch.cat(parts))
 
 
+def positions(classes: Tensor, labels: Tensor) -> Tensor:
+    """Where each label stands among the classes, int64 [N]; -1 where it does not occur.
+
+    Args:
+        classes: int64 [classes], rising.
+        labels: int64 [N].
+    """
+    at = torch.searchsorted(classes, labels).clamp_(max=len(classes) - 1)
+    return torch.where(classes[at] == labels, at, -1)
+
+
 def rank_of_class(scores: Tensor, labels: Tensor) -> Tensor:
     """How many classes are predicted before the true one, equal scores in class order.
 
     Args:
         scores: [N, classes].
-        labels: int64 [N].
+        labels: int64 [N]; -1 for a class that has no score.
 
     Returns:
-        int64 [N]; 0 where the true class is the prediction.
+        int64 [N]; 0 where the true class is the prediction, and `NEVER` where it has no score.
     """
-    own = scores.gather(1, labels[:, None])
+    own = scores.gather(1, labels[:, None].clamp(min=0))
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+    ranks = ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+    return ranks.masked_fill(labels < 0, NEVER)
 
 
 def accuracy(ranks: Tensor) -> Accuracy:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esvit_fast.evaluation.features import Features
-from esvit_fast.evaluation.knn import Accuracy, accuracy, check_labels, rank_of_class
+from esvit_fast.evaluation.knn import Accuracy, accuracy, check_labels, positions, rank_of_class
 
 LEARNING_RATES = tuple(float(f"{10 ** (i / 3 - 4):.2g}") for i in range(13))
 """1e-4 to 1, three per decade; each is multiplied by batch / 256."""
@@ -56,8 +56,9 @@ def linear_probe(
     SGD with momentum 0.9, no weight decay, cosine to 0, rates times batch / 256, initial standard deviation 0.01, as
     published for EsViT (arXiv 2106.09785). Two differences: the features are cached, so images are not augmented anew
     in every epoch; and the rate is chosen on a held-out share of the training images, not on the test images. All
-    classifiers see the same batches and are one float32 tensor [C + 1, rates, classes]; on one device the seed decides
-    the result.
+    classifiers see the same batches and are one float32 tensor [C + 1, rates, classes], where classes are those that
+    occur in the training images, however they are numbered; on one device the seed decides the result. A test image of
+    another class counts as wrong.
 
     Args:
         train, test: raw features float32 [N, C]; they are not normalised.
@@ -71,11 +72,12 @@ def linear_probe(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train.labels), generator=generator)
     cut = max(1, round(held_out * len(order)))
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    classes = train.labels.unique()
+    train, test = (side._replace(labels=positions(classes, side.labels)) for side in (train, test))
     fit, choose = (_biased(train, rows, device) for rows in (order[cut:], order[:cut]))
     batch_size = min(batch_size, len(fit[1]))
     rates = torch.tensor(learning_rates, dtype=torch.float32, device=device) * batch_size / 256
-    weight = torch.randn(fit[0].shape[1], len(rates), classes, generator=generator) * 0.01
+    weight = torch.randn(fit[0].shape[1], len(rates), len(classes), generator=generator) * 0.01
     weight[-1] = 0
     weight = train_classifiers(weight.to(device), *fit, rates, epochs, batch_size, generator, progress)
     finite = weight.isfinite().all(dim=2).all(dim=0).tolist()

@@ -48,6 +48,19 @@ def test_k_one_of_itself_is_perfect_and_fewer_than_five_classes_fill_top5():
     assert knn(bank, features(20, classes=3, seed=2), k=(10,))[10].top5 == 100.0
 
 
+def test_classes_may_have_any_numbers_and_a_query_of_none_of_them_is_wrong():
+    bank, queries = features(60, classes=4), features(30, classes=4, seed=1)
+    numbers = torch.tensor([0, 7, 10**12, 2**62])  # as identities or hashes are
+    plain = knn(bank, queries, k=(5,))
+    assert plain == knn(*(side._replace(labels=numbers[side.labels]) for side in (bank, queries)), k=(5,))
+    lost = queries._replace(labels=torch.where(queries.labels == 2, 5, queries.labels))
+    kept = queries.labels != 2
+    alone = knn(bank, Features(queries.features[kept], queries.labels[kept]), k=(5,))[5]
+    share = kept.double().mean().item()
+    assert knn(bank, lost, k=(5,))[5] == pytest.approx([share * number for number in alone])
+    assert knn(bank, queries._replace(labels=queries.labels + 4), k=(5,))[5] == Accuracy(0.0, 0.0)  # top-5 of 4 classes
+
+
 @settings(max_examples=30, deadline=None)
 @given(size=st.integers(1, 40), count=st.integers(1, 12), chunk=st.integers(1, 50), data=st.data())
 def test_nearest_is_the_same_for_any_chunks(size, count, chunk, data):

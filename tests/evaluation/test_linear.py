@@ -46,6 +46,16 @@ def test_separable_classes_are_learnt_and_the_seed_decides():
     assert first != linear_probe(train, test, epochs=20, batch_size=64, seed=1)
 
 
+def test_a_probe_has_as_many_outputs_as_classes_occur():
+    train, test = blobs(200), blobs(80, seed=1)
+    numbers = torch.tensor([3, 10**9, 2**62])  # one output a number would take exabytes
+    plain = linear_probe(train, test, epochs=5)
+    assert plain == linear_probe(*(side._replace(labels=numbers[side.labels]) for side in (train, test)), epochs=5)
+    lost = linear_probe(train, test._replace(labels=torch.where(test.labels == 1, 99, test.labels)), epochs=5)
+    share = 100 * (test.labels != 1).double().mean().item()
+    assert lost.top1 <= share and lost.top5 == pytest.approx(share)  # all five answers of three classes
+
+
 def test_the_rate_is_chosen_without_the_test_images():
     train, test = blobs(300, spread=2.5), blobs(100, seed=1, spread=2.5)
     honest = linear_probe(train, test, epochs=5)
