@@ -7,7 +7,7 @@ from .draws import SLOTS, uniforms
 from .encoded import Source, SourceError
 from .fingerprint import Fingerprint, changes, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
-from .multicrop import MultiCrop, crop_boxes, eval_image
+from .multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
 from .prefetch import prefetch
 from .sources import open_source, open_splits
 
@@ -29,6 +29,7 @@ __all__ = [
     "decode_image",
     "denormalize",
     "eval_image",
+    "eval_transform",
     "fingerprint",
     "make_loader",
     "normalize",

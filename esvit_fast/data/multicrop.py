@@ -127,6 +127,11 @@ def eval_image(image: np.ndarray, size: int) -> torch.Tensor:
     return pixels[:, top : top + size, left : left + size].contiguous()
 
 
+def eval_transform(size: int) -> str:
+    """What `eval_image` does, for people."""
+    return f"short side to {round(size * 256 / 224)} px, central {size} x {size} px; images of at most {size} px: whole"
+
+
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """[H, W, 3] as [1, 3, H, W], channels last in memory: the layout of the fastest resize."""
     writable = image if image.flags.writeable else image.copy()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 HOLD_OUT = 10
 """Without a test split one in ten labelled images is a query."""
+
+_DEFAULTS = AugmentConfig()
 
 Side = tuple[Source, list[int]]
 """A source and the indices of the images to take from it."""
@@ -74,26 +77,59 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     """The images of the bank and of the queries; None if the training source has no classes.
 
     A test source without classes, or with the same images, counts as none; then a fixed random tenth of the training
-    images are queries and not in the bank. Images without a label, as those beside class folders, are left out.
+    images are queries and not in the bank. Images without a label, as those beside class folders, are left out. Classes
+    are the same if their names are: those of the test source are numbered as the training source's, further ones after
+    them, and either may lack some of the other's.
 
     Raises:
-        ValueError: the classes of the two sources differ, or fewer than two images have a label.
+        ValueError: the two sources have no class in common, or fewer than two images have a label.
     """
     if not train.classes:
         return None
     rows, queries = _labelled(train), _labelled(test) if test is not None and test.classes else []
     if queries and not _same_images(train, test):
-        if test.classes != train.classes:
-            odd = ", ".join(sorted(set(test.classes) ^ set(train.classes))[:3])
+        if test.classes == train.classes:
+            return (train, rows), (test, queries)
+        if not set(test.classes) & set(train.classes):
             raise ValueError(
-                f"test source {test.name!r} has other classes than {train.name!r} ({odd} in only one of them); "
-                "give both the same class folders"
+                f"test source {test.name!r} has no class of {train.name!r}: {_first(test.classes)} instead of "
+                f"{_first(train.classes)}; give both the same class folders or labels"
             )
-        return (train, rows), (test, queries)
+        return (train, rows), (Renumbered(test, train.classes), queries)
     if len(rows) < 2:
         raise ValueError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
     held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
     return (train, sorted(set(rows) - set(held))), (train, held)
+
+
+class Renumbered:
+    """A source whose labels are those of the classes of the same names in another one."""
+
+    def __init__(self, source: Source, classes: Sequence[str]):
+        self.source, self.name, known = source, source.name, set(classes)
+        self.classes = (*classes, *(name for name in source.classes if name not in known))
+        number = {name: label for label, name in enumerate(self.classes)}
+        self._numbers = [number[name] for name in source.classes]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> np.ndarray:
+        """As the source's."""
+        return self.source.image(index)
+
+    def label(self, index: int) -> int:
+        """Class of an image among `classes`, -1 if it has none."""
+        label = self.source.label(index)
+        return self._numbers[label] if label >= 0 else label
+
+    def path(self, index: int) -> str:
+        """As the source's."""
+        return self.source.path(index)
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    return ", ".join(map(repr, names[:count])) + (", …" if len(names) > count else "")
 
 
 def _labelled(source: Source) -> list[int]:
@@ -120,11 +156,11 @@ def extract_features(
     source: Source,
     *,
     size: int | None = None,
-    augment: AugmentConfig,
+    augment: AugmentConfig = _DEFAULTS,
     batch_size: int = 256,
     blocks: int = 0,
     indices: Sequence[int] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Features of a source's images under the evaluation transform (resize, centre crop, normalise).
@@ -133,20 +169,31 @@ def extract_features(
     listed in the result.
 
     Args:
-        model: called on float32 [B, 3, size, size]; in eval mode meanwhile, each module's own mode is restored.
-        size: side in pixels; None takes `model.image_size`.
-        augment: holds the mean and standard deviation to normalise with.
+        model: called on float32 [B, 3, size, size], gives [B, C]; in eval mode meanwhile, each module's own mode is
+            restored. With blocks, its `forward_last_blocks` is called instead.
+        source: images and labels by number; of a `Source` only `__len__`, `image` and `label` are needed.
+        size: side in pixels; None takes `model.image_size`, which models of other libraries do not have.
+        augment: holds the mean and standard deviation to normalise with; by default ImageNet's.
         blocks: 0 for the pooled output `model(x)`; n for the average-pooled tokens of the last n blocks, concatenated.
         indices: the images to take, in this order; None takes all.
+        device: where the model is moved to and run; None leaves it where it is.
         progress: called with (images done, images in all) after every batch.
 
     Raises:
-        ValueError: the source is empty, or none of its images can be read.
+        ValueError: the source is empty, none of its images can be read, or the model has no size, no
+            `forward_last_blocks` for blocks, or gives no vectors.
     """
+    name = type(model).__name__
+    if size is None and not isinstance(getattr(model, "image_size", None), int):
+        raise ValueError(f"size=None needs a model with an image_size, which {name} has not; pass one, such as 224")
+    if blocks and not hasattr(model, "forward_last_blocks"):
+        raise ValueError(f"blocks={blocks} needs a model with forward_last_blocks, which {name} has not; pass 0")
     size = int(model.image_size if size is None else size)
     indices = list(range(len(source))) if indices is None else [int(i) for i in indices]
+    what = f"source={getattr(source, 'name', type(source).__name__)!r}"
     if not indices:
-        raise ValueError(f"source={source.name!r} gives no images to take features of; pass a source that has some")
+        raise ValueError(f"{what} gives no images to take features of; pass a source that has some")
+    device = next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else device
     model.to(device)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     rows: list[Tensor] = []
@@ -169,7 +216,7 @@ def extract_features(
                 progress(len(kept) + len(failures), len(indices))
     if not rows:
         raise ValueError(
-            f"source={source.name!r}: none of its {len(indices)} images can be read, the first one "
+            f"{what}: none of its {len(indices)} images can be read, the first one "
             f"({failures[0][1]}) because of: {failures[0][2]}; check that the files are whole"
         )
     # tensors made under inference_mode cannot enter autograd; clones made outside can
@@ -177,7 +224,11 @@ def extract_features(
 
 
 def _forward(model: nn.Module, x: Tensor, blocks: int) -> Tensor:
-    return torch.cat(model.forward_last_blocks(x, blocks), dim=1) if blocks else model(x)
+    features = torch.cat(model.forward_last_blocks(x, blocks), dim=1) if blocks else model(x)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"model {type(model).__name__} gives {shape} instead of [B, C]; pass one that pools its map")
+    return features
 
 
 def _load(source: Source, indices: Sequence[int], size: int) -> _Loaded:

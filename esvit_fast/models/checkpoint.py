@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+Found = TypeVar("Found")
 _BUFFERS = ("relative_position_index", "attn_mask")
 """Tensors of published checkpoints that this library computes instead."""
 
@@ -21,11 +24,30 @@ def load_backbone(model: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: there is no such file, it is damaged, or it holds another architecture.
     """
+    file = weights_file(path)
+    load_state(model, load_weights(file)[0], str(file))
+
+
+def model_name(path: str | Path) -> str | None:
+    """The architecture that a .safetensors file says it is of, as those of runs do; None if it does not.
+
+    Raises:
+        ValueError: as `load_backbone`.
+    """
+    return _opened(weights_file(path), lambda file: (file.metadata() or {}).get("model"))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights of a run's folder, or the path itself.
+
+    Raises:
+        ValueError: there is no such file.
+    """
     file = Path(path)
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.is_file():
         raise ValueError(f"pretrained={str(path)!r} is neither a run directory nor a .safetensors file")
-    load_state(model, load_weights(file)[0], str(file))
+    return file
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -34,9 +56,18 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: the file is missing, is a pickle, is not safetensors, or is shorter than its header claims.
     """
+
+    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+    return _opened(path, read)
+
+
+def _opened(path: Path, read: Callable[[Any], Found]) -> Found:
+    """What is read of an open safetensors file; ValueError as `load_weights`."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return read(file)
     except OSError as error:
         raise ValueError(f"path={str(path)!r} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:

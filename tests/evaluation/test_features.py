@@ -82,6 +82,45 @@ def test_nothing_to_take_features_of(source, words):
     assert "\n" not in str(error.value)
 
 
+def test_no_more_is_needed_than_the_signature_says():
+    """A plain network and three methods of a source; where something is missing, the sentence says what."""
+
+    class Plain:
+        def __len__(self):
+            return 3
+
+        def image(self, index):
+            return noise_images(3)[index]
+
+        def label(self, index):
+            return index
+
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+    result = extract_features(net, Plain(), size=16)
+    torch.testing.assert_close(result.features, direct(net, noise_images(3), 16))
+    assert result.labels.tolist() == [0, 1, 2]
+    assert extract_features(torch.nn.Flatten(), Plain(), size=4).features.shape == (3, 48)  # without parameters
+    for change, words in (
+        ({}, "size=None needs a model with an image_size, which Sequential has not; pass one, such as 224"),
+        (
+            {"size": 16, "blocks": 2},
+            "blocks=2 needs a model with forward_last_blocks, which Sequential has not; pass 0",
+        ),
+        ({"size": 16, "indices": []}, "source='Plain' gives no images"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            extract_features(net, Plain(), **change)
+    with pytest.raises(ValueError, match=r"model Identity gives \[3, 3, 16, 16\] instead of \[B, C\]"):
+        extract_features(torch.nn.Identity(), Plain(), size=16)
+
+
+def test_a_model_stays_on_its_device_unless_another_is_named():
+    model = TinyModel().to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta|Cannot copy"):  # it was not moved to the CPU
+        extract_features(model, ArraySource(noise_images(2)))
+    assert model.weight.device.type == "meta"
+
+
 def test_a_source_without_classes_is_refused_where_they_are_needed():
     with pytest.raises(
         ValueError, match=r"source='flat' has no classes, which k-NN needs: put the images of each class"
