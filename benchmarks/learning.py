@@ -26,6 +26,9 @@ from esvit_fast.training import build_backbone, pretrain, setup_distributed
 from esvit_fast.training.metrics import read_metrics
 from esvit_fast.training.progress import LineReporter
 
+WHEN = {"raw pixels": "pixels", "untrained": "before", "trained": "after"}
+"""What records call the networks of an evaluation."""
+
 
 def measure(config: Config, run: Path) -> dict:
     """Train, evaluate before and after, and return a record."""
@@ -33,9 +36,18 @@ def measure(config: Config, run: Path) -> dict:
     outcome = pretrain(config, run, ranks, LineReporter(seconds=60))
     train, test = (open_source(config.data.source, split) for split in ("train", "test"))
     model = create_model(config.model.name, pretrained=run).to(ranks.device)
-    numbers = evaluate_run(
-        model, build_backbone(config).to(ranks.device), train, test, config, bank=0, queries=0, device=ranks.device
+    results = evaluate_run(
+        model, build_backbone(config).to(ranks.device), train, test, config.data.augment, device=ranks.device
     )
+
+    def of(protocol: str, views: str | None = None) -> dict[str, dict]:
+        """The row of each network, that of its views where rows have some."""
+        result = results[protocol]
+        return {
+            WHEN[name]: dict(next((row for row in rows if row.get("views", "") == views), result.row(name)))
+            for name, rows in result.numbers.items()
+        }
+
     steps = [r for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
     last, most = steps[-1], math.log(config.method.out_dim)
     entropies = [last[name] for name in ("teacher_entropy", "region_teacher_entropy") if name in last]
@@ -47,12 +59,13 @@ def measure(config: Config, run: Path) -> dict:
         "train_seconds": round(outcome.seconds, 1),
         "steps": outcome.step,
         "images_seen": outcome.step * config.train.batch_size,
-        "knn": numbers["knn"],
-        "linear": {when: probe["top1"] for when, probe in numbers["linear"].items()},
-        "health": numbers["health"],
-        "correspondence": numbers["correspondence"],
-        "bank": numbers["train_images"],
-        "queries": numbers["test_images"],
+        "knn": {when: {key: row[key] for key in ("top1", "top5")} for when, row in of("knn").items()},
+        "linear": {when: row["top1"] for when, row in of("linear").items()},
+        "health": of("health"),
+        "correspondence": of("correspondence", "crops"),
+        "correspondence_published": of("correspondence", "published"),
+        "bank": results["knn"].bank,
+        "queries": results["knn"].queries,
         "ln_out_dim": most,
         "last_step": last,
         "curve": [(r["samples"], r["top1"]) for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "knn"],

@@ -172,7 +172,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """k-NN while training and for the report; unlabelled data has none."""
+    """k-NN while training; unlabelled data has none. `eval` and `report` take all images."""
 
     knn_every_epochs: float = 0.0
     """0: only when asked."""

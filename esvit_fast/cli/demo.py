@@ -30,8 +30,8 @@ def demo(argv: Sequence[str]) -> int:
         config.train.device,
     )
     if code == 0:
-        path = make_report(out)
-        print(f"open {path.resolve().as_uri()}", file=sys.stderr)
+        make_report(out)
+        print(f"open {(out / 'report.html').resolve().as_uri()}", file=sys.stderr)
     return code
 
 

@@ -1,101 +1,148 @@
-"""`esvit-fast eval knn` and `esvit-fast eval linear`."""
+"""`esvit-fast eval knn`, `eval linear` and `eval correspondence`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
+from torch import nn
 
-from ..config import AugmentConfig, load_config
+from ..config import Config, DataConfig, load_config
 from ..data import open_source
-from ..evaluation import extract_features, knn, linear_probe, require_labels
-from ..evaluation.features import Features, split_labelled, subset
-from ..evaluation.knn import check_k
+from ..evaluation import (
+    Bench,
+    EvalSettings,
+    Result,
+    evaluate_correspondence,
+    evaluate_knn,
+    evaluate_linear,
+    evaluated_images,
+    require_labels,
+)
+from ..evaluation.result import K
 from ..models import create_model
-from ..training import pick_device
+from ..models.checkpoint import model_name
+from ..training import build_backbone, pick_device
+from .task_progress import task_progress
+
+PROTOCOLS = {"knn": evaluate_knn, "linear": evaluate_linear, "correspondence": evaluate_correspondence}
+_DEFAULTS = EvalSettings()
+KEPT = "evaluations.jsonl"
+"""Where a run keeps what was evaluated."""
+
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "knn": {"k": "k", "top1": "top-1 %", "top5": "top-5 %"},
+    "linear": {"learning_rate": "learning rate", "top1": "top-1 %", "top5": "top-5 %"},
+    "correspondence": {
+        "views": "views",
+        "top10": "top-10 pairs %",
+        "exact": "all %",
+        "near": "within 1 %",
+        "chance": "chance %",
+    },
+}
+"""What is printed of the rows of each protocol, and how it is called."""
 
 
 def eval(argv: Sequence[str]) -> int:
     """Evaluate a run's or a file's backbone."""
-    parser = argparse.ArgumentParser("esvit-fast eval", description="Accuracy of frozen features.")
-    parser.add_argument("what", choices=["knn", "linear"])
-    parser.add_argument("weights", type=Path, help="a run, or a .safetensors file with --model")
-    parser.add_argument("--data", help="images with classes; for a run by default what it was trained on")
-    parser.add_argument("--model", help="architecture of a .safetensors file")
-    parser.add_argument("--untrained", action="store_true", help="random weights instead, for comparison")
-    parser.add_argument("--size", type=int, help="side of the images in pixels; by default the model's native one")
-    parser.add_argument("--bank", type=int, default=0, help="training images at most, 0: all")
-    parser.add_argument("--queries", type=int, default=0, help="test images at most, 0: all")
-    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="neighbours (knn)")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes (knn)")
-    parser.add_argument("--blocks", type=int, default=4, help="last blocks whose tokens are pooled (linear)")
-    parser.add_argument("--epochs", type=int, default=100, help="of the classifiers (linear)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     args.device = pick_device(args.device)
-
-    name, data, augment = args.model, args.data, AugmentConfig()
-    if (args.weights / "config.yaml").is_file():
-        config = load_config(args.weights / "config.yaml")
-        name, data, augment = name or config.model.name, data or config.data.source, config.data.augment
-    if name is None or data is None:
-        missing = "--model" if name is None else "--data"
-        raise ValueError(f"{missing} is missing; {str(args.weights)!r} is no run that would name it")
-    torch.manual_seed(args.seed)
-    model = create_model(name, pretrained=None if args.untrained else args.weights).to(args.device)
-    bank, queries = _features(args, model, data, augment)
-
-    if args.what == "knn":
-        accuracies = knn(bank, queries, k=args.k, temperature=args.temperature, device=args.device)
-        results = [{"k": k, **accuracy._asdict()} for k, accuracy in accuracies.items()]
+    chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(EvalSettings) if field.name in args}
+    settings = EvalSettings(**chosen | {"k": None if args.k is None else tuple(args.k)})
+    networks, data = _subject(args)
+    train, test = (open_source(data.source, split, data.max_megapixels) for split in ("train", "test"))
+    if args.what != "correspondence":
+        require_labels(train, f"eval {args.what}")
+    images = evaluated_images(train, test, settings)
+    with task_progress(Console(stderr=True)) as progress:
+        result = PROTOCOLS[args.what](Bench(networks, images, settings, data.augment, args.device, progress))
+    if args.json:
+        print(json.dumps(result.tree(), indent=1))
     else:
-        probe = linear_probe(bank, queries, epochs=args.epochs, seed=args.seed, device=args.device)
-        results = [{"learning_rate": probe.learning_rate, "top1": probe.top1, "top5": probe.top5}]
-    first = next(iter(results[0]))
-    table = Table(first.replace("_", " "), "top-1 %", "top-5 %", box=None, header_style="bold")
-    for result in results:
-        table.add_row(f"{result[first]:g}", f"{result['top1']:.2f}", f"{result['top5']:.2f}")
-    Console().print(table)
-    if args.weights.is_dir() and not args.untrained:
-        with open(args.weights / "evaluations.jsonl", "a") as file:
-            facts = {"kind": args.what, "data": data, "bank": len(bank.labels), "queries": len(queries.labels)}
-            file.writelines(json.dumps(facts | result) + "\n" for result in results)
+        show(Console(), result)
+    if args.weights.is_dir():
+        _keep(args.weights / KEPT, result)
     return 0
 
 
-def _features(args: argparse.Namespace, model, data: str, augment: AugmentConfig) -> tuple[Features, Features]:
-    train, test = open_source(data, "train"), open_source(data, "test")
-    require_labels(train, f"eval {args.what}")
-    sides = split_labelled(train, test)
-    if sides[0][0] is sides[1][0]:
-        print(f"data={data!r} has no test split of its own: a tenth of the images is held out", file=sys.stderr)
-    chosen = [
-        [rows[i] for i in subset(len(rows), n)] for (_, rows), n in zip(sides, (args.bank, args.queries), strict=True)
-    ]
-    if args.what == "knn":
-        check_k(max(args.k), len(chosen[0]))
-    features = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for what, (source, _), rows in zip(("bank", "queries"), sides, chosen, strict=True):
-            task = progress.add_task(f"features of {what}", total=len(rows))
-            features.append(
-                extract_features(
-                    model,
-                    source,
-                    size=args.size,
-                    augment=augment,
-                    blocks=args.blocks if args.what == "linear" else 0,
-                    indices=rows,
-                    device=args.device,
-                    progress=lambda done, of, task=task: progress.update(task, completed=done),
-                )
-            )
-    return features[0], features[1]
+def show(console: Console, result: Result) -> None:
+    """Print the numbers of a result, and below them what they hang on."""
+    columns, several = COLUMNS[result.protocol], len(result.numbers) > 1
+    table = Table(*["weights"][: int(several)], *columns.values(), box=None, header_style="bold")
+    for network, rows in result.numbers.items():
+        for row in rows:
+            table.add_row(*[network][: int(several)], *(_cell(name, row[key]) for key, name in columns.items()))
+    console.print(table)
+    for line in result.facts():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.2f}" if column.endswith("%") else f"{value:g}"
+
+
+def _keep(file: Path, result: Result) -> None:
+    """Append a result to those of the run, if that can be written: the numbers have been printed."""
+    try:
+        with open(file, "a") as opened:
+            opened.write(json.dumps(result.tree()) + "\n")
+    except OSError as error:
+        print(f"not kept in {str(file)!r}: {error.strerror or error}", file=sys.stderr)
+
+
+def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig]:
+    """The networks by name and where images come from, by a run's configuration or a file's metadata."""
+    config, weights = Config(), args.weights
+    if (weights / "config.yaml").is_file():
+        config = load_config(weights / "config.yaml")
+        name, source = args.model or config.model.name, args.data or config.data.source
+    else:
+        name, source = args.model or model_name(weights), args.data
+    if name is None:
+        raise ValueError(f"--model is missing; {str(weights)!r} does not say which architecture it is of")
+    if source is None:
+        raise ValueError(f"--data is missing; {str(weights)!r} is no run that would name it")
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name=name), data=dataclasses.replace(config.data, source=source)
+    )
+    networks = {"trained": create_model(name, pretrained=weights)}
+    if args.untrained:
+        networks["untrained"] = build_backbone(config)
+    return {which: model.to(args.device) for which, model in networks.items()}, config.data
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("esvit-fast eval", description="What frozen features are worth.")
+    parser.add_argument("what", choices=list(PROTOCOLS))
+    parser.add_argument("weights", type=Path, help="a run, or a .safetensors file")
+    parser.add_argument("--data", help="images with classes; for a run by default what it was trained on")
+    parser.add_argument("--model", help="architecture of a .safetensors file that does not name its own")
+    parser.add_argument("--untrained", action="store_true", help="random weights, too: those that a run started from")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; by default the model's native one")
+    parser.add_argument("--k", type=int, nargs="+", help=f"neighbours (knn); by default {' '.join(map(str, K))}")
+    for name, text in {
+        "bank": "training images at most, 0: all",
+        "queries": "test images at most, 0: all",
+        "temperature": "of the neighbours' votes (knn)",
+        "blocks": "last blocks whose tokens are pooled (linear)",
+        "epochs": "of the classifiers (linear)",
+        "pair_images": "images whose regions are matched, 0: all (correspondence)",
+        "seed": "of the classifiers and of pairs of views",
+    }.items():
+        value = getattr(_DEFAULTS, name)
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(value), default=value, help=f"{text} (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser

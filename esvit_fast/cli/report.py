@@ -3,77 +3,86 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from ..config import load_config
 from ..data import open_source
-from ..evaluation import evaluate_run, write_report
+from ..evaluation import EvalSettings, Result, evaluate_run, write_report
 from ..models import create_model
 from ..training import build_backbone, pick_device
+from .evaluate import COLUMNS, show
+from .task_progress import task_progress
+
+_DEFAULTS = EvalSettings()
 
 
 def report(argv: Sequence[str]) -> int:
     """Evaluate a run before and after training and write its report."""
     parser = argparse.ArgumentParser("esvit-fast report", description="Write report.html of a run.")
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
+    parser.add_argument("--out", type=Path, help="the page; by default report.html in the run's folder")
     parser.add_argument(
-        "--bank", type=int, help="training images at most, 0: all; by default the recipe's eval.knn-bank"
+        "--bank", type=int, default=_DEFAULTS.bank, help="training images at most, 0: all (%(default)s)"
     )
-    parser.add_argument("--queries", type=int, help="test images at most, 0: all")
+    parser.add_argument("--queries", type=int, default=_DEFAULTS.queries, help="test images at most, 0: all")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
-    make_report(args.run, bank=args.bank, queries=args.queries, device=pick_device(args.device))
+    settings = EvalSettings(bank=args.bank, queries=args.queries)
+    results = make_report(args.run, settings, args.out, device=pick_device(args.device))
+    if args.json:
+        print(json.dumps({name: result.tree() for name, result in results.items()}, indent=1))
     return 0
 
 
 def make_report(
-    run: Path, *, bank: int | None = None, queries: int | None = None, device: torch.device | str = "cpu"
-) -> Path:
-    """Evaluate, write, and print the headline figures; returns the report's path.
+    run: Path, settings: EvalSettings = _DEFAULTS, out: Path | None = None, *, device: torch.device | str = "cpu"
+) -> dict[str, Result]:
+    """Evaluate, write the page, and print the headline figures; returns all results by protocol.
 
     Raises:
-        ValueError: the folder holds no run with weights.
+        ValueError: the folder holds no run with weights, or the page cannot be written.
     """
     if not (run / "config.yaml").is_file():
         raise ValueError(
             f"run={str(run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
+    path = run / "report.html" if out is None else out
+    if (
+        not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir()
+    ):  # asked before, not after, hours
+        raise ValueError(f"{str(path)!r} cannot be written; pass another file as --out")
     config = load_config(run / "config.yaml")
     untrained = build_backbone(config).to(device)
     model = create_model(config.model.name, pretrained=run).to(device)
-    train = open_source(config.data.source, "train", config.data.max_megapixels)
-    test = open_source(config.data.source, "test", config.data.max_megapixels)
+    train, test = (open_source(config.data.source, split, config.data.max_megapixels) for split in ("train", "test"))
     console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("evaluation")
-
-        def show(what: str, done: int, of: int) -> None:
-            progress.update(task, description=what, completed=done, total=of)
-
-        numbers = evaluate_run(
-            model, untrained, train, test, config, bank=bank, queries=queries, device=device, progress=show
+    with task_progress(console) as progress:
+        results = evaluate_run(
+            model, untrained, train, test, config.data.augment, settings, device=device, progress=progress
         )
-    path = write_report(
-        run,
-        model=model,
-        untrained=untrained,
-        source=train,
-        test_source=test,
-        config=config,
-        evaluation=numbers,
-        device=device,
-    )
-    if numbers["labelled"]:
-        table = Table("top-1 %", "before", "after", box=None, header_style="bold")
-        for name, key in ((f"{numbers['k']}-NN", "knn"), ("linear", "linear")):
-            before, after = (numbers[key][when]["top1"] for when in ("before", "after"))
-            table.add_row(name, f"{before:.1f}", f"{after:.1f}")
-        console.print(table)
-    console.print(f"report: {path}", highlight=False)
-    return path
+        progress("pictures", 0, 1)
+        write_report(
+            run,
+            model=model,
+            untrained=untrained,
+            source=train,
+            test_source=test,
+            config=config,
+            evaluation=results,
+            path=path,
+            device=device,
+        )
+        progress("pictures", 1, 1)
+    for result in results.values():
+        if result.protocol in COLUMNS:
+            show(console, result)
+            console.print()
+    console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+    return results

@@ -10,21 +10,42 @@ from esvit_fast.evaluation.features import Features, extract_features, require_l
 from esvit_fast.evaluation.health import FeatureHealth, effective_rank, feature_health
 from esvit_fast.evaluation.knn import Accuracy, knn, nearest
 from esvit_fast.evaluation.linear import LEARNING_RATES, LinearProbe, linear_probe
+from esvit_fast.evaluation.protocols import (
+    Bench,
+    Images,
+    RawPixels,
+    evaluate_correspondence,
+    evaluate_health,
+    evaluate_knn,
+    evaluate_linear,
+    evaluated_images,
+)
 from esvit_fast.evaluation.report import write_report
+from esvit_fast.evaluation.result import EvalSettings, Result
 from esvit_fast.evaluation.suite import evaluate_run
 
 __all__ = [
     "LEARNING_RATES",
     "Accuracy",
+    "Bench",
     "Correspondence",
     "CorrespondenceAccuracy",
+    "EvalSettings",
     "FeatureHealth",
     "Features",
+    "Images",
     "LinearProbe",
+    "RawPixels",
+    "Result",
     "correspondence",
     "correspondence_accuracy",
     "effective_rank",
+    "evaluate_correspondence",
+    "evaluate_health",
+    "evaluate_knn",
+    "evaluate_linear",
     "evaluate_run",
+    "evaluated_images",
     "extract_features",
     "feature_health",
     "knn",

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from esvit_fast.config import Config
 from esvit_fast.evaluation.features import log
 from esvit_fast.evaluation.svg import Mark, Series, line_chart
 
@@ -84,10 +85,13 @@ def read_metrics(path: Path) -> Metrics:
     return Metrics(*([rows[step] for step in sorted(rows)] for rows in kinds.values()))
 
 
-def charts(metrics: Metrics, out_dim: int) -> tuple[str, str]:
+def charts(metrics: Metrics, config: Config) -> tuple[str, str]:
     """HTML of the charts of what was learnt, and of those of how training went; charts without a value are left out."""
-    ceiling = Mark(f"ln K = {math.log(out_dim):.2f}", math.log(out_dim))
-    outcome = [_draw(chart, metrics.train, ceiling) for chart in OUTCOME] + [_draw(KNN, metrics.knn, ceiling)]
+    entropy, few = math.log(config.method.out_dim), config.eval
+    ceiling = Mark(f"ln K = {entropy:.2f}", entropy)
+    note = f"A quick look: at most {few.knn_bank:,} training and {few.knn_queries:,} test images."
+    knn = KNN._replace(note=note)
+    outcome = [_draw(chart, metrics.train, ceiling) for chart in OUTCOME] + [_draw(knn, metrics.knn, ceiling)]
     course = [_draw(chart, metrics.train, ceiling) for chart in COURSE]
     return "".join(filter(None, outcome)), "".join(filter(None, course))
 

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from esvit_fast.config import AugmentConfig, Config
 from esvit_fast.data import Augmenter, CorruptImage, Source, denormalize, eval_image, make_loader, normalize
-from esvit_fast.evaluation.correspondence import Correspondence, Pair, chebyshev, crop_pair, match_pair
+from esvit_fast.evaluation.correspondence import PAIRS, Correspondence, Pair, chebyshev, match_pair
 from esvit_fast.evaluation.features import evaluating, extract_features, log, subset
 from esvit_fast.evaluation.knn import nearest
 from esvit_fast.evaluation.svg import data_uri, img, is_small
 
 HEAT = ((11, 7, 36), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
 """Colours of attention from none to most, evenly spaced."""
+NAMES = ("untrained", "trained")
+PAIR_TITLES = {"published": "As published: mirrored, jittered, grey", "crops": "Two crops that keep their colors"}
 LINKS = 16
 HEADS = 12
 
@@ -113,25 +115,33 @@ def overlay(picture: np.ndarray, share: Tensor, span: tuple[float, float]) -> np
 def region_links(
     models: Models,
     images: Sequence[tuple[int, np.ndarray]],
-    config: Config,
+    augment: AugmentConfig,
     device: str | torch.device,
 ) -> str:
-    """Two views of each image with lines from regions of the first to their matches in the second, before and after."""
-    cards = []
-    for index, image in images:
-        pair = crop_pair(image, models.after.image_size, config.train.seed, index)
-        figures = []
-        for name, model in zip(("untrained", "trained"), models, strict=True):
-            found = match_pair(model, pair, config.data.augment, device)
-            exact, both = int((chebyshev(found)[found.truth >= 0] == 0).sum()), int((found.truth >= 0).sum())
-            caption = f"<figcaption>{name}: {exact} of {both} regions found</figcaption>"
-            figures.append(f'<figure class="pair">{link_svg(pair, found)}{caption}</figure>')
-        cards.append(f'<div class="card"><div class="pictures">{"".join(figures)}</div></div>')
+    """Two views of each image with lines from regions of the first to their matches in the second, before and after.
+
+    The pairs of views are those of the evaluation: first as published, then crops.
+    """
     legend = "".join(
         f'<li><i style="background:var(--{colour})"></i>{text}</li>'
         for colour, text in (("good", "true region"), ("near", "a neighbour of it"), ("bad", "elsewhere"))
     )
-    return f'<ul class="legend">{legend}</ul><div class="stack">{"".join(cards)}</div>'
+    parts = [f'<ul class="legend">{legend}</ul>']
+    for views, title in PAIR_TITLES.items():
+        cards = []
+        for index, image in images:
+            pair = PAIRS[views](image, models.after.image_size, 0, index)
+            links = (_links(name, model, pair, augment, device) for name, model in zip(NAMES, models, strict=True))
+            cards.append(f'<div class="card"><div class="pictures">{"".join(links)}</div></div>')
+        parts.append(f'<h3>{title}</h3><div class="stack">{"".join(cards)}</div>')
+    return "".join(parts)
+
+
+def _links(name: str, model: nn.Module, pair: Pair, augment: AugmentConfig, device: str | torch.device) -> str:
+    found = match_pair(model, pair, augment, device)
+    exact, both = int((chebyshev(found)[found.truth >= 0] == 0).sum()), int((found.truth >= 0).sum())
+    caption = f"<figcaption>{name}: {exact} of {both} regions found</figcaption>"
+    return f'<figure class="pair">{link_svg(pair, found)}{caption}</figure>'
 
 
 def link_svg(pair: Pair, found: Correspondence, links: int = LINKS, side: int = 200, gap: int = 24) -> str:

@@ -19,10 +19,13 @@ from esvit_fast.evaluation import pictures
 from esvit_fast.evaluation.curves import Metrics, charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import split_labelled, subset
 from esvit_fast.evaluation.pictures import Models
+from esvit_fast.evaluation.result import Result
 from esvit_fast.evaluation.style import CSS
 from esvit_fast.evaluation.svg import Bar, Mark, bar_chart
 
 GALLERY_BANK = 1_000
+NETWORKS = {"raw pixels": "plain", "untrained": "before", "trained": "after"}
+"""In the order of their bars, with the tones of these."""
 IMAGES = 6
 
 
@@ -34,7 +37,8 @@ def write_report(
     source: Source,
     test_source: Source | None,
     config: Config,
-    evaluation: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Result] | None,
+    path: Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Path:
     """Write `report.html` into a run directory, from its metrics.jsonl and environment.json and from both backbones.
@@ -43,7 +47,9 @@ def write_report(
 
     Args:
         model, untrained: the trained backbone and one of the same architecture with random weights.
-        evaluation: the result of `evaluate_run`; None leaves its numbers out.
+        evaluation: what `evaluate_run` gives; None leaves its numbers out.
+
+        path: where to write it instead.
 
     Raises:
         ValueError: the folder has no metrics.jsonl, or no image can be read.
@@ -58,14 +64,14 @@ def write_report(
     augment, arrays = config.data.augment, [image for _, image in images]
     for one in models:
         one.to(device)
-    outcome, course = charts(metrics, config.method.out_dim)
+    outcome, course = charts(metrics, config)
     sections = [
         _warnings(metrics),
         _results(evaluation),
         _curves("Learning", "What the loss and the teacher's answers did, over images seen.", outcome),
         _section("Crops, as the model sees them", _CROPS, pictures.crops(source, config)),
         _section("Attention", _ATTENTION, pictures.attention(models, arrays, augment, device)),
-        _section("Region correspondence", _LINKS, pictures.region_links(models, images[::2], config, device)),
+        _section("Region correspondence", _LINKS, pictures.region_links(models, images[::2], augment, device)),
         _gallery(models, source, test_source, augment, device),
         _health(evaluation),
         _curves("Course of training", "Schedules and speed, over images seen.", course),
@@ -73,7 +79,7 @@ def write_report(
     ]
     title = f"{config.model.name} on {_short_name(source.name)}"
     page = _page(title, _header(title, metrics, environment, source, config), "".join(sections))
-    path = run_dir / "report.html"
+    path = run_dir / "report.html" if path is None else Path(path)
     path.write_bytes(page.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return path
 
@@ -87,9 +93,9 @@ _ATTENTION = (
     "Both models share one scale."
 )
 _LINKS = (
-    "Two random crops of one image. Each line leads from a region of the left view to the region of the right view "
-    "whose features are most similar; the geometry of the crops says which one is right. Lines are spread evenly over "
-    "the regions that both views show."
+    "Two views of one image. Each line leads from a region of the left view to the region of the right view whose "
+    "features are most similar; geometry says which one is right. Lines are spread evenly over the regions that both "
+    "views show. First as published, the second view mirrored and without colors; then two crops that keep them."
 )
 
 
@@ -150,47 +156,48 @@ def _warnings(metrics: Metrics) -> str:
     return _section("Warnings", text, f'<div class="card scroll warned">{table}</div>')
 
 
-def _results(evaluation: Mapping[str, Any] | None) -> str:
+def _results(evaluation: Mapping[str, Result] | None) -> str:
     if evaluation is None:
         return _section("Results", "This report was written without an evaluation; `esvit-fast eval` makes one.", "")
     cards, matches = [], evaluation["correspondence"]
-    if evaluation["labelled"]:
-        chance, knn = Mark("chance", evaluation["chance"]), evaluation["knn"]
-        train, test = (f"{evaluation[key]:,}" for key in ("train_images", "test_images"))
-        note = f"Weighted vote of the {evaluation['k']} nearest of {train} training images, for {test} test images."
-        cards.append(_card("k-NN", {n: knn[n]["top1"] for n in knn}, chance, note))
-        if evaluation.get("linear"):
-            linear = evaluation["linear"]
-            note = f"A linear classifier on frozen features; learning rate {linear['after']['learning_rate']:g} of "
-            note += f"{len(linear['after']['table'])}, chosen on training images held back."
-            cards.append(_card("Linear probe", {n: linear[n]["top1"] for n in linear}, chance, note))
-    note = f"Regions found again in another crop of the image: {matches['after']['regions']:,} regions of "
-    note += f"{matches['after']['images']:,} images."
-    exact = {name: matches[name]["exact"] for name in matches}
-    cards.append(_card("Correspondence", exact, Mark("chance", matches["after"]["chance"]), note))
+    if "knn" in evaluation:
+        knn, linear = evaluation["knn"], evaluation["linear"]
+        chance, best = Mark("chance", knn.chance), linear.row()
+        note = f"Weighted vote of the {knn.row()['k']} nearest of {knn.bank:,} training images, for {knn.queries:,} "
+        cards.append(_card("k-NN", _numbers(knn, "top1"), chance, note + "test images."))
+        note = f"A linear classifier on frozen features of the same images; learning rate {best['learning_rate']:g} of "
+        note += f"{len(best['table'])}, chosen on training images held back."
+        cards.append(_card("Linear probe", _numbers(linear, "top1"), chance, note))
+    published = matches.row()
+    note = "Regions found again in the same image mirrored, jittered and grey, among the ten most similar pairs of "
+    note += f"each of {published['images']:,} images, as published. All regions: {_change(matches, 0, 'exact')} %. Two "
+    note += f"crops that keep their colors, which favors features of color alone: {_change(matches, 1, 'top10')} %."
+    chance = Mark("chance", published["chance"])
+    cards.append(_card("Correspondence", _numbers(matches, "top10"), chance, note))
     return _section("Results", _results_text(evaluation), f'<div class="cards">{"".join(cards)}</div>')
 
 
-def _results_text(evaluation: Mapping[str, Any]) -> str:
-    text = "Trained weights against random weights of the same architecture."
-    if not evaluation["labelled"]:
-        text += " The images have no classes, so there is no k-NN, no linear probe and no raw-pixel reference."
-    elif evaluation["held_out"]:
-        text += (
-            " There is no labelled test split: a tenth of the training images serve as test images, not as neighbours."
-        )
-    if evaluation["unreadable"]:
-        text += f" {evaluation['unreadable']} images could not be read and are left out."
-    return text
+def _numbers(result: Result, key: str) -> dict[str, float]:
+    return {network: result.row(network)[key] for network in NETWORKS if network in result.numbers}
+
+
+def _change(result: Result, row: int, key: str) -> str:
+    """A number before and after training."""
+    return " \u2192 ".join(f"{result.numbers[network][row][key]:.1f}" for network in ("untrained", "trained"))
+
+
+def _results_text(evaluation: Mapping[str, Result]) -> str:
+    main = evaluation.get("knn", evaluation["health"])
+    remarks = (f"{remark[0].upper()}{remark[1:]}." for remark in main.remarks)
+    return " ".join(["Trained weights against random weights of the same architecture.", *remarks])
 
 
 def _card(title: str, values: Mapping[str, float], chance: Mark, note: str) -> str:
-    names = {"pixels": ("raw pixels", "plain"), "before": ("untrained", "before"), "after": ("trained", "after")}
-    bars = [Bar(label, values[key], tone) for key, (label, tone) in names.items() if key in values]
-    gain = values["after"] - values["before"]
+    bars = [Bar(network, value, NETWORKS[network]) for network, value in values.items()]
+    gain = values["trained"] - values["untrained"]
     change = f"<em{'' if gain >= 0 else ' class=down'}>{sign(gain)} points</em>"
     return (
-        f'<div class="card"><h3>{escape(title)}</h3><p class="big">{values["after"]:.1f}<small>%</small>{change}</p>'
+        f'<div class="card"><h3>{escape(title)}</h3><p class="big">{values["trained"]:.1f}<small>%</small>{change}</p>'
         f'{bar_chart(bars, mark=chance)}<p class="foot">{escape(note)}</p></div>'
     )
 
@@ -213,10 +220,10 @@ def _gallery(
     )
 
 
-def _health(evaluation: Mapping[str, Any] | None) -> str:
+def _health(evaluation: Mapping[str, Result] | None) -> str:
     if evaluation is None:
         return ""
-    health = [evaluation["health"][name] for name in ("before", "after")]
+    health = [evaluation["health"].row(network) for network in ("untrained", "trained")]
     rows = (
         ("Effective rank", "directions that the features use (RankMe)", "{rank:.1f} of {rank_limit}"),
         ("Spread", "standard deviation of normalised features, relative to an even spread; 0 is collapse", "{std:.3f}"),
@@ -232,17 +239,40 @@ def _health(evaluation: Mapping[str, Any] | None) -> str:
     )
 
 
-def _details(environment: Mapping[str, Any], config: Config, evaluation: Mapping[str, Any] | None) -> str:
+def _details(environment: Mapping[str, Any], config: Config, evaluation: Mapping[str, Result] | None) -> str:
     blocks = []
-    if evaluation is not None and evaluation.get("linear"):
-        blocks.append(("Linear probe: all learning rates", f"<div>{_probe_table(evaluation['linear']['after'])}</div>"))
+    for result in (evaluation or {}).values():
+        body = f"<div>{_protocol(result)}</div>"
+        blocks.append((f"Protocol: {result.protocol}", body))
     if environment:
         pairs = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in flatten(environment))
         blocks.append(("Environment", f'<div class="scroll"><table>{pairs}</table></div>'))
     blocks.append(("Configuration", f"<pre>{escape(yaml.safe_dump(to_tree(config), sort_keys=False))}</pre>"))
     if evaluation is not None:
-        blocks.append(("All numbers of the evaluation", f"<pre>{escape(json.dumps(evaluation, indent=2))}</pre>"))
+        tree = {protocol: result.tree() for protocol, result in evaluation.items()}
+        blocks.append(("All numbers of the evaluation", f"<pre>{escape(json.dumps(tree, indent=2))}</pre>"))
     return "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in blocks)
+
+
+def _protocol(result: Result) -> str:
+    """What a result hangs on, and its numbers."""
+    facts = "".join(f"<li>{escape(line)}</li>" for line in result.facts())
+    rows = [{"weights": network, **row} for network, rows in result.numbers.items() for row in rows]
+    names = [name for name, value in rows[0].items() if isinstance(value, (str, int, float))]
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(_text(row[name]))}</td>' for name in names)}</tr>" for row in rows)
+    rates = _probe_table(result.row()) if "table" in result.row() else ""
+    return f"<ul>{facts}</ul><table><tr>{head}</tr>{body}</table>{rates}"
+
+
+def _text(value: Any) -> str:
+    return (
+        f"{value:.2f}"
+        if isinstance(value, float) and value >= 1
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else f"{value}"
+    )
 
 
 def _probe_table(probe: Mapping[str, Any]) -> str:

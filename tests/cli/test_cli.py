@@ -1,49 +1,25 @@
 """The command line: what it prints, and that a user's mistake is one line that says what to do."""
 
 import json
-import shutil
 from types import FunctionType
 
 import pytest
 import torch
 from PIL import Image
 
-from esvit_fast.cli.main import COMMANDS, main
+from esvit_fast.cli.main import COMMANDS
 from esvit_fast.config import recipe_names, save_config
 from esvit_fast.models import create_model, list_models
 from esvit_fast.ops._proven import PROVEN
-from tests.training.runs import small, start, with_data
+from tests.training.runs import small, start
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cli") / "run"
-    start(path, small(epochs=0.5))
-    return path
+from .calls import call, fails, images
 
 
 @pytest.fixture
 def recipe(tmp_path):
     save_config(small(epochs=0.5), tmp_path / "recipe.yaml")
     return tmp_path / "recipe.yaml"
-
-
-def call(capsys, *arguments):
-    """Exit code, standard output and error of a command."""
-    try:
-        code = main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def fails(capsys, *arguments):
-    """The message of a command that must fail with one line and exit code 2."""
-    code, out, err = call(capsys, *arguments)
-    assert code == 2
-    assert out == "" and err.count("\n") == 1 and err.startswith("esvit-fast: error: ")
-    return err
 
 
 def test_help_names_every_command(capsys):
@@ -135,33 +111,6 @@ def test_float16_on_a_cpu_is_said_to_be_slow_once(capsys, recipe, tmp_path, prec
     assert err.startswith(times * SLOW + "esvit-fast: error: ")
 
 
-def test_eval_knn_and_linear(capsys, run):
-    code, out, _ = call(capsys, "eval", "knn", run, "--k", "5", "10")
-    assert code == 0
-    assert out.split()[:5] == ["k", "top-1", "%", "top-5", "%"]
-    code, out, _ = call(capsys, "eval", "linear", run, "--epochs", "2", "--blocks", "2", "--bank", "40")
-    assert code == 0 and "learning rate" in out
-    records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    assert [r["kind"] for r in records] == ["knn", "knn", "linear"]
-    assert [r.get("k") for r in records] == [5, 10, None]
-    assert all(0 <= r["top1"] <= r["top5"] <= 100 for r in records)
-
-
-def images(folder, classes=("",), each=6, size=16):
-    for c in classes:
-        (folder / c).mkdir(parents=True)
-        for i in range(each):
-            Image.new("RGB", (size, size), (40 * i, 90, 20)).save(folder / c / f"{i}.png")
-    return folder
-
-
-def test_without_a_test_split_a_part_is_held_out(capsys, run, tmp_path):
-    folder = images(tmp_path / "labelled", ("a", "b"), each=10)
-    code, _, err = call(capsys, "eval", "knn", run, "--data", folder, "--k", "3")
-    assert code == 0
-    assert "has no test split of its own: a tenth of the images is held out" in err
-
-
 def test_mistakes_of_names(capsys, run, recipe, tmp_path):
     assert "command='pretain' is not known; did you mean 'pretrain'?" in fails(capsys, "pretain")
     assert "--recipe is missing; recipes: " in fails(capsys, "pretrain")
@@ -183,8 +132,6 @@ def test_mistakes_of_data(capsys, run, recipe, tmp_path):
     assert not (tmp_path / "x").exists()
     message = fails(capsys, "eval", "knn", run, "--data", tmp_path / "few")
     assert "has no classes, which eval knn needs" in message
-    message = fails(capsys, "eval", "knn", run, "--k", "51")
-    assert "k=51" in message
 
 
 def test_mistakes_of_settings(capsys, recipe, tmp_path):
@@ -203,28 +150,9 @@ def test_mistakes_of_machine_and_disk(capsys, run, recipe, tmp_path, monkeypatch
     for command in (("eval", "knn"), ("report",)):
         message = fails(capsys, *command, run, "--device", "cuda")
         assert message.startswith("esvit-fast: error: device='cuda' needs an NVIDIA GPU")
-    blocked = tmp_path / "blocked"
-    shutil.copytree(run, blocked, ignore=shutil.ignore_patterns("evaluations.jsonl"))
-    (blocked / "evaluations.jsonl").mkdir()
-    code, _, message = call(capsys, "eval", "knn", blocked, "--k", "5")
-    assert code == 2 and len(message.strip().splitlines()) == 1
-    assert "evaluations.jsonl': Is a directory; check that it is there and may be read or written" in message
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = fails(capsys, "pretrain", "--recipe", recipe, "--out", tmp_path / "x")
     assert "WORLD_SIZE=2 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in message
-
-
-def test_mistakes_of_weights(capsys, run, tmp_path):
-    arguments = ("--data", "sample:50", "--k", "5")
-    assert "--model is missing" in fails(capsys, "eval", "knn", run / "model.safetensors", *arguments)
-    message = fails(capsys, "eval", "knn", run / "model.safetensors", "--model", "swin_tiny_w7", *arguments)
-    assert "is of another architecture" in message and "create the model that the weights were trained with" in message
-    (tmp_path / "torn.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:5000])
-    message = fails(capsys, "eval", "knn", tmp_path / "torn.safetensors", "--model", "swin_nano_w4", *arguments)
-    assert "is not a whole safetensors file" in message
-    assert "is neither a run directory nor a .safetensors file" in fails(
-        capsys, "eval", "knn", tmp_path / "none.safetensors", "--model", "swin_nano_w4", *arguments
-    )
 
 
 def test_a_truncated_checkpoint_is_refused_and_the_previous_one_used(capsys, tmp_path, caplog):
@@ -245,22 +173,6 @@ def test_huge_images_are_refused_before_decoding(capsys, recipe, tmp_path, caplo
     assert code == 2
     assert "has 9000x9000 pixels, more than max_megapixels=64" in caplog.text
     assert "data.max_corrupt_share=0.05 is exceeded" in message and "huge" in message
-
-
-def test_report(capsys, run):
-    code, _, _ = call(capsys, "report", run, "--bank", "40", "--queries", "20")
-    assert code == 0
-    page = (run / "report.html").read_text()
-    assert "<script" not in page and "://" not in page.replace("http://www.w3.org", "")
-    for part in ("k-NN", "linear", "<svg", "data:image/png;base64,"):
-        assert part in page
-
-
-def test_report_of_unlabelled_images(capsys, tmp_path):
-    folder = images(tmp_path / "images", each=20)
-    start(tmp_path / "run", with_data(small(epochs=1), source=str(folder)))
-    assert call(capsys, "report", tmp_path / "run")[0] == 0
-    assert "data:image/png;base64," in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_weights_are_those_of_the_teacher(run):

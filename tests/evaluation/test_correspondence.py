@@ -1,16 +1,24 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as tf
 
 from esvit_fast.config import AugmentConfig
+from esvit_fast.data import eval_image, uniforms
+from esvit_fast.data.draws import AUGMENT as AUGMENT_SLOTS
+from esvit_fast.data.draws import BRIGHTNESS, CONTRAST, HUE, JITTER, ORDER, SATURATION
 from esvit_fast.evaluation.correspondence import (
+    PAIRS,
     Correspondence,
     chebyshev,
     correspondence,
     correspondence_accuracy,
     crop_pair,
+    match_pair,
+    published_pair,
     region_grid,
     true_regions,
 )
@@ -97,13 +105,54 @@ def test_crop_pairs_follow_from_seed_and_index_and_show_their_boxes():
 def test_accuracy_over_a_source_beats_chance_and_counts_readable_images():
     smooth = [np.kron(image[:6, :6], np.ones((8, 8, 1), np.uint8)) for image in noise_images(5)]
     source = ArraySource(smooth, broken={2})
-    result = correspondence_accuracy(TinyModel(patch=2), source, augment=AUGMENT)
+    result = correspondence_accuracy(TinyModel(patch=2), source, augment=AUGMENT, views="crops")
     assert result.images == 4
     assert result.chance == pytest.approx(100 / 64)
     assert result.exact > 15 * result.chance
     assert result.near >= result.exact
-    assert result == correspondence_accuracy(TinyModel(patch=2), source, augment=AUGMENT)
-    assert result != correspondence_accuracy(TinyModel(patch=2), source, augment=AUGMENT, seed=1)
+    for views in ("published", "crops"):
+        arguments = {"augment": AUGMENT, "views": views}
+        result = correspondence_accuracy(TinyModel(patch=2), source, **arguments)
+        assert result == correspondence_accuracy(TinyModel(patch=2), source, **arguments)
+        assert result != correspondence_accuracy(TinyModel(patch=2), source, **arguments, seed=1)
+
+
+@pytest.mark.parametrize("views", ["published", "crops"])
+def test_the_published_number_counts_the_ten_most_similar_pairs_of_each_image(views):
+    images, model, shares = noise_images(6), TinyModel(patch=2), []
+    for index, image in enumerate(images):
+        found = match_pair(model, PAIRS[views](image, 16, 0, index), AUGMENT, "cpu")
+        rows = [i for i in range(len(found.match)) if found.truth[i] >= 0]
+        rows.sort(key=lambda i: -found.similarity[i].item())
+        shares.append(np.mean([found.match[i].item() == found.truth[i].item() for i in rows[:10]]))
+        if views == "published":
+            assert len(rows) == 64  # both views show everything
+    result = correspondence_accuracy(model, ArraySource(images), augment=AUGMENT, views=views)
+    assert result.top10 == pytest.approx(100 * np.mean(shares)) and result.top10 > 0
+
+
+def test_the_published_view_is_mirrored_jittered_and_grey():
+    """Operation by operation with torchvision, as the published measurement makes it, the whole image in both views."""
+    steps, jittered = (tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation, tf.adjust_hue), 0
+    for index, image in enumerate(noise_images(12, side=24)):
+        pair = published_pair(image, 16, 3, index)
+        assert torch.equal(pair.view_a, eval_image(image, 16)) and pair.box_a == pair.box_b and pair.flip_b
+        draws = uniforms(3, 0, index, 2)[1, AUGMENT_SLOTS]
+        view = pair.view_a.flip(-1).float() / 255
+        if draws[JITTER] < 0.8:
+            jittered += 1
+            factors = [1 + 0.4 * (2 * draws[n] - 1) for n in (BRIGHTNESS, CONTRAST)]
+            factors += [1 + 0.2 * (2 * draws[SATURATION] - 1), 0.1 * (2 * draws[HUE] - 1)]
+            for number in list(itertools.permutations(range(4)))[int(draws[ORDER] * 24)]:
+                view = steps[number](view, factors[number])
+        expected = 255 * tf.rgb_to_grayscale(view, 3)
+        assert (pair.view_b.float() - expected).abs().max() <= 1
+    assert 5 < jittered < 12
+
+
+def test_an_unknown_pair_of_views_is_refused():
+    with pytest.raises(ValueError, match="views='whole' must be one of published, crops"):
+        correspondence_accuracy(TinyModel(), ArraySource(noise_images(1)), augment=AUGMENT, views="whole")
 
 
 def test_bad_input():

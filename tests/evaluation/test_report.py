@@ -9,10 +9,15 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
+from esvit_fast.evaluation.correspondence import correspondence_accuracy
 from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
-from esvit_fast.evaluation.features import split_labelled, subset
+from esvit_fast.evaluation.features import extract_features, split_labelled, subset
+from esvit_fast.evaluation.health import feature_health
+from esvit_fast.evaluation.knn import knn
+from esvit_fast.evaluation.linear import linear_probe
 from esvit_fast.evaluation.pictures import crops, overlay, readable
 from esvit_fast.evaluation.report import duration, sign, write_report
+from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
 
 from .stand_ins import ArraySource, TinyModel, coloured_images, noise_images
@@ -24,6 +29,7 @@ CONFIG = Config(
     train=TrainConfig(batch_size=4),
     eval=EvalConfig(knn_bank=60, knn_queries=30),
 )
+AUGMENT = CONFIG.data.augment
 CLASSES = ("ant & bee", "cow", "cat")
 
 
@@ -33,8 +39,9 @@ def labelled(count, seed, name="train", **options):
 
 
 def evaluate(train, test, **options):
-    options = {"epochs": 3, "correspondence_images": 5, "blocks": 2} | options
-    return evaluate_run(TinyModel(patch=2), TinyModel(seed=1), train, test, CONFIG, **options)
+    progress = options.pop("progress", None)
+    settings = EvalSettings(**{"epochs": 3, "pair_images": 5, "blocks": 2, **options})
+    return evaluate_run(TinyModel(patch=2), TinyModel(seed=1), train, test, AUGMENT, settings, progress=progress)
 
 
 def run_folder(tmp_path, rows=4):
@@ -87,28 +94,70 @@ def check(path):
 
 
 def test_evaluation_of_a_labelled_run():
-    seen = []
-    result = evaluate(labelled(90, 0), labelled(36, 1, "test", broken={3}), progress=lambda *at: seen.append(at))
-    assert json.loads(json.dumps(result)) == result
-    assert (result["train_images"], result["test_images"], result["unreadable"]) == (60, 29, 1)
-    assert (result["k"], result["classes"], result["held_out"]) == (20, 3, False)
-    assert result["knn"]["after"]["top1"] > 90  # the class is the colour
-    assert result["knn"]["pixels"]["top1"] > 90
-    assert set(result["linear"]["after"]["table"][0]) == {"learning_rate", "held_out", "test"}
-    assert set(result["health"]) == set(result["correspondence"]) == {"before", "after"}
-    assert ("linear probe, trained", 3, 3) in seen
-    assert ("correspondence, untrained", 5, 5) in seen
+    seen, train, test = [], labelled(90, 0), labelled(36, 1, "test", broken={3})
+    results = evaluate(train, test, bank=60, queries=30, progress=lambda *at: seen.append(at))
+    assert list(results) == ["knn", "linear", "correspondence", "health"]
+    for protocol, result in results.items():
+        tree = json.loads(json.dumps(result.tree()))
+        assert tree["protocol"] == protocol and tree["transform"] and tree["numbers"]
+    knn, linear = results["knn"], results["linear"]
+    assert (
+        (knn.bank, knn.queries, knn.classes, knn.chance)
+        == (60, 29, 3, 100 / 3)
+        == (linear.bank, linear.queries, 3, linear.chance)
+    )
+    assert [row["k"] for row in knn.numbers["trained"]] == knn.settings["k"] == [10, 20, 60]
+    assert list(knn.numbers) == ["trained", "untrained", "raw pixels"] and list(linear.numbers) == [
+        "trained",
+        "untrained",
+    ]
+    assert knn.row()["k"] == 20 and knn.row()["top1"] > 90  # the class is the colour
+    assert knn.row("raw pixels")["top1"] > 90
+    for remark in (
+        "1 image could not be read and is left out",
+        "60 of 90 training images drawn",
+        "30 of 36 test images",
+    ):
+        assert any(remark in line for line in knn.facts())
+    assert set(linear.row()["table"][0]) == {"learning_rate", "held_out", "test"}
+    assert [row["views"] for row in results["correspondence"].numbers["trained"]] == ["published", "crops"]
+    assert set(results["health"].numbers) == {"trained", "untrained"} and results["health"].queries == 60
+    assert ("trained, linear probe", 3, 3) in seen
+    assert ("untrained, correspondence, crops", 5, 5) in seen
 
 
-def test_evaluation_without_a_test_split_holds_images_back_and_lowers_k():
+def test_all_images_are_the_default_and_k_is_lowered_to_the_bank():
     train = labelled(20, 0)
     for test in (None, train, ArraySource(noise_images(3), name="bare")):
-        result = evaluate(train, test, linear=False)
-        assert (result["held_out"], result["train_images"], result["test_images"], result["k"]) == (True, 18, 2, 18)
-        assert "linear" not in result
+        knn = evaluate(train, test)["knn"]
+        assert (knn.bank, knn.queries, knn.settings["k"]) == (18, 2, [10, 18])
+        assert "no test split of its own" in knn.remarks[0] and knn.row()["k"] == 18
+    with pytest.raises(ValueError, match="k=20 must lie between 1 and the 18 images of the bank"):
+        evaluate(train, None, k=(20,))
     (_, bank), (_, queries) = split_labelled(train, train)
     assert len(queries) == 2
     assert sorted(bank + queries) == list(range(20))
+
+
+def test_a_result_is_that_of_the_functions_by_hand():
+    train, test = labelled(50, 0), labelled(20, 1, "test")
+    results, model = evaluate(train, test), TinyModel(patch=2)
+    bank, queries = (extract_features(model, source, augment=AUGMENT) for source in (train, test))
+    for row in results["knn"].numbers["trained"]:
+        assert knn(bank, queries, k=(row["k"],))[row["k"]] == (row["top1"], row["top5"])
+    deep = [extract_features(model, source, augment=AUGMENT, blocks=2) for source in (train, test)]
+    probe, row = linear_probe(*deep, epochs=3), results["linear"].row()
+    assert (probe.learning_rate, probe.top1, probe.top5) == (row["learning_rate"], row["top1"], row["top5"])
+    assert feature_health(bank.features)._asdict() == results["health"].row()
+    for row in results["correspondence"].numbers["trained"]:
+        found = correspondence_accuracy(model, test, augment=AUGMENT, views=row["views"], images=5)
+        assert {"views": row["views"], **found._asdict()} == row
+
+
+@pytest.mark.parametrize(("name", "value"), [("bank", -1), ("queries", -5), ("pair_images", -2), ("size", 0)])
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+        EvalSettings(**{name: value})
 
 
 def test_images_without_a_label_are_in_neither_side():
@@ -123,16 +172,36 @@ def test_images_without_a_label_are_in_neither_side():
 
 
 def test_evaluation_without_classes_has_no_accuracies():
-    result = evaluate(ArraySource(noise_images(12)), None)
-    assert set(result) == {"labelled", "unreadable", "health", "correspondence"}
-    assert result["labelled"] is False
+    results = evaluate(ArraySource(noise_images(12)), None)
+    assert list(results) == ["correspondence", "health"]
+    assert "no classes" in results["health"].remarks[0]
 
 
-def test_other_classes_in_the_test_split_are_refused():
-    test = labelled(6, 1, "test")
-    test.classes = ("ant & bee", "cow", "dog")
-    with pytest.raises(ValueError, match=r"test source 'test' has other classes than 'train' \(cat, dog in only one"):
-        evaluate(labelled(20, 0), test)
+def test_classes_are_the_same_by_name_and_a_new_one_of_the_test_split_counts_as_wrong():
+    train, test = labelled(30, 0), labelled(12, 1, "test")
+    whole = evaluate(train, test)["knn"].row()["top1"]
+    test.classes, order = ("cat", "cow", "ant & bee"), [2, 1, 0]  # another order
+    test.labels = [order[label] for label in test.labels]
+    assert evaluate(train, test)["knn"].row()["top1"] == whole > 90
+    test.classes = ("cat", "cow", "dog")  # a third of the images are of no class of the training images
+    results = evaluate(train, test)
+    for protocol in ("knn", "linear"):
+        result = results[protocol]
+        assert result.row()["top1"] <= 100 * 8 / 12 and result.classes == 3 and result.queries == 12
+        told = "4 of 12 test images are of 1 class of which no training image is ('dog'): they count as wrong"
+        assert told in result.remarks
+    (_, _), (other, rows) = split_labelled(train, test)
+    assert other.classes == ("ant & bee", "cow", "cat", "dog")
+    assert [other.classes[other.label(i)] for i in rows] == [test.classes[test.label(i)] for i in rows]
+
+
+def test_a_test_split_that_lacks_a_class_is_fine():
+    train, test = labelled(30, 0), labelled(12, 1, "test")
+    test.labels, test.classes = [label % 2 for label in test.labels], CLASSES[:2]
+    assert not evaluate(train, test)["knn"].remarks[1:]
+    test.classes = ("x", "y")
+    with pytest.raises(ValueError, match="test source 'test' has no class of 'train': 'x', 'y' instead of 'ant & bee'"):
+        evaluate(train, test)
 
 
 def test_report_of_a_labelled_run_is_complete_and_self_contained(tmp_path):
@@ -150,8 +219,13 @@ def test_report_of_a_labelled_run_is_complete_and_self_contained(tmp_path):
     assert path == tmp_path / "report.html"
     page, text = check(path)
     for key in ("knn", "linear"):
-        assert f"{evaluation[key]['after']['top1']:.1f}" in text
-        assert f"{evaluation[key]['before']['top1']:.1f}" in text
+        for network in ("trained", "untrained"):
+            assert f"{evaluation[key].row(network)['top1']:.1f}" in text
+    published, crops = evaluation["correspondence"].numbers["trained"]
+    for number in (published["top10"], published["exact"], crops["top10"]):
+        assert f"{number:.1f}" in text
+    for line in evaluation["knn"].facts():
+        assert line in text
     for word in (
         "k-NN",
         "Linear probe",
@@ -184,9 +258,9 @@ def test_report_without_classes_says_so(tmp_path):
         evaluation=evaluate(source, None),
     )
     page, text = check(path)
-    assert "The images have no classes, so there is no k-NN, no linear probe" in text
+    assert "No classes: neither k-NN nor linear probe." in text
     assert "swin_tiny_w7 on flat" in text
-    assert "1 images could not be read" in text
+    assert "1 image could not be read and is left out." in text
     assert "shot hit" not in page
     assert "raw pixels" not in text
 
@@ -241,7 +315,7 @@ def test_metrics_keep_the_last_line_of_a_step_and_survive_a_torn_one(tmp_path, c
 
 def test_charts_without_values_are_left_out(tmp_path):
     metrics = read_metrics(run_folder(tmp_path) / "metrics.jsonl")
-    outcome, course = charts(metrics, 128)
+    outcome, course = charts(metrics, CONFIG)
     assert re.findall(r'aria-label="([^"]+)"', outcome) == ["Loss", "Entropy of the teacher", "k-NN while training"]
     assert re.findall(r'aria-label="([^"]+)"', course) == ["Learning rate", "Throughput"]
     assert "region" not in outcome.split("Entropy")[0]
