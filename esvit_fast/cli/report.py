@@ -67,6 +67,11 @@ def make_report(
         results = evaluate_run(
             model, untrained, train, test, config.data.augment, settings, device=device, progress=progress
         )
+    for result in results.values():  # before the page, which a full disk may keep from being written
+        if result.protocol in COLUMNS:
+            show(console, result)
+            console.print()
+    with task_progress(console) as progress:
         progress("pictures", 0, 1)
         write_report(
             run,
@@ -80,9 +85,5 @@ def make_report(
             device=device,
         )
         progress("pictures", 1, 1)
-    for result in results.values():
-        if result.protocol in COLUMNS:
-            show(console, result)
-            console.print()
     console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
     return results

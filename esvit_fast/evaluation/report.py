@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -52,7 +53,7 @@ def write_report(
         path: where to write it instead.
 
     Raises:
-        ValueError: the folder has no metrics.jsonl, or no image can be read.
+        ValueError: the folder has no metrics.jsonl, no image can be read, or the page cannot be written.
     """
     run_dir, models = Path(run_dir), Models(untrained, model)
     metrics = read_metrics(run_dir / "metrics.jsonl")
@@ -80,8 +81,22 @@ def write_report(
     title = f"{config.model.name} on {_short_name(source.name)}"
     page = _page(title, _header(title, metrics, environment, source, config), "".join(sections))
     path = run_dir / "report.html" if path is None else Path(path)
-    path.write_bytes(page.encode("utf-8", "backslashreplace"))  # names of files may be no text
+    _write(path, page.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return path
+
+
+def _write(path: Path, page: bytes) -> None:
+    """Write a whole page or none; ValueError if it cannot be."""
+    half = path.with_name(f".{path.name}.half")
+    try:
+        half.write_bytes(page)
+        half.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            half.unlink()
+        raise ValueError(
+            f"path={str(path)!r} cannot be written ({error.strerror}); make room, or write the page elsewhere: --out"
+        ) from None
 
 
 _CROPS = (

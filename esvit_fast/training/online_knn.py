@@ -43,7 +43,7 @@ class OnlineKnn:
         return self.available and int(now / every + 1e-9) > int(before / every + 1e-9)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """Accuracy in percent, with the k that was used and the seconds that it took.
+        """Accuracy in percent, with the k, the numbers of images that were used and the seconds that it took.
 
         All ranks call it; the accuracy is that of all images, which are put in order, on every number of ranks.
         """
@@ -54,7 +54,8 @@ class OnlineKnn:
         bank, queries = _whole(bank), _whole(queries)
         k = min(20, len(bank.labels))
         accuracy = knn(bank, queries, k=(k,), device=self.ranks.device)[k]
-        return {"k": k, "top1": accuracy.top1, "top5": accuracy.top5, "seconds": time.monotonic() - begin}
+        sizes = {"bank": len(bank.labels), "queries": len(queries.labels)}
+        return {"k": k, **accuracy._asdict(), **sizes, "seconds": time.monotonic() - begin}
 
     def _features(self, backbone: nn.Module, side: _Kept, rows: list[int]) -> list[Features]:
         """Of this rank's share, where there is any."""

@@ -53,6 +53,12 @@ def _starting(trainer: Trainer) -> str:
     )
 
 
+def accuracy_line(record: dict[str, Any]) -> str:
+    """k-NN while training, with the few images that it was measured on."""
+    images = f"{record['queries']:,} images among {record['bank']:,}"
+    return f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} % ({images})"
+
+
 class BarReporter:
     """A live bar with speed, time to go, loss, teacher entropy and k-NN accuracy; warnings stay above it, in yellow."""
 
@@ -81,9 +87,7 @@ class BarReporter:
 
     def knn(self, record: dict[str, Any]) -> None:
         self._knn = f"  k-NN {record['top1']:.1f} %"
-        self.progress.console.print(
-            f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %", highlight=False
-        )
+        self.progress.console.print(accuracy_line(record), highlight=False)
 
     def warning(self, record: dict[str, Any]) -> None:
         self.progress.console.print(alarm(record), style="yellow", highlight=False, markup=False)
@@ -110,7 +114,7 @@ class LineReporter:
             self._say(f"step {step:,}/{self.total:,}  {summary(record)}")
 
     def knn(self, record: dict[str, Any]) -> None:
-        self._say(f"epoch {record['epoch']:.2f}: {record['k']}-NN top-1 {record['top1']:.1f} %")
+        self._say(accuracy_line(record))
 
     def warning(self, record: dict[str, Any]) -> None:
         self._say(alarm(record))

@@ -1,6 +1,8 @@
 import dataclasses
+import errno
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 
@@ -270,6 +272,21 @@ def test_report_without_an_evaluation_says_so(tmp_path):
     arguments = {"source": source, "test_source": None, "config": CONFIG, "evaluation": None}
     path = write_report(run_folder(tmp_path), model=TinyModel(), untrained=TinyModel(), **arguments)
     assert "written without an evaluation" in check(path)[1]
+
+
+def test_a_full_disk_is_said_and_leaves_the_page_of_before(tmp_path, monkeypatch):
+    arguments = {"source": labelled(12, 0), "test_source": None, "config": CONFIG, "evaluation": None}
+    arguments |= {"model": TinyModel(), "untrained": TinyModel()}
+    run_folder(tmp_path), (tmp_path / "report.html").write_text("before")
+
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ValueError, match="cannot be written .No space left on device.; make room, or write the page"):
+        write_report(tmp_path, **arguments)
+    assert (tmp_path / "report.html").read_text() == "before" and not list(tmp_path.glob(".*"))
 
 
 def test_warnings_of_a_run_are_told_first_and_a_healthy_run_has_no_such_part(tmp_path):

@@ -11,6 +11,7 @@ from esvit_fast.evaluation import extract_features, knn
 from esvit_fast.evaluation.features import split_labelled, subset
 from esvit_fast.training import Ranks, build_backbone, online_knn
 from esvit_fast.training.online_knn import OnlineKnn
+from esvit_fast.training.progress import accuracy_line
 
 from .runs import CPU, small
 
@@ -39,6 +40,8 @@ def test_images_are_decoded_once_and_seen_as_they_are(decoded):
     backbone, evaluate = build_backbone(CONFIG), OnlineKnn(CONFIG, open_source("sample:50"), CPU)
     first, second = evaluate(backbone), evaluate(backbone)
     assert (first["k"], first["top1"], first["top5"]) == (20, *plain(backbone))
+    assert (first["bank"], first["queries"]) == (30, 11)
+    assert "(11 images among 30)" in accuracy_line({"epoch": 1.0, **first})
     assert {**first, "seconds": 0} == {**second, "seconds": 0} and second["seconds"] > 0
     assert len(decoded) == 41
     with torch.no_grad():
