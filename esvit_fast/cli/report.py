@@ -54,9 +54,7 @@ def make_report(
             f"run={str(run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     path = run / "report.html" if out is None else out
-    if (
-        not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir()
-    ):  # asked before, not after, hours
+    if path.is_dir() or not os.access(path.parent, os.W_OK):  # asked before hours of work, not after
         raise ValueError(f"{str(path)!r} cannot be written; pass another file as --out")
     config = load_config(run / "config.yaml")
     untrained = build_backbone(config).to(device)

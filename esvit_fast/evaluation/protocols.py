@@ -85,7 +85,9 @@ class Bench:
             progress=self.reporter(f"{name}, features of {part}" + (f", {blocks} blocks" if blocks else "")),
         )
 
-    def result(self, protocol: str, numbers: Mapping[str, Any], settings: Mapping[str, Any], seen: list[Features]):
+    def result(
+        self, protocol: str, numbers: Mapping[str, Any], settings: Mapping[str, Any], seen: list[Features]
+    ) -> Result:
         """A result whose images are those of which there are features."""
         bank, queries = seen if len(seen) == 2 else (None, seen[0])
         named = next(iter(self.networks.values()))
