@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import torchvision
 from PIL import Image
 
-from .decode import CorruptImage, image_array, reason
+from .decode import CorruptImage, decode_image, image_array, reason
 from .encoded import SPLITS, UNLABELLED, SourceError, check_split
 
 _LABELS = ("targets", "labels", "_labels")
@@ -31,6 +32,9 @@ class TorchvisionSource:
     def image(self, index: int) -> np.ndarray:
         """Pixels, uint8 RGB [H, W, 3]; raises CorruptImage if they cannot be read."""
         try:
+            if isinstance(self.dataset, torchvision.datasets.DatasetFolder):  # whose loader cuts 16 bits at 255
+                data = Path(self.dataset.samples[index][0]).read_bytes()
+                return decode_image(data, self.path(index), self.max_megapixels)
             image = self.dataset[index][0]
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise CorruptImage(self.path(index), reason(error)) from None

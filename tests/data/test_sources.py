@@ -326,6 +326,20 @@ def test_splits_of_torchvision_are_told_apart_even_if_they_are_alike(tmp_path):
     assert test.path(3) == f"torchvision:MNIST@{tmp_path}/test[3]"
 
 
+def test_folders_of_torchvision_are_decoded_as_others_are(tmp_path):
+    write_images(tmp_path, ["ant/0.png", "ant/1.png"])
+    deep = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(deep).save(tmp_path / "cat" / "0.png")
+    (tmp_path / "cat" / "1.png").write_bytes(b"nothing")
+    source = open_source(f"torchvision:ImageFolder@{tmp_path}")
+    for index in range(3):
+        assert np.array_equal(source.image(index), open_source(str(tmp_path)).image(index))
+    assert source.image(2).max() == 255 and source.image(2)[0, 16, 0] == 1  # torchvision's own loader: white
+    with pytest.raises(CorruptImage, match="is no image of a known format"):
+        source.image(3)
+
+
 def test_torchvision_errors(tmp_path):
     with pytest.raises(SourceError, match=r"must be torchvision:NAME@ROOT, such as"):
         open_source("torchvision:CIFAR10")
