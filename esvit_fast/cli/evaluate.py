@@ -45,7 +45,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "views": "views",
         "top10": "top-10 pairs %",
         "exact": "all %",
-        "near": "within 1 %",
+        "near": "all, one off %",
         "chance": "chance %",
     },
 }

@@ -21,7 +21,7 @@ from esvit_fast.ops import multicrop_augment
 Views = Literal["published", "crops"]
 """Which two views of an image are compared.
 
-published: the image, and the image mirrored, grey, and in four of five cases with its colors jittered before, as the
+published: the image, and the image mirrored, gray, and in four of five cases with its colors jittered before, as the
 published code measures it. crops: two crops, the second mirrored in half of the cases, colors as they are: easier for
 features of color alone, which an untrained network has.
 """
@@ -154,9 +154,9 @@ def crop_pair(image: np.ndarray, size: int, seed: int, index: int) -> Pair:
 
 
 def published_pair(image: np.ndarray, size: int, seed: int, index: int) -> Pair:
-    """An image under the evaluation transform, and the same mirrored, jittered and grey; (seed, index) decides how.
+    """An image under the evaluation transform, and the same mirrored, jittered and gray; (seed, index) decides how.
 
-    The jitter is that of DINO, four times of five, as in the published measurement; grey comes after it.
+    The jitter is that of DINO, four times of five, as in the published measurement; gray comes after it.
 
     Args:
         image: uint8 [H, W, 3].

@@ -22,7 +22,7 @@ from esvit_fast.evaluation.svg import data_uri, img, is_small
 HEAT = ((11, 7, 36), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
 """Colours of attention from none to most, evenly spaced."""
 NAMES = ("untrained", "trained")
-PAIR_TITLES = {"published": "As published: mirrored, jittered, grey", "crops": "Two crops that keep their colors"}
+PAIR_TITLES = {"published": "As published: mirrored, jittered, gray", "crops": "Two crops that keep their colors"}
 LINKS = 16
 HEADS = 12
 

@@ -156,7 +156,8 @@ def evaluate_knn(bench: Bench) -> Result:
     """
     given, numbers = bench.settings.k, {}
     if given is not None:
-        check_k(max(given, default=0), len(bench.images.sides[0][1]))
+        for n in given or (0,):
+            check_k(n, len(bench.images.sides[0][1]))
     for name in bench.networks:
         sides = bench.features(name)
         k = tuple(dict.fromkeys(min(n, len(sides[0].labels)) for n in K)) if given is None else given
@@ -202,7 +203,7 @@ def evaluate_correspondence(bench: Bench) -> Result:
             )
             numbers[name].append({"views": views, **found._asdict()})
     transform = (
-        f"published: {eval_transform(size)}; the second view mirrored, colors jittered (4 times of 5) and grey. "
+        f"published: {eval_transform(size)}; the second view mirrored, colors jittered (4 times of 5) and gray. "
         f"crops: two of 40 to 80 % at {size} x {size} px, colors kept, the second mirrored half of the times"
     )
     return Result("correspondence", source.name, 0, found.images, 0, transform, {"seed": settings.seed}, numbers)

@@ -184,9 +184,9 @@ def _results(evaluation: Mapping[str, Result] | None) -> str:
         note += f"{len(best['table'])}, chosen on training images held back."
         cards.append(_card("Linear probe", _numbers(linear, "top1"), chance, note))
     published = matches.row()
-    note = "Regions found again in the same image mirrored, jittered and grey, among the ten most similar pairs of "
+    note = "Regions found again in the same image mirrored, jittered and gray, among the ten most similar pairs of "
     note += f"each of {published['images']:,} images, as published. All regions: {_change(matches, 0, 'exact')} %. Two "
-    note += f"crops that keep their colors, which favors features of color alone: {_change(matches, 1, 'top10')} %."
+    note += f"crops that keep their colors, which favors color alone: {_change(matches, 1, 'top10')} %."
     chance = Mark("chance", published["chance"])
     cards.append(_card("Correspondence", _numbers(matches, "top10"), chance, note))
     return _section("Results", _results_text(evaluation), f'<div class="cards">{"".join(cards)}</div>')
