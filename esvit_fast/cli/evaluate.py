@@ -28,7 +28,7 @@ from ..evaluation import (
 )
 from ..evaluation.result import K
 from ..models import create_model
-from ..models.checkpoint import model_name
+from ..models.checkpoint import weights_facts
 from ..training import build_backbone, pick_device
 from .task_progress import task_progress
 
@@ -70,7 +70,7 @@ def eval(argv: Sequence[str]) -> int:
     else:
         show(Console(), result)
     if args.weights.is_dir():
-        _keep(args.weights / KEPT, result)
+        _keep(args.weights / KEPT, {"weights": weights_facts(args.weights), **result.tree()})
     return 0
 
 
@@ -92,11 +92,11 @@ def _cell(column: str, value: Any) -> str:
     return f"{value:.2f}" if column.endswith("%") else f"{value:g}"
 
 
-def _keep(file: Path, result: Result) -> None:
+def _keep(file: Path, record: dict[str, Any]) -> None:
     """Append a result to those of the run, if that can be written: the numbers have been printed."""
     try:
         with open(file, "a") as opened:
-            opened.write(json.dumps(result.tree()) + "\n")
+            opened.write(json.dumps(record) + "\n")
     except OSError as error:
         print(f"not kept in {str(file)!r}: {error.strerror or error}", file=sys.stderr)
 
@@ -108,7 +108,7 @@ def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig
         config = load_config(weights / "config.yaml")
         name, source = args.model or config.model.name, args.data or config.data.source
     else:
-        name, source = args.model or model_name(weights), args.data
+        name, source = args.model or weights_facts(weights).get("model"), args.data
     if name is None:
         raise ValueError(f"--model is missing; {str(weights)!r} does not say which architecture it is of")
     if source is None:

@@ -79,7 +79,7 @@ class Result:
 
     def tree(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | ({"chance": self.chance} if self.classes else {})
 
     def facts(self) -> list[str]:
         """What the numbers hang on, in lines for people."""
@@ -87,7 +87,8 @@ class Result:
         if self.classes:
             lines[0] += f", {self.classes:,} classes, chance {self.chance:.3g} %"
         said = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.settings.items())
-        return [*lines, f"settings: {said}", f"transform: {self.transform}", *self.remarks]
+        lines += [f"settings: {said}"] if said else []
+        return [*lines, f"transform: {self.transform}", *self.remarks]
 
 
 def _images(result: Result) -> str:

@@ -28,13 +28,13 @@ def load_backbone(model: nn.Module, path: str | Path) -> None:
     load_state(model, load_weights(file)[0], str(file))
 
 
-def model_name(path: str | Path) -> str | None:
-    """The architecture that a .safetensors file says it is of, as those of runs do; None if it does not.
+def weights_facts(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of its weights: those of runs, `model`, `step` and `samples`.
 
     Raises:
         ValueError: as `load_backbone`.
     """
-    return _opened(weights_file(path), lambda file: (file.metadata() or {}).get("model"))
+    return _opened(weights_file(path), lambda file: file.metadata() or {})
 
 
 def weights_file(path: str | Path) -> Path:

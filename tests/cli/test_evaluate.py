@@ -53,6 +53,7 @@ def test_the_table_says_what_its_numbers_hang_on(capsys, run):
     assert code == 0 and out.split().index("published") < out.split().index("crops")
     records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     assert [r["protocol"] for r in records] == ["knn", "linear", "correspondence"]
+    assert all(r["weights"] == {"model": "swin_nano_w4", "step": "3", "samples": "24"} for r in records)
 
 
 def test_report_and_eval_give_one_number(capsys, run):

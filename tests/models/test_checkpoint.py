@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from esvit_fast.models.checkpoint import load_weights
+from esvit_fast.models.checkpoint import load_weights, weights_facts
 
 
 class Canary:
@@ -87,3 +87,16 @@ def test_missing_weights_are_named(tmp_path):
         load_weights(tmp_path / "gone.safetensors")
     with pytest.raises(ValueError, match="cannot be read"):
         load_weights(tmp_path)
+
+
+def test_what_a_file_says_of_its_weights_is_read_without_them(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(1)}, path, {"model": "swin_nano_w4", "step": "3"})
+    assert weights_facts(path) == weights_facts(tmp_path) == {"model": "swin_nano_w4", "step": "3"}
+    save_file({"w": torch.ones(1)}, path)
+    assert weights_facts(path) == {}
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="is a torch pickle, which could run code"):
+        weights_facts(path)
+    with pytest.raises(ValueError, match="is neither a run directory nor a .safetensors file"):
+        weights_facts(tmp_path / "gone.safetensors")
