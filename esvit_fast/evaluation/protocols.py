@@ -103,7 +103,6 @@ class Bench:
             numbers,
             (
                 *self.images.remarks,
-                *_pixels(numbers),
                 *_unread(seen),
                 *(() if bank is None else self._unseen(bank, queries)),
             ),
@@ -164,6 +163,8 @@ def evaluate_knn(bench: Bench) -> Result:
         found = knn(*sides, k=k, temperature=bench.settings.temperature, device=bench.device)
         numbers[name] = [{"k": n, **accuracy._asdict()} for n, accuracy in found.items()]
     settings = {"k": list(k), "temperature": bench.settings.temperature}
+    if any(isinstance(model, RawPixels) for model in bench.networks.values()):
+        settings["raw_pixels"] = f"{PIXEL_SIDE} x {PIXEL_SIDE}"
     return bench.result("knn", numbers, settings, sides)
 
 
@@ -219,10 +220,6 @@ def evaluate_health(bench: Bench) -> Result:
 def _part(features: Features) -> Features:
     rows = subset(len(features.labels), HEALTH_IMAGES)
     return Features(features.features[rows].clone(), features.labels[rows], failures=features.failures)
-
-
-def _pixels(numbers: Mapping[str, Any]) -> list[str]:
-    return [f"raw pixels are those of images of {PIXEL_SIDE} x {PIXEL_SIDE}"] if "raw pixels" in numbers else []
 
 
 def _unread(sides: list[Features]) -> list[str]:

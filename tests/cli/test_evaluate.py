@@ -64,7 +64,8 @@ def test_report_and_eval_give_one_number(capsys, run):
         alone = evaluated(capsys, protocol, run, "--untrained")
         for network, rows in alone.pop("numbers").items():
             assert report[protocol]["numbers"][network] == rows
-        alone["remarks"] += [line for line in report[protocol]["remarks"] if line.startswith("raw pixels")]
+        if protocol == "knn":
+            assert report[protocol]["settings"].pop("raw_pixels") == "32 x 32"
         assert alone == {name: value for name, value in report[protocol].items() if name != "numbers"}
     best = report["knn"]["numbers"]["trained"][-1]
     assert best["k"] == 18 and f"{best['top1']:.1f}<small>" in page and "the 18 nearest of 18 training images" in page
