@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks import contestants, gpu, window_attention
 from benchmarks.contestants import Case, Operator, flex, merged, windows
-from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, provenance, worst_ratio
+from benchmarks.exactness import Draw, doubles, draws, judge
+from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, provenance
 from benchmarks.performance import milliseconds
 from esvit_fast import ops, reference
 
@@ -104,10 +105,12 @@ def results(run: Operator, tensors: Sequence[Tensor], grad: Tensor) -> list[Tens
 
 def gate(case: Case, entry: Entry, dtype: torch.dtype, device: str) -> float:
     """Errors against float64, in units of what is allowed. Two images are enough."""
-    tensors, grad = inputs(case, 2, dtype, device)
-    plain = oracle(case, device)
-    exact = results(plain, [x.detach().double().requires_grad_() for x in tensors], grad.double())
-    return worst_ratio(results(entry.make(case, device), tensors, grad), results(plain, tensors, grad), exact)
+    given, plain = inputs(case, 2, dtype, device), oracle(case, device)
+
+    def evaluate(drawn: tuple[list[Tensor], Tensor]) -> Draw:
+        return results(plain, *drawn), results(plain, *doubles(drawn))
+
+    return judge(results(entry.make(case, device), *given), draws(evaluate, given)).ratio
 
 
 def least(case: Case, batch: int, dtype: torch.dtype) -> dict[str, dict[str, int]]:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.contestants import CASES as MAPS
-from benchmarks.measuring import costs, interleaved, judged, on_gpu, provenance, worst_ratio
+from benchmarks.exactness import Draw, doubles, draws, judge
+from benchmarks.measuring import costs, interleaved, judged, on_gpu, provenance
 from esvit_fast import ops
 
 CASES = {
@@ -68,8 +69,11 @@ def inputs(case: str, batch: int) -> list[Tensor]:
 def gate(case: str, name: str) -> float:
     """Errors against float64, in units of what is allowed: above 1 is a failure. Two images are enough."""
     given = inputs(case, 2)
-    truth = _results(F.linear, *(x.detach().double().requires_grad_(x.requires_grad) for x in given))
-    return worst_ratio(CONTESTANTS[name](*given), CONTESTANTS["torch eager"](*given), truth)
+
+    def evaluate(drawn: list[Tensor]) -> Draw:
+        return CONTESTANTS["torch eager"](*drawn), _results(F.linear, *doubles(drawn))
+
+    return judge(CONTESTANTS[name](*given), draws(evaluate, given)).ratio
 
 
 def measure(case: str, names: Sequence[str], batch: int, device: str, rounds: int) -> dict:

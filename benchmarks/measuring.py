@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks import gpu
 from benchmarks.performance import append_line, commit, git, read_lines
@@ -18,34 +17,7 @@ from esvit_fast.training.environment import environment
 from esvit_fast.training.memory import give_back_freed_memory, system_bytes
 
 RECORDS = Path(__file__).parent / "records"
-FLOOR = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-"""Of a result's largest value: what one rounding may do, whatever plain torch's luck."""
-
 NO_ROOM = "it does not fit the memory"
-
-
-def rms(error: Tensor) -> Tensor:
-    """Root of the mean square."""
-    return error.square().mean().sqrt()
-
-
-def worst_ratio(
-    found: Sequence[Tensor],
-    plain: Sequence[Tensor],
-    truth: Sequence[Tensor],
-    measures: Sequence[Callable[[Tensor], Tensor]] = (torch.max, rms),
-) -> float:
-    """The largest error of any result, in units of what is allowed: twice that of plain torch, and a floor."""
-    ratios = []
-    for ours, theirs, exact in zip(found, plain, truth, strict=True):
-        if ours.shape != exact.shape or not ours.isfinite().all():
-            return float("inf")
-        # exponentials below the smallest normal float32 may count as zero, as in the tests
-        floor = FLOOR[theirs.dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
-        for measure in measures:
-            error, allowed = (measure((x.double() - exact).abs()) for x in (ours, theirs))
-            ratios.append((error / (2 * allowed + floor)).item())
-    return max(ratios)
 
 
 def on_gpu(device: str) -> bool:

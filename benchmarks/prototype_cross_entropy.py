@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import liger
+from benchmarks.exactness import Draw, doubles, draws, judge
 from benchmarks.measuring import (
     costs,
     fitting,
@@ -19,7 +20,6 @@ from benchmarks.measuring import (
     on_gpu,
     provenance,
     resident_growth,
-    worst_ratio,
 )
 from esvit_fast import ops, reference
 
@@ -271,15 +271,16 @@ def results(run: Callable[[Inputs], Tensor], x: Inputs) -> list[Tensor]:
 def gate(name: str, case: Case, dtype: torch.dtype, device: str) -> float:
     """Errors against float64, in units of what is allowed. One image, and no more than 4,096 prototypes, are enough."""
     small = Case(1, min(case.prototypes, 4096), case.tokens, case.width)
-    x, exact = inputs(small, dtype, device), inputs(small, dtype, device)
-    exact = Inputs(*(v.detach().double() if isinstance(v, Tensor) else v for v in vars(exact).values()))
-    for tensor in exact.trained:
-        tensor.requires_grad_()
-    contestant = CONTESTANTS[name]
-    plain, truth = (results(oracle, given) for given in (x, exact))
-    if contestant.divergence:
-        plain[0], truth[0] = (_oracle(given)[1] for given in (x, exact))
-    return worst_ratio(results(contestant.make(x), x), plain, truth)
+    x, contestant = inputs(small, dtype, device), CONTESTANTS[name]
+
+    def plainly(given: Inputs) -> list[Tensor]:
+        found = results(oracle, given)
+        return [_oracle(given)[1], *found[1:]] if contestant.divergence else found
+
+    def evaluate(drawn: Inputs) -> Draw:
+        return plainly(drawn), plainly(doubles(drawn))
+
+    return judge(results(contestant.make(x), x), draws(evaluate, x)).ratio
 
 
 def measure(

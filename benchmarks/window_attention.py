@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.contestants import CASES, CONTESTANTS, NAMES, Case, Contestant, Weights, eager
-from benchmarks.measuring import costs, fitting, interleaved, judged, provenance, worst_ratio
+from benchmarks.exactness import Draw, doubles, draws, judge
+from benchmarks.measuring import costs, fitting, interleaved, judged, provenance
 from benchmarks.performance import ours
 
+Given = tuple[Tensor, Weights, Tensor]
 
-def inputs(case: Case, batch: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Weights, Tensor]:
+
+def inputs(case: Case, batch: int, dtype: torch.dtype, device: str) -> Given:
     """x, weights and the gradient of the output, the same for everyone."""
     g = torch.Generator().manual_seed(0)
     dim, table = case.dim, ((2 * case.window_size - 1) ** 2, case.num_heads)
@@ -38,15 +42,16 @@ def results(run: Callable[[Tensor], Tensor], x: Tensor, weights: Weights, grad: 
 
 def gate(case: Case, contestant: Contestant, dtype: torch.dtype, device: str) -> float:
     """Errors against float64, in units of what is allowed: above 1 is a failure. Two images are enough."""
-    x, weights, grad = inputs(case, 2, dtype, device)
+    given = inputs(case, 2, dtype, device)
 
-    def wide(tensor: Tensor) -> Tensor:
-        return tensor.detach().double().requires_grad_()
+    def run(make: Callable[[Case, Weights], Callable[[Tensor], Tensor]], given: Given) -> list[Tensor]:
+        return results(make(case, given[1]), *given)
 
-    exact = {name: wide(value) for name, value in weights.items()}
-    truth = results(eager(case, exact, contestant.pad_mode), wide(x), exact, grad.double())
-    plain = results(eager(case, weights, contestant.pad_mode), x, weights, grad)
-    return worst_ratio(results(contestant.make(case, weights), x, weights, grad), plain, truth)
+    def evaluate(drawn: Given) -> Draw:
+        plain = partial(eager, pad_mode=contestant.pad_mode)
+        return run(plain, drawn), run(plain, doubles(drawn))
+
+    return judge(run(contestant.make, given), draws(evaluate, given)).ratio
 
 
 def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, device: str, rounds: int) -> dict:

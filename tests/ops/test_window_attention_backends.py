@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 import torch
 
+from benchmarks.exactness import draws, judge, together
 from esvit_fast import ops
 from esvit_fast.ops import _native
 
 from .harness import refused_instruction_set, run, run_with_instruction_set, walled, with_threads
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
-FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-"""Of an output's largest value: what one rounding to the dtype may do, whatever plain torch's luck."""
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def draw(seed, side=70, window=16):
@@ -24,7 +25,7 @@ def draw(seed, side=70, window=16):
     window_size = tuple(r.randint(2, r.choice([4, 8, window])) for _ in range(2))
     heads, head_dim = r.choice([(1, 16), (2, 32), (3, 8), (1, 64), (2, 20)])
     n, channels = window_size[0] * window_size[1], heads * head_dim
-    dtype = r.choice(list(FLOOR))
+    dtype = r.choice(DTYPES)
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -61,19 +62,40 @@ def results(tensors, options, backend, dtype=None):
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
 
 
-def assert_as_exact_as_torch(tensors, options, backend, leave_out=(), run=results):
-    """Outputs and gradients of a backend, or of what `run` runs by its name, against twice the error of plain torch."""
-    truth = results(tensors, options, "reference", torch.float64)
-    plain, ours = results(tensors, options, "reference"), run(tensors, options, backend)
-    for name, exact in truth.items():
-        if name in leave_out:
-            continue
-        assert ours[name].dtype == plain[name].dtype and ours[name].shape == plain[name].shape
-        # exponentials below the smallest normal float32 may count as zero
-        floor = FLOOR[tensors["qkv"].dtype] * exact.abs().max() + torch.finfo(torch.float32).tiny
-        for measure in (torch.max, lambda error: error.square().mean().sqrt()):
-            error, allowed = (measure((x[name].double() - exact).abs()) for x in (ours, plain))
-            assert error <= 2 * allowed + floor, f"{name}: {error:.2e}, torch {allowed:.2e}, floor {floor:.2e}"
+def plainly(tensors, options):
+    """A draw for `judge`: results of plain torch, of float64 in float32, and the exact ones."""
+    narrow = {name: x.float() if x is not None and x.dtype == torch.float64 else x for name, x in tensors.items()}
+    return results(narrow, options, "reference"), results(narrow, options, "reference", torch.float64)
+
+
+def assert_as_exact_as_torch(tensors, options, backend, run=results):
+    """Outputs and gradients of a backend, or of what `run` runs by its name."""
+    ours, dtype = run(tensors, options, backend), tensors["qkv"].dtype
+    for name, value in ours.items():
+        given = tensors["qkv" if name == "out" else name]
+        assert value.dtype == given.dtype and (name == "out" or value.shape == given.shape)
+    exact = results(tensors, options, "reference", dtype) if dtype == torch.float64 else None
+    judged = judge(ours, draws(lambda drawn: plainly(drawn, options), tensors), exact=exact, dtype=dtype)
+    assert judged.ratio <= 1, judged
+
+
+def scales(tensors, options):
+    """A few draws of the gradient of scales of cosines."""
+
+    def evaluate(drawn):
+        return tuple({"cosine_scale": x["cosine_scale"]} for x in plainly(drawn, options))
+
+    return list(itertools.islice(draws(evaluate, tensors), 8))
+
+
+def assert_scales_as_exact_as_torch(problems, backend, run=results):
+    """The gradients of scales of cosines of all problems that have some, as if they were one result."""
+    problems = [(tensors, options) for tensors, options in problems if tensors["cosine_scale"] is not None]
+    if not problems:
+        pytest.skip(f"{backend} has no cosines")
+    found = [{"cosine_scale": run(*problem, backend)["cosine_scale"]} for problem in problems]
+    judged = together(found, [scales(*problem) for problem in problems])
+    assert judged.ratio <= 1, judged
 
 
 def check(seed):
@@ -89,6 +111,12 @@ def check(seed):
 def test_cpu_is_as_exact_as_torch(part):
     for seed in range(50 * part, 50 * part + 50):
         check(seed)
+
+
+def test_gradients_of_scales_of_cosines():
+    """They are one to three numbers, in which little shows: all problems count together."""
+    found = (draw(seed, side=12, window=8) for seed in range(200))
+    assert_scales_as_exact_as_torch([p for p in found if p[0]["qkv"].dtype == torch.float32], "cpu")
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "sse9"])
