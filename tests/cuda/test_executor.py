@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import seeds
+
 from . import executor
 
 HERE = Path(__file__).parent
@@ -150,7 +152,7 @@ def test_a_sum_over_a_block(kernels, grid, block):
 
 
 def product(kernels, kernel: str, dtype: torch.dtype, m: int, n: int, k: int):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator(0)
     a, b = (torch.randn(rows, k, generator=generator).to(dtype) for rows in (m, n))
     d = torch.empty(m, n)
     grid = -(-m // 32) * -(-n // 16)
@@ -232,7 +234,7 @@ def fragment_places(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [8, 16])
 def test_mma_is_a_product_of_matrices(kernels, dtype, k):
-    generator = torch.Generator().manual_seed(k)
+    generator = seeds.generator(k)
     a, b = (torch.randn(*shape, generator=generator).to(DTYPES[dtype]) for shape in ((16, k), (k, 8)))
     d = torch.randn(16, 8, generator=generator)
     expected = d.double() + a.double() @ b.double()

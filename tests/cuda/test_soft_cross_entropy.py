@@ -1,7 +1,6 @@
 """The CUDA kernels of the cross-entropy of given logits, run by the executor."""
 
 import math
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ from esvit_fast import ops, reference
 from esvit_fast.ops import Pairs
 from esvit_fast.ops._cuda import _tables
 from esvit_fast.ops._cuda import soft_cross_entropy as cuda
+from tests import seeds
 
 from . import executor
 
@@ -75,7 +75,7 @@ def on_the_host(monkeypatch, kernels):
 
 
 def problem(rows, teachers, prototypes, pairs, seed, dtype, offset=0.0):
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     student, teacher = ((offset + torch.randn(n, prototypes, generator=g)).to(dtype) for n in (rows, teachers))
     index = (torch.randint(n, (pairs,), generator=g) for n in (rows, teachers))
     center = 0.1 * torch.randn(prototypes, generator=g)
@@ -98,7 +98,7 @@ def plainly(student, teacher, center, pairs):
 
 def drawn(seed):
     """Rows, teachers, prototypes and pairs."""
-    r = random.Random(seed)
+    r = seeds.choices(seed)
     prototypes = 8 * r.choice([1, r.randint(1, 16), r.randint(1, 100), 64, 65, 512])
     return r.randint(1, 6), r.randint(1, 5), prototypes, r.randint(1, 12)
 

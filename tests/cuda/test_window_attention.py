@@ -5,7 +5,6 @@ All that lies around them is what a GPU would get: only the two private operator
 
 from __future__ import annotations
 
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 from esvit_fast.ops._cuda import _tables
 from esvit_fast.ops._cuda import window_attention as cuda
+from tests import seeds
 
 from ..ops.test_window_attention_backends import assert_as_exact_as_torch
 from . import executor
@@ -69,7 +69,7 @@ def on_the_host(monkeypatch):
 
 def draw(seed):
     """Tensors and options of one problem that the kernels take; whole, padded, shifted and rectangular windows."""
-    r = random.Random(seed)
+    r = seeds.choices(seed)
     head_dim, most = _tables.HEAD_DIMS[seed % 3], (4, 16, 32, 56, 64)[seed // 3 % 5]
     while True:
         window = r.randint(1, 8), r.randint(1, 16)
@@ -78,7 +78,7 @@ def draw(seed):
     size = [r.choice([r.randint(1, w), w, 2 * w, r.randint(1, 2 * w + 1)]) for w in window]
     heads = r.choice([1, 2, 3]) if head_dim < 64 else 1
     channels, dtype = heads * head_dim, r.choice(list(NAMES))
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -105,14 +105,14 @@ def on_the_executor(tensors, options, backend="cuda"):
     qkv, bias, pad_kv = tensors.values()
     options = {"scale": (qkv.shape[3] // 3 // options["num_heads"]) ** -0.5, **options}
     out = cuda.forward(qkv, bias, pad_kv, None, **options)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
+    weights = torch.randn(out.shape, generator=seeds.generator(1), dtype=torch.float64).to(out.dtype)
     grads = cuda.backward(weights, qkv, bias, pad_kv, None, **options)
     return {"out": out, **{name: grad for name, grad in zip(tensors, grads, strict=False) if tensors[name] is not None}}
 
 
 def swin(size=(14, 17), window=7, heads=2, head_dim=32, dtype=torch.bfloat16, batch=2):
     """Tensors and options of a shifted layer of Swin, padded."""
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     qkv = torch.randn(batch, *size, 3 * heads * head_dim, generator=g).to(dtype)
     tensors = {
         "qkv": qkv,

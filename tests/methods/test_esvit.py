@@ -8,16 +8,17 @@ from timm.layers import DropPath
 
 from esvit_fast.methods import EsViT
 from esvit_fast.models import create_model
+from tests import seeds
 
 
 def make(drop_path_rate=0.0, **options):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     sizes = {"out_dim": 16, "hidden_dim": 12, "bottleneck_dim": 8}
     return EsViT(create_model("swin_nano_w4", drop_path_rate=drop_path_rate), **(sizes | options))
 
 
 def crops(batch=2, sizes=(32, 32, 16, 16, 16, 24)):
-    torch.manual_seed(1)
+    torch.manual_seed(seeds.shifted(1))
     return [torch.randn(batch, 3, size, size) for size in sizes]
 
 

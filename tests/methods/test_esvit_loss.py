@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from esvit_fast.methods import EsViTLoss, Projection, koleo
 from esvit_fast.methods.esvit_loss import sinkhorn_bias
+from tests import seeds
 
 F64 = torch.float64
 
 
 def projection(batch, tokens, prototypes=6, width=4, channels=5, seed=0, regions=True):
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=F64)
@@ -64,7 +65,7 @@ def written_out(student, teacher, loss, teacher_temp):
 
 def make_loss(seed=3, **options):
     loss = EsViTLoss(6, **options).to(F64)
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     for task in loss.tasks:
         getattr(loss, f"{task}_center").copy_(torch.randn(6, generator=g))
     return loss
@@ -262,7 +263,7 @@ def test_uniform_teacher_and_student_cost_ln_k():
 
 
 def test_sinkhorn_gives_every_prototype_the_same_share():
-    logits = 5 * torch.randn(40, 6, dtype=F64, generator=torch.Generator().manual_seed(0)) + torch.arange(6)
+    logits = 5 * torch.randn(40, 6, dtype=F64, generator=seeds.generator(0)) + torch.arange(6)
     plain = logits.softmax(-1).mean(0)
     balanced = (logits + sinkhorn_bias(logits, iterations=200)).softmax(-1)
     assert plain.max() > 0.25
@@ -273,7 +274,7 @@ def test_sinkhorn_gives_every_prototype_the_same_share():
 
 
 def test_sinkhorn_over_ranks_is_that_of_all_rows():
-    logits = torch.randn(8, 6, dtype=F64, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(8, 6, dtype=F64, generator=seeds.generator(0))
     whole = sinkhorn_bias(logits.repeat(2, 1))
     torch.testing.assert_close(sinkhorn_bias(logits, all_reduce=lambda x: x.mul_(2)), whole)
 
@@ -296,7 +297,7 @@ def test_sinkhorn_loss_is_that_of_balanced_targets():
 def test_statistics_of_matches():
     """Two views of one image; three regions of the student meet two of the teacher's in each of the other's views."""
     features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], dtype=F64)
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     rows, prototypes = torch.randn(6, 4, generator=g, dtype=F64), torch.randn(6, 4, generator=g, dtype=F64)
     student = Projection((3, 3), region=rows, region_prototypes=prototypes, features=features.repeat(2, 1))
     teacher = replace(student, tokens=(2, 2), region=rows[:4], features=torch.eye(2, dtype=F64).repeat(2, 1))
@@ -317,7 +318,7 @@ def test_teachers_of_two_sizes():
 
 @pytest.mark.parametrize("chunk", [1, 40, 80, 10_000])
 def test_sinkhorn_of_few_prototypes_at_a_time(chunk):
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     rows, prototypes, weight_g = (torch.randn(*s, generator=g, dtype=F64) for s in ((20, 4), (9, 4), (9, 1)))
     logits = rows @ (weight_g * prototypes / prototypes.norm(dim=1, keepdim=True)).T
     expected, row = logits / 0.3, 0.0

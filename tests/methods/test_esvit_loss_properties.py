@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from esvit_fast import ops
 from esvit_fast.methods import EsViTLoss, Projection
+from tests import seeds
 from tests.ops.drawn import BITWISE
 from tests.ops.problems import BACKENDS
 
@@ -19,7 +20,7 @@ ROWS = ("view", "region", "features")
 
 
 def projection(batch, tokens, dtype, seed, prototypes=9, width=4, channels=6):
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
@@ -46,7 +47,7 @@ def problems(draw):
 def run(student, teacher, backend, **options):
     """Loss, statistics, and gradients of the student's rows."""
     loss = EsViTLoss(9, **options).to(student.view.dtype)
-    g = torch.Generator().manual_seed(5)
+    g = seeds.generator(5)
     for task in loss.tasks:
         getattr(loss, f"{task}_center").copy_(torch.randn(9, generator=g))
     rows = [student.view.detach().requires_grad_(), student.region.detach().requires_grad_()]
@@ -75,7 +76,7 @@ def changed(p, change, names=ROWS):
 
 
 def order(count, seed):
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(count, generator=seeds.generator(seed))
 
 
 def close(ours, theirs):
@@ -184,7 +185,7 @@ def test_regions_that_are_views_cost_what_views_cost(problem, backend):
     ]  # fmt: skip
     value, _, _ = run(*single, backend, view_weight=1.0, region_weight=0.0)
     both = EsViTLoss(9, 0.5, 0.5).to(value.dtype)
-    g = torch.Generator().manual_seed(5)
+    g = seeds.generator(5)
     both.view_center.copy_(torch.randn(9, generator=g))
     both.region_center.copy_(both.view_center)
     with ops.backend(backend):

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from esvit_fast.methods import koleo
+from tests import seeds
 
 
 def rows(count, width, seed=0):
-    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(count, width, generator=seeds.generator(seed), dtype=torch.float64)
 
 
 def test_definition_in_plain_loops():

@@ -5,16 +5,17 @@ import torch
 
 from benchmarks.measuring import peak_bytes
 from esvit_fast.models import create_model
+from tests import seeds
 
 
 def made(stages):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     return create_model("swin_nano_w4", drop_path_rate=0.3, checkpoint_stages=stages)
 
 
 def backward(model, images):
     model.zero_grad()
-    torch.manual_seed(1)  # for the paths that are dropped
+    torch.manual_seed(seeds.shifted(1))  # for the paths that are dropped
     model(images).square().mean().backward()
 
 

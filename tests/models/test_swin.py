@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import swin_tiny_patch4_window7_224
 
 from esvit_fast.models import create_model, list_models
+from tests import seeds
 
 NAMES = [f"swin_{size}_w7" for size in ("tiny", "small", "base", "large")]
 NAMES += [f"swin_{size}_w14" for size in ("tiny", "small", "base")] + ["swin_nano_w4"]
 
 
 def nano(**options):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     return create_model("swin_nano_w4", **options).eval()
 
 
@@ -55,7 +56,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 
 def test_equals_timm_where_timm_pads_nothing():
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     theirs, ours = (
         swin_tiny_patch4_window7_224(num_classes=10).eval(),
         create_model("swin_tiny_w7", num_classes=10).eval(),
@@ -135,7 +136,7 @@ def test_weights_of_a_file_are_loaded_strictly(tmp_path):
     source, x = nano(), torch.randn(1, 3, 32, 32)
     state = source.state_dict() | {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16)}
     save_file(state, tmp_path / "model.safetensors")
-    torch.manual_seed(1)
+    torch.manual_seed(seeds.shifted(1))
     for path in (tmp_path, tmp_path / "model.safetensors"):
         assert torch.equal(create_model("swin_nano_w4", pretrained=path).eval()(x), source(x))
     classifier = create_model("swin_nano_w4", num_classes=5, pretrained=tmp_path)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from esvit_fast.nn import patch_model, unpatch_model
 from esvit_fast.nn.patching import Report
+from tests import seeds
 
 Results = dict[str, Tensor]
 
 
 def shaken(model: nn.Module) -> nn.Module:
     """The model in eval mode with every parameter off its initial value, so that nothing hides behind a zero."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeds.generator(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -26,7 +27,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def image(size: tuple[int, ...], batch: int = 1) -> Tensor:
-    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(2))
+    return torch.randn(batch, *size, generator=seeds.generator(2))
 
 
 def first(output) -> Tensor:
@@ -39,7 +40,7 @@ def results(model: nn.Module, x: Tensor, call: Callable = nn.Module.__call__) ->
     model.zero_grad()
     x = x.clone().requires_grad_()
     output = first(call(model, x))
-    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(3))
+    weight = torch.randn(output.shape, generator=seeds.generator(3))
     (output * weight.to(output.dtype)).sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {"output": output.detach(), "input": x.grad, **found}

@@ -12,6 +12,7 @@ from transformers.models.clap.modeling_clap import ClapAudioEncoder
 from transformers.models.donut.modeling_donut_swin import DonutSwinModel
 
 from esvit_fast.nn import patch_model
+from tests import seeds
 
 from .models import TIMM, huggingface_model, huggingface_swin, huggingface_swinv2, timm_model, torchvision_model
 from .parity import check, check_in_float64, image, shaken
@@ -156,7 +157,7 @@ SHARP = {
 @pytest.mark.parametrize("name", SHARP)
 def test_scores_that_reach_through_the_mask(name):
     """Cosines times 100 outweigh a mask of -100; tokens alone in their region show it, in heads of two channels."""
-    model, generator = SHARP[name](), torch.Generator().manual_seed(0)
+    model, generator = SHARP[name](), seeds.generator(0)
     with torch.no_grad():
         for part, parameter in model.named_parameters():
             if "logit_scale" in part:

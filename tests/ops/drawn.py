@@ -17,6 +17,7 @@ from torch import Tensor
 from esvit_fast import ops
 from esvit_fast.ops import Pairs
 from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
+from tests import seeds
 
 from .problems import BACKENDS
 
@@ -83,7 +84,7 @@ class Problem:
 
     def order(self, count: int, salt: int = 1) -> Tensor:
         """A permutation."""
-        return torch.randperm(count, generator=torch.Generator().manual_seed(1000 * salt + self.seed))
+        return torch.randperm(count, generator=seeds.generator(1000 * salt + self.seed))
 
     def slack(self) -> float:
         """What rounding may do to a loss of pairs that weigh 1: scores are rounded relative to their size."""
@@ -95,7 +96,7 @@ class Problem:
 def make(kind: str, dtype: torch.dtype, sizes: Sequence[int], temps: Sequence[float], seed: int) -> Problem:
     """A problem of rows, teachers, prototypes, width and pairs; logits of about 1, prototypes not short."""
     rows, teachers, prototypes, width, pairs = sizes
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     exact = torch.promote_types(dtype, torch.float32)
 
     def normal(*shape: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from esvit_fast import ops
 from esvit_fast.ops import Pairs, _native
+from tests import seeds
 
 NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 BACKENDS = ["reference", pytest.param("cpu", marks=NATIVE)]
@@ -14,7 +15,7 @@ TEMPERATURES = {"student_temp": 0.5, "teacher_temp": 0.2}
 
 def problem(dtype=torch.float64, rows=6, teachers=4, prototypes=7, width=3, pairs=9, seed=0):
     """Matrices, a centre and pairs."""
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=dtype)
@@ -30,7 +31,7 @@ def problem(dtype=torch.float64, rows=6, teachers=4, prototypes=7, width=3, pair
 
 def lengths(prototypes=7, dtype=torch.float64, seed=0):
     """weight_g of student and teacher, of both shapes that are allowed."""
-    g = torch.Generator().manual_seed(100 + seed)
+    g = seeds.generator(100 + seed)
     student, teacher = (0.5 + torch.rand(prototypes, generator=g, dtype=dtype) for _ in range(2))
     return {"student_weight_g": student.view(-1, 1), "teacher_weight_g": teacher}
 
@@ -41,7 +42,7 @@ REGIMES = ("init", "cos .5", "cos .9", "converging", "collapse")
 def regime(name, rows=48, teachers=32, prototypes=4096, width=64, seed=0):
     """float64 matrices, lengths, centre, pairs and temperatures as at the start of a run, on its way, at its end, and
     after a collapse to one uniform answer."""
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def unit(*shape):
         return F.normalize(torch.randn(*shape, generator=g, dtype=torch.float64), dim=-1)

@@ -1,6 +1,5 @@
 """The linear operator: its backends against float64, and the module that calls it."""
 
-import random
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from torch.library import opcheck
 
 from esvit_fast import nn, ops
 from esvit_fast.ops import _native
+from tests import seeds
 
 from .harness import walled, with_threads
 
@@ -21,12 +21,12 @@ NAMES = ("out", "x", "weight", "bias")
 
 
 def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+    return seeds.generator(seed)
 
 
 def draw(seed):
     """x, weight, bias or None, in float64."""
-    r, g = random.Random(seed), seeded(seed)
+    r, g = seeds.choices(seed), seeded(seed)
     lead = [(r.randint(1, 700),), (r.randint(1, 3), r.randint(1, 9), r.randint(1, 40)), ()][seed % 3]
     ins, outs = r.choice([1, 3, 16, 20, 64, 96, 130, r.randint(1, 300)]), r.choice([1, 7, 24, 96, r.randint(1, 300)])
     x, weight, bias = (
@@ -233,9 +233,9 @@ def test_wrong_arguments_are_named(change, error, message):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_module_is_torchs(dtype):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     ours = nn.Linear(20, 7, dtype=dtype)
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     theirs = torch.nn.Linear(20, 7, dtype=dtype)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     x = torch.randn(3, 20, dtype=dtype)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from esvit_fast.ops import Pairs
 from esvit_fast.ops._triton import _device
+from tests import seeds
 
 from .drawn import (
     BITWISE,
@@ -130,7 +131,7 @@ def test_directions_get_no_gradient_along_themselves(p, backend):
 
 @for_every_problem(dtypes=F32_UP)
 def test_a_constant_added_to_all_scores_of_a_row_changes_nothing(p, backend):
-    g = torch.Generator().manual_seed(p.seed)
+    g = seeds.generator(p.seed)
     moved = {"center": p.center + 2 * torch.randn(1, generator=g).to(p.exact)}
     if not p.weights:
         each = 2 * torch.randn(2, max(len(p.student), len(p.teacher)), 1, generator=g).to(p.dtype)

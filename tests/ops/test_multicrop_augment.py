@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-import random
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 from esvit_fast import ops
 from esvit_fast.ops import augment_parameters
 from esvit_fast.ops.multicrop_augment import COLUMNS
+from tests import seeds
 
 from .harness import run_with_instruction_set, with_threads
 from .problems import BACKENDS, NATIVE
@@ -27,7 +27,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def images(count: int, height: int = 16, width: int | None = None, seed: int = 0) -> torch.Tensor:
     """Smooth colours and noise, uint8 [count, 3, height, width]."""
-    g, width = torch.Generator().manual_seed(seed), width or height
+    g, width = seeds.generator(seed), width or height
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     waves = 2 * torch.rand(count, 3, 3, 1, 1, generator=g)
     smooth = 128 + 110 * torch.sin(waves[:, :, 0] * x / 3 + waves[:, :, 1] * y / 3 + 3 * waves[:, :, 2])
@@ -36,7 +36,7 @@ def images(count: int, height: int = 16, width: int | None = None, seed: int = 0
 
 def sampled(count: int, seed: int = 0) -> torch.Tensor:
     """Parameters of which each is neutral now and then."""
-    g = torch.Generator().manual_seed(1000 + seed)
+    g = seeds.generator(1000 + seed)
 
     def uniform(low: float, high: float, neutral: float = 0.0) -> torch.Tensor:
         value = low + (high - low) * torch.rand(count, generator=g)
@@ -87,7 +87,7 @@ def replaced(parameters: torch.Tensor, **columns: float) -> torch.Tensor:
 @pytest.mark.parametrize("part", range(4))
 def test_cpu_finds_what_float64_finds_at_any_size(part):
     for seed in range(15 * part, 15 * part + 15):
-        r = random.Random(seed)
+        r = seeds.choices(seed)
         height, width = (r.choice([1, 2, 15, 16, 17, 32, r.randint(1, 70), 96]) for _ in range(2))
         radius, count = r.choice([0, 1, 2, 6, 9, 30]), r.randint(1, 12)
         parameters = sampled(count, seed)
@@ -162,7 +162,7 @@ def test_grey_and_solarise_equal_torchvisions():
 
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (16, 16), (3, 20)])
 def test_blur_is_a_normalised_gaussian_with_repeated_borders(height, width):
-    x = torch.rand(3, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(3, 3, height, width, dtype=torch.float64, generator=seeds.generator(0))
     sigma, radius = torch.tensor([0.1, 0.9, 2.0], dtype=torch.float64), 6
     got = oracle.gaussian_blur(x, sigma, radius)
     padded = torch.nn.functional.pad(x, (radius,) * 4, mode="replicate")
@@ -197,7 +197,7 @@ def test_a_sample_does_not_depend_on_its_batch(backend, monkeypatch):
     close = {"rtol": 0, "atol": 1e-6 if backend == "reference" else 0}
     torch.testing.assert_close(augment(x, parameters, backend), whole, **close)
     torch.testing.assert_close(augment(x[7:8], parameters[7:8], backend)[0], whole[7], **close)
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(20, generator=seeds.generator(0))
     torch.testing.assert_close(augment(x[order], parameters[order], backend), whole[order], **close)
 
 

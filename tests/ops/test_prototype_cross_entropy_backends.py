@@ -1,13 +1,12 @@
 """The cross-entropy over prototypes on the CPU, and in chunks: exact at any size, and small."""
 
-import random
-
 import pytest
 import torch
 
 from esvit_fast import ops
 from esvit_fast.ops import _native
 from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
+from tests import seeds
 
 from .harness import run_with_instruction_set, with_threads
 from .problems import DEMANDED, REGIMES, TEMPERATURES, assert_exact_in, lengths, problem, regime, results
@@ -19,7 +18,7 @@ profiled = pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 
 def drawn(seed):
     """A problem of any size, in float64."""
-    r = random.Random(seed)
+    r = seeds.choices(seed)
     sizes = {
         "rows": r.choice([1, 3, r.randint(1, 40), r.randint(1, 600)]),
         "teachers": r.choice([1, r.randint(1, 40), r.randint(1, 300)]),

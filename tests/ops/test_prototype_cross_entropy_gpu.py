@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from esvit_fast import ops
+from tests import seeds
 
 from .gpu import DEVICE, DTYPES, moved, needs_memory, on_kernels_of, same_bits
 from .problems import REGIMES, TEMPERATURES, assert_exact_in, results
@@ -50,7 +51,7 @@ def test_the_states_of_a_run(backend, name, dtype, precision):
 def test_more_scores_than_31_bits_count(backend):
     """A row's gradient does not depend on others, of which there are 33,000, with 65,536 prototypes."""
     needs_memory(8)
-    g = torch.Generator(DEVICE).manual_seed(0)
+    g = seeds.generator(0, DEVICE)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, device=DEVICE)

@@ -1,13 +1,13 @@
 """Matching regions by cosine similarity: every backend that runs here."""
 
 import math
-import random
 
 import pytest
 import torch
 from torch.library import opcheck
 
 from esvit_fast import ops
+from tests import seeds
 
 from .problems import BACKENDS, NATIVE
 
@@ -19,7 +19,7 @@ SHAPES = [(2, 2, 9, 49, 40), (1, 1, 49, 70, 96), (2, None, 1, 1, 7), (1, 3, 33, 
 def drawn(shape, dtype, seed=0):
     """Maps of student and teacher."""
     batch, views, tokens, candidates, channels = shape
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
     of = (batch, candidates, channels) if views is None else (batch, views, candidates, channels)
     return student, torch.randn(of, generator=g).to(dtype)
@@ -38,7 +38,7 @@ def assert_those_of_float64(found, student, teacher):
 
 @each_backend
 def test_is_the_first_maximum_of_the_cosine_similarity(backend):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     student, teacher = torch.randn(3, 7, 5, dtype=torch.float64), torch.randn(3, 11, 5, dtype=torch.float64)
     index, similarity, margin = ops.region_match(student, teacher, backend=backend)
     cosine = torch.nn.functional.cosine_similarity(student[:, :, None], teacher[:, None], dim=-1)
@@ -53,7 +53,7 @@ def test_is_the_first_maximum_of_the_cosine_similarity(backend):
 @pytest.mark.parametrize("part", range(4))
 def test_cpu_finds_what_torch_finds_at_any_size(part):
     for seed in range(15 * part, 15 * part + 15):
-        r = random.Random(seed)
+        r = seeds.choices(seed)
         tokens, candidates = (r.choice([1, 2, 49, 63, 64, 65, r.randint(1, 300), 1024]) for _ in range(2))
         channels, views = r.choice([1, 3, 16, 96, r.randint(1, 200)]), r.choice([None, 1, 2])
         batch = r.randint(1, 3)
@@ -77,7 +77,7 @@ def test_a_single_region_has_no_rival(backend):
 
 @each_backend
 def test_half_precision_features_are_compared_in_float32(backend):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     common = torch.randn(1, 1, 64)
     student, teacher = (common + 0.05 * torch.randn(1, 49, 64) for _ in range(2))
     exact = ops.region_match(student, teacher, backend=backend).index
@@ -95,7 +95,7 @@ def test_half_precision_features_are_compared_in_float32(backend):
 @pytest.mark.parametrize("rounding", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_numbers_are_rounded_as_by_torch(rounding, dtype):
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     common = torch.randn(1, 1, 64, dtype=dtype)
     student, teacher = (common + 0.2 * torch.randn(4, 49, 64, dtype=dtype) for _ in range(2))
     ours, theirs = (ops.region_match(student, teacher, match_dtype=rounding, backend=b) for b in ("cpu", "reference"))
@@ -145,7 +145,7 @@ def test_wrong_arguments_are_named(student, teacher, error, message):
 
 
 def test_autocast_does_not_round_the_similarity():
-    torch.manual_seed(0)
+    torch.manual_seed(seeds.shifted(0))
     student, teacher = (torch.randn(1, 1, 64) + 0.05 * torch.randn(1, 49, 64) for _ in range(2))
     exact = ops.region_match(student, teacher)
     with torch.autocast("cpu", torch.bfloat16):

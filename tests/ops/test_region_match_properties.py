@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from esvit_fast import ops
 from esvit_fast.ops._triton import _device
+from tests import seeds
 
 from .drawn import BITWISE, DTYPES
 from .harness import run_in_the_interpreter
@@ -25,7 +26,7 @@ CLEAR = 1e-4
 def draw(shape, dtype, seed):
     """Maps [batch, tokens, channels] of the student and [batch, views, tokens, channels] of the teacher."""
     batch, views, tokens, candidates, channels = shape
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     student = torch.randn(batch, tokens, channels, generator=g).to(dtype)
     return student, torch.randn(batch, views, candidates, channels, generator=g).to(dtype), seed
 
@@ -46,7 +47,7 @@ def for_all_maps(prop):
 
 
 def order(count, seed):
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(count, generator=seeds.generator(seed))
 
 
 def assert_same(found, expected, backend):
@@ -102,7 +103,7 @@ def test_an_image_and_a_view_are_matched_as_if_alone(drawn, backend):
 def test_lengths_do_not_matter(drawn, backend):
     """Powers of 2 round nothing: not even bits do."""
     student, teacher, seed = drawn
-    powers = 2.0 ** torch.randint(-3, 4, (teacher.shape[2], 1), generator=torch.Generator().manual_seed(seed))
+    powers = 2.0 ** torch.randint(-3, 4, (teacher.shape[2], 1), generator=seeds.generator(seed))
     scaled = ops.region_match(4 * student.float(), teacher.float() * powers, backend=backend)
     assert_same(scaled, ops.region_match(student.float(), teacher.float(), backend=backend), backend)
 

@@ -1,13 +1,13 @@
 """Cross-entropy of pairs of logits."""
 
 import math
-import random
 
 import pytest
 import torch
 from torch.library import opcheck
 
 from esvit_fast import ops
+from tests import seeds
 
 from .harness import with_threads
 from .problems import BACKENDS, NATIVE, TEMPERATURES, problem
@@ -93,7 +93,7 @@ def test_opcheck(backend):
 @pytest.mark.parametrize("part", range(4))
 def test_cpu_equals_the_oracle_at_any_size(part):
     for seed in range(12 * part, 12 * part + 12):
-        r = random.Random(seed)
+        r = seeds.choices(seed)
         sizes = {
             "rows": r.choice([1, 5, r.randint(1, 60)]),
             "teachers": r.choice([1, r.randint(1, 40)]),
@@ -215,7 +215,7 @@ def test_a_gradient_in_place_is_refused_where_it_would_be_wrong():
 @NATIVE
 @pytest.mark.parametrize("offset", [0, 30, 100])
 def test_scores_far_from_zero_lose_no_more_than_in_torch(offset):
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     student, teacher = (offset + torch.randn(n, 4096, generator=g, dtype=torch.float64) for n in (40, 30))
     pairs = ops.Pairs(torch.arange(40), torch.arange(40) % 30, torch.full((40,), 1 / 40))
     temps = {"student_temp": 0.1, "teacher_temp": 0.04}

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.exactness import doubles, draws, judge
 from esvit_fast import ops
+from tests import seeds
 
 from .gpu import DTYPES, moved, on_kernels_of, same_bits, taken_by
 
@@ -28,7 +29,7 @@ def results(logits, center, pairs, backend, dtype):
 def test_as_exact_as_torch(backend, dtype, size):
     """Twice plain torch's error and one rounding, in the same bits in every run."""
     rows, teachers, prototypes, count = size
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     logits = [torch.randn(n, prototypes, generator=g).to(dtype) for n in (rows, teachers)]
     which = [torch.randint(n, (count,), generator=g) for n in (rows, teachers)]
     pairs = ops.Pairs(*which, torch.rand(count, generator=g) / count)

@@ -8,6 +8,7 @@ import torch
 from esvit_fast import ops
 from esvit_fast.ops import Facts, Pairs, _native
 from esvit_fast.ops._triton import _device
+from tests import seeds
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 
@@ -16,7 +17,7 @@ TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
 
 
 def problem(rows, teachers, prototypes, pairs, seed, offset=0.0):
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
     student, teacher = (offset + torch.randn(n, prototypes, generator=g) for n in (rows, teachers))
     index = (torch.randint(n, (pairs,), generator=g) for n in (rows, teachers))
     return student, teacher, 0.1 * torch.randn(prototypes, generator=g), Pairs(*index, torch.rand(pairs, generator=g))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.library import opcheck
 
 from esvit_fast import ops, reference
+from tests import seeds
 
 F64 = torch.float64
 
@@ -87,7 +88,7 @@ def cases(draw):
 
 
 def tensors(case, dtype=F64):
-    generator = torch.Generator().manual_seed(case["seed"])
+    generator = seeds.generator(case["seed"])
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=dtype)
@@ -130,7 +131,7 @@ def test_gradients_equal_autograd_of_the_oracle(case):
     ):
         inputs = [x.clone().requires_grad_() for x in given]
         out = attend(**dict(zip(names(case), inputs, strict=True)), **options(case))
-        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+        weights = torch.randn(out.shape, generator=seeds.generator(1), dtype=F64)
         grads.append(torch.autograd.grad((out * weights).sum(), inputs, allow_unused=True))
     for ours, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-11, atol=1e-12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from benchmarks.exactness import draws, judge, together
 from esvit_fast import ops
 from esvit_fast.ops import _native
+from tests import seeds
 
 from .harness import refused_instruction_set, run, run_with_instruction_set, walled, with_threads
 
@@ -20,13 +20,13 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 def draw(seed, side=70, window=16):
     """Tensors and options of one problem; small maps, windows and pads are as likely as large ones."""
-    r = random.Random(seed)
+    r = seeds.choices(seed)
     size = [r.randint(1, r.choice([4, 16, side])) for _ in range(2)]
     window_size = tuple(r.randint(2, r.choice([4, 8, window])) for _ in range(2))
     heads, head_dim = r.choice([(1, 16), (2, 32), (3, 8), (1, 64), (2, 20)])
     n, channels = window_size[0] * window_size[1], heads * head_dim
     dtype = r.choice(DTYPES)
-    g = torch.Generator().manual_seed(seed)
+    g = seeds.generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -56,7 +56,7 @@ def results(tensors, options, backend, dtype=None):
         name: None if x is None else x.detach().to(dtype or x.dtype).requires_grad_() for name, x in tensors.items()
     }
     out = ops.window_attention(**given, backend=backend, **options)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.randn(out.shape, generator=seeds.generator(1), dtype=torch.float64)
     inputs = {name: x for name, x in given.items() if x is not None}
     grads = torch.autograd.grad(out, list(inputs.values()), weights.to(out))
     return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
@@ -146,7 +146,7 @@ def test_nothing_is_read_beside_the_inputs(seed):
 @pytest.mark.parametrize(("window", "heads", "size"), [(14, 1, 70), (7, 14, 33), (4, 3, 41)])
 def test_the_same_bits_for_any_number_of_threads(window, heads, size):
     """As in a user's process: where torch is not told to be deterministic."""
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     channels = 16 * heads
     tensors = {
         "qkv": torch.randn(3, size, size, 3 * channels, generator=g),
@@ -192,7 +192,7 @@ def test_strided_maps_and_gradients():
 def test_groups_of_heads_are_as_exact(case):
     """With more threads than shares, heads are gathered in groups."""
     heads, head_dim, window = case
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     tensors = {
         "qkv": torch.randn(1, 9, 8, 3 * heads * head_dim, generator=g),
         "bias": torch.randn((2 * window - 1) ** 2, heads, generator=g),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from esvit_fast import ops
+from tests import seeds
 
 from .gpu import DEVICE, DTYPES, may_refuse, moved, needs_memory, on_kernels_of, same_bits, taken_by
 from .harness import walled
@@ -62,7 +63,7 @@ SWIN = [(56, 96, 3, 7, 3), (14, 384, 12, 7, 3), (6, 384, 12, 7, 0), (3, 768, 24,
 
 def layer(dtype, side, dim, heads, window, shift, batch=2):
     """Tensors and options of a layer of Swin."""
-    g = torch.Generator().manual_seed(0)
+    g = seeds.generator(0)
     shapes = {"qkv": (batch, side, side, 3 * dim), "bias": ((2 * window - 1) ** 2, heads), "pad_kv": (2 * dim,)}
     tensors = {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
     tensors = {name: x if name == "bias" else x.to(dtype) for name, x in tensors.items()} | {"cosine_scale": None}
@@ -114,7 +115,7 @@ def test_offsets_of_more_than_31_bits(backend):
     """The last image of a batch with more than 2^31 numbers has the bits that it has alone."""
     needs_memory(20)
     side, dim, batch = 56, 96, 2400
-    g = torch.Generator(DEVICE).manual_seed(0)
+    g = seeds.generator(0, DEVICE)
     qkv = torch.empty(batch, side, side, 3 * dim, dtype=torch.bfloat16, device=DEVICE)
     assert qkv.numel() > 2**31
     qkv.normal_(generator=g).requires_grad_()

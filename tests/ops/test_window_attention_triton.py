@@ -16,6 +16,7 @@ import torch
 from esvit_fast import ops
 from esvit_fast.ops import _shares, _window_tables, _windows
 from esvit_fast.ops._triton import _device
+from tests import seeds
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 from .test_window_attention_backends import assert_as_exact_as_torch, draw, results
@@ -70,7 +71,7 @@ def check_tables():
 def check_refinement():
     """What large values and one heavy key take from a row's derivatives in float32, the kernels give back."""
     for side in (4, 10):  # one block, and several
-        qkv = torch.randn(1, side - 1, side, 48, generator=torch.Generator().manual_seed(0))
+        qkv = torch.randn(1, side - 1, side, 48, generator=seeds.generator(0))
         qkv[..., :16] = qkv[..., :16].abs()
         qkv[..., 32:] += 50
         pad_kv = torch.tensor([2.0, 50.0]).repeat_interleave(16)
