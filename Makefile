@@ -2,6 +2,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
@@ -18,10 +19,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) setup.py $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints.txt torch ninja "setuptools>=77,<82"
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,jpeg]"
+	$(PIP) -c $(CONSTRAINTS) torch ninja "setuptools>=77,<82"
+	$(PIP) -c $(CONSTRAINTS) --no-build-isolation -e ".[test,jpeg]"
 	touch $@
 
 clean:
