@@ -9,7 +9,18 @@ from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
 from tests import seeds
 
 from .harness import run_with_instruction_set, with_threads
-from .problems import DEMANDED, REGIMES, TEMPERATURES, assert_exact_in, lengths, problem, regime, results
+from .problems import (
+    DEMANDED,
+    REGIMES,
+    TEMPERATURES,
+    assert_exact_in,
+    drawn_from,
+    lengths,
+    problem,
+    regime,
+    results,
+    rounded,
+)
 
 pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
 each_backend = pytest.mark.parametrize("backend", ["cpu", "chunked"])
@@ -32,15 +43,19 @@ def drawn(seed):
     return [x * scale[i % 2] for i, x in enumerate(matrices[:4])] + list(matrices[4:]), options
 
 
-def assert_close(found, truth, tolerance, what, plain=None):
-    """Relative to the norm, and to what all pairs weigh: with one prototype everything is 0."""
+def assert_close(found, truth, tolerance, what, drawn=()):
+    """Relative to the norm, and to what all pairs weigh: with one prototype everything is 0. Or at most twice as far
+    off as plain torch in any of the draws."""
     *_, pairs = what[0]
-    for i, (ours, exact) in enumerate(zip(found, truth, strict=True)):
+    ratios, torchs = [], [0.0] * len(found)
+    for ours, exact in zip(found, truth, strict=True):
         assert ours.shape == exact.shape
-        allowed = tolerance * (exact.norm() + pairs.weight.sum())
-        if plain is not None:
-            allowed = max(allowed, 2 * (plain[i] - exact).norm())
-        assert (ours - exact).norm() <= allowed, (what[1], i, ours.shape, ours.dtype, (ours - exact).norm() / allowed)
+        ratios.append(((ours - exact).norm() / (tolerance * (exact.norm() + pairs.weight.sum()))).item())
+    for plain, exact in drawn if max(ratios) > 1 else ():
+        torchs = [max(t, float((x - y).norm())) for t, x, y in zip(torchs, plain, exact, strict=True)]
+        if all(r <= 1 or (x - y).norm() <= 2 * t for r, t, x, y in zip(ratios, torchs, found, truth, strict=True)):
+            return
+    assert max(ratios) <= 1, (what[1], ratios, torchs)
 
 
 @each_backend
@@ -51,8 +66,8 @@ def test_equals_the_oracle_at_any_size(part, backend, monkeypatch):
         matrices, options = drawn(seed)
         truth = results(matrices, options, "reference")
         assert_close(results(matrices, options, backend), truth, 1e-13, (matrices, seed))
-        found, plain = (results(matrices, options, name, torch.float32) for name in (backend, "reference"))
-        assert_close(found, truth, 1e-6, (matrices, seed), plain)
+        found, given = results(matrices, options, backend, torch.float32), rounded(matrices, options, torch.float32)
+        assert_close(found, truth, 1e-6, (matrices, seed), drawn_from(given))
 
 
 @each_backend
@@ -62,11 +77,8 @@ def test_errors_in_every_state_of_a_run(name, seed, backend):
     for sizes in ({}, {"rows": 20, "teachers": 12, "prototypes": 2048, "width": 256}):
         (*tensors, pairs), options = regime(name, seed=seed, **sizes)
         for dtype in DEMANDED:
-            rounded = *(x.to(dtype).double() for x in tensors), pairs
-            round_options = {k: v.to(dtype).double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-            exact = results(rounded, round_options, "reference")
-            found, plain = (results((*tensors, pairs), options, each, dtype) for each in (backend, "reference"))
-            assert_exact_in(name, found, exact, plain, dtype, pairs)
+            given = rounded((*tensors, pairs), options, dtype)
+            assert_exact_in(name, results(*given, backend), drawn_from(given), dtype, pairs)
 
 
 @profiled

@@ -9,8 +9,8 @@ from esvit_fast import ops
 from tests import seeds
 
 from .gpu import DEVICE, DTYPES, moved, needs_memory, on_kernels_of, same_bits
-from .problems import REGIMES, TEMPERATURES, assert_exact_in, results
-from .test_prototype_cross_entropy_triton import SIZES, assert_close, autocast, drawn, of_a_run, plainly, rounded
+from .problems import REGIMES, TEMPERATURES, assert_exact_in, drawn_from, results
+from .test_prototype_cross_entropy_triton import SIZES, assert_close, autocast, drawn, of_a_run, rounded
 
 pytestmark = on_kernels_of("prototype_cross_entropy")
 ALLOWED = {
@@ -36,7 +36,7 @@ def test_odd_sizes(backend, dtype, seed):
 @pytest.mark.parametrize("name", REGIMES)
 def test_the_states_of_a_run(backend, name, dtype, precision):
     """As exact as is demanded of what is computed in, which is 16 bits unless float32 must be exact."""
-    matrices, options, truth = moved(of_a_run(name, dtype))
+    matrices, options, _ = moved(of_a_run(name, dtype))
     torch.set_float32_matmul_precision(precision)
     try:
         ours = results(matrices, options, backend)
@@ -44,8 +44,8 @@ def test_the_states_of_a_run(backend, name, dtype, precision):
         torch.set_float32_matmul_precision("highest")
     exact = (dtype, precision) == (torch.float32, "highest")
     computed = torch.float16 if dtype == torch.float32 and not exact else dtype
-    plain = (plainly if exact else autocast)(matrices, options)
-    assert_exact_in(name, ours, truth, plain, computed, matrices[-1])
+    drawn = drawn_from((matrices, options), None if exact else autocast)
+    assert_exact_in(name, ours, drawn, computed, matrices[-1])
 
 
 def test_more_scores_than_31_bits_count(backend):

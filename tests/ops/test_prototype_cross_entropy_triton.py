@@ -16,7 +16,7 @@ from esvit_fast.ops._plan import Facts
 from esvit_fast.ops._triton import _device
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
-from .problems import REGIMES, TEMPERATURES, assert_exact_in, lengths, problem, regime, results
+from .problems import REGIMES, TEMPERATURES, assert_exact_in, drawn_from, lengths, problem, regime, results
 
 pytestmark = pytest.mark.skipif(_device.MISSING is not None, reason=str(_device.MISSING))
 SIZES = [
@@ -63,11 +63,6 @@ def check(seeds):
             assert_close(results(matrices, options, "triton"), truth, ALLOWED[dtype], (seed, dtype))
 
 
-def plainly(matrices, options):
-    """Results of plain torch in the dtype of the matrices."""
-    return results(matrices, options, "reference")
-
-
 def autocast(matrices, options):
     """Loss and gradients as torch computes them under autocast to float16: logits are rounded."""
     *tensors, pairs = matrices
@@ -93,13 +88,13 @@ def of_a_run(name, dtype, seed=0):
 
 def check_regimes(dtype, precision="highest", seeds=1):
     for name, seed in itertools.product(REGIMES, range(seeds)):
-        matrices, options, truth = of_a_run(name, dtype, seed)
+        matrices, options, _ = of_a_run(name, dtype, seed)
         torch.set_float32_matmul_precision(precision)
         found = results(matrices, options, "triton")
         torch.set_float32_matmul_precision("highest")
         computed = dtype if precision == "highest" else torch.float16
-        plain = (autocast if computed == torch.float16 else plainly)(matrices, options)
-        assert_exact_in(name, found, truth, plain, computed, matrices[-1])
+        drawn = drawn_from((matrices, options), autocast if computed == torch.float16 else None)
+        assert_exact_in(name, found, drawn, computed, matrices[-1])
 
 
 def check_needs():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from benchmarks.exactness import doubles, draws, judge
 from esvit_fast import ops
 from tests import seeds
 
@@ -219,16 +220,17 @@ def test_scores_far_from_zero_lose_no_more_than_in_torch(offset):
     student, teacher = (offset + torch.randn(n, 4096, generator=g, dtype=torch.float64) for n in (40, 30))
     pairs = ops.Pairs(torch.arange(40), torch.arange(40) % 30, torch.full((40,), 1 / 40))
     temps = {"student_temp": 0.1, "teacher_temp": 0.04}
-    found = {}
-    for name, dtype in (("exact", torch.float64), ("reference", torch.float32), ("cpu", torch.float32)):
-        x = student.float().to(dtype).requires_grad_()
-        center = torch.zeros(4096, dtype=dtype)
-        backend = "reference" if name == "exact" else name
-        loss, _ = ops.soft_cross_entropy(x, teacher.float().to(dtype), center, pairs, **temps, backend=backend)
-        found[name] = loss.detach(), torch.autograd.grad(loss, x)[0]
-    for exact, plain, ours in zip(*(found[name] for name in ("exact", "reference", "cpu")), strict=True):
-        error, torchs = ((x - exact).norm() / exact.norm() for x in (ours, plain))
-        assert error <= max(2 * torchs, 1e-6), (error, torchs)
+
+    def run(given, backend="reference"):
+        x, teacher = given
+        x.requires_grad_()
+        center = torch.zeros(4096, dtype=x.dtype)
+        loss, _ = ops.soft_cross_entropy(x, teacher, center, pairs, **temps, backend=backend)
+        return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    given = student.float(), teacher.float()
+    judged = judge(run(given, "cpu"), draws(lambda drawn: (run(drawn), run(doubles(drawn))), given))
+    assert judged.ratio <= 1, judged
 
 
 @NATIVE
