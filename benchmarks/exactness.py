@@ -195,6 +195,8 @@ def _torchs(name: str, drawn: Sequence[Draw]) -> float:
 def _rows(
     found: Results, plain: Results, exact: Results, measures: Sequence[Measure], dtype: torch.dtype | None
 ) -> list[Judged]:
+    if len(found) != len(exact):
+        raise ValueError(f"found has {len(found)} results; there must be {len(exact)}, as of plain torch")
     rows = []
     for name in exact if isinstance(exact, Mapping) else range(len(exact)):
         ours, target = found[name], exact[name].double()

@@ -169,6 +169,8 @@ def test_what_is_no_number_or_of_another_shape_is_an_error():
     assert judge(plain, [(plain, exact)]).ratio == 0
     for wrong in (torch.tensor([1.0, torch.nan]), torch.tensor([torch.inf, 1.0]), torch.ones(1)):
         assert judge([plain[0], wrong], [(plain, exact)]).ratio == torch.inf
+    with pytest.raises(ValueError, match="found has 1 results; there must be 2"):
+        judge(plain[:1], [(plain, exact)])
 
 
 def test_what_is_below_the_smallest_float32_may_count_as_zero():
