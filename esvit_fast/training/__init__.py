@@ -1,7 +1,8 @@
 """Time, ranks, files and failures: pretraining runs."""
 
 from .distributed import Ranks, pick_device, setup_distributed, teardown_distributed
-from .run import Outcome, Reporter, pretrain, resume
+from .files import Reporter
+from .run import Outcome, pretrain, resume
 from .trainer import NotFinite, Trainer, build_backbone, build_method
 
 __all__ = [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import record_function
@@ -27,37 +26,19 @@ from ..data import (
     prefetch,
     steps_per_epoch,
 )
-from .checkpoint import load_latest, save_checkpoint, save_weights, write_atomic
-from .diagnostics import Collapsed, Diagnosis, Finding
+from .checkpoint import load_latest, write_atomic
+from .diagnostics import Collapsed
 from .distributed import Ranks, accumulation_steps, barrier, gather, micro_batch
 from .environment import environment
-from .loggers import check_loggers, open_loggers
-from .metrics import MetricsLog, read_metrics, truncate_after
+from .files import Reporter, RunFiles
+from .loggers import check_loggers
+from .metrics import MetricsLog, truncate_after
 from .online_knn import OnlineKnn
 from .profiling import DATA, StepProfiler
 from .records import Clock, Record, position
 from .start import check_folder, holds_run, launch, launched_by, restarted, settings_of_run
 from .stopping import StopRequest
-from .trainer import NotFinite, Trainer, teacher_weights
-
-
-class Reporter(Protocol):
-    """Where a run says how it goes; called on the main rank only."""
-
-    def start(self, trainer: Trainer) -> None:
-        """The run begins, or goes on, at `trainer.step`."""
-
-    def step(self, step: int, record: dict[str, Any] | None) -> None:
-        """A step is done; the record is that of a logged step."""
-
-    def knn(self, record: dict[str, Any]) -> None:
-        """k-NN accuracy has been measured."""
-
-    def warning(self, record: dict[str, Any]) -> None:
-        """Something is wrong with the run: `Finding` as a record."""
-
-    def stop(self) -> None:
-        """The run is over, whatever the reason."""
+from .trainer import NotFinite, Trainer
 
 
 class Outcome(NamedTuple):
@@ -222,7 +203,7 @@ def _run(
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), Clock(train.batch_size)
     profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
-    with StopRequest() as stop, _Files(out, trainer, reporter, unless_collapsed) as files, profiler:
+    with StopRequest() as stop, RunFiles(out, trainer, reporter, unless_collapsed) as files, profiler:
         if ranks.is_main:
             reporter.start(trainer)
         if train.stop_on_collapse and files.found:
@@ -267,88 +248,6 @@ def _run(
             raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
     signal = stop.signal if trainer.step < trainer.total_steps else None
     return Outcome(trainer.step, trainer.total_steps, signal, time.monotonic() - begin)
-
-
-class _Files:
-    """What the main rank writes and says; other ranks do nothing."""
-
-    def __init__(self, out: Path, trainer: Trainer, reporter: Reporter, unless_collapsed: bool = False):
-        self.out, self.reporter, self.log = out, reporter, None
-        self.coming: deque[Record] = deque()
-        self.found: list[Finding] = []
-        if trainer.ranks.is_main:
-            self.log = MetricsLog(out / "metrics.jsonl")
-            self.loggers = open_loggers(trainer.config, out, trainer.step)
-            self.diagnosis = Diagnosis(trainer.config, micro_batch(trainer.config, trainer.ranks.world_size))
-            for record in read_metrics(self.log.path):
-                if record.get("kind") == "train":
-                    found = self.diagnosis.see(record)  # and has told
-                    if unless_collapsed and record["step"] + trainer.lag >= trainer.step:
-                        self.found += found
-
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.log is not None:
-            self.log.close()
-            for logger in self.loggers:
-                logger.close()
-            self.reporter.stop()
-
-    def step(self, trainer: Trainer, record: Record | None) -> None:
-        if self.log is not None:
-            if record is not None:
-                self.coming.append(record)
-            arrived = self.coming and self.coming[0].due <= trainer.step
-            self._report(trainer, self._read(trainer) if arrived else None)
-
-    def write_records(self, trainer: Trainer) -> None:
-        """Write those of the last steps as well, for which a device is waited."""
-        while self.coming:
-            self._report(trainer, self._read(trainer))
-
-    def _read(self, trainer: Trainer) -> dict[str, Any]:
-        record = self.coming[0].read(trainer)
-        self.coming.popleft()
-        self._write(record)
-        return record
-
-    def _report(self, trainer: Trainer, record: dict[str, Any] | None) -> None:
-        self.reporter.step(trainer.step, record)
-        for finding in [] if record is None else self.diagnosis.see(record):
-            self.found.append(finding)
-            warning = {"kind": "warning"} | {name: record[name] for name in ("step", "samples", "epoch")}
-            warning |= {"finding": finding.kind, "since": finding.since}
-            warning |= {"evidence": finding.evidence, "remedy": finding.remedy}
-            self._write(warning)
-            self.reporter.warning(warning)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        for log in (self.log, *self.loggers):
-            log.write(record)
-
-    def knn(self, trainer: Trainer, knn: OnlineKnn) -> None:
-        trainer.settle()  # on all ranks, as it raises: the others would wait for this one
-        accuracy = knn(trainer.plain_teacher())
-        if self.log is not None:
-            self.write_records(trainer)
-            record = {"kind": "knn", **position(trainer), **accuracy}
-            self._write(record)
-            self.reporter.knn(record)
-        barrier()
-
-    def checkpoint(self, trainer: Trainer, corrupt: CorruptionLog) -> None:
-        tensors, meta = trainer.state()  # likewise
-        if self.log is not None:
-            self.write_records(trainer)
-            meta["corrupt"] = sorted(corrupt.failed)
-            save_checkpoint(
-                self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
-            )
-            facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
-            save_weights(self.out / "model.safetensors", teacher_weights(tensors), facts)
-        barrier()
 
 
 def _title(trainer: Trainer) -> str:

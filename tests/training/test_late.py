@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from esvit_fast import ops
 from esvit_fast.training import NotFinite, Ranks, Trainer, pretrain
 from esvit_fast.training.checkpoint import load_latest
+from esvit_fast.training.files import RunFiles
 from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.run import _Files
 from esvit_fast.training.signals import signals
 
 from .runs import CPU, Silent, batches, broken_after, go_on, nan_loss, read_late, small, start, trained_weights
@@ -84,7 +84,7 @@ def test_all_ranks_raise_together_before_they_wait_for_one_another(late, tmp_pat
         trainer.train_step([batch])
     trainer.ranks = Ranks(1, 2, CPU.device)  # which writes nothing
     with pytest.raises(NotFinite, match="not finite in steps 1 to 3"):
-        getattr(_Files(tmp_path, trainer, Silent()), what)(trainer, lambda teacher: {})
+        getattr(RunFiles(tmp_path, trainer, Silent()), what)(trainer, lambda teacher: {})
 
 
 def test_of_steps_that_were_all_skipped_weights_are_none_the_less_told(late, monkeypatch):
