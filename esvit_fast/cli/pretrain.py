@@ -98,9 +98,18 @@ def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> i
     finally:
         teardown_distributed()
     if ranks.is_main:
-        stopped = (
-            f"stopped at step {outcome.step} of {outcome.total_steps}, saved; go on with `esvit-fast resume {out}`"
-        )
-        done = f"done: {outcome.step} steps in {outcome.seconds:.0f} s; weights in {out / 'model.safetensors'}"
-        print(stopped if outcome.signal else done, file=sys.stderr)
+        print(_ending(outcome, out), file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 0
+
+
+def _ending(outcome: Outcome, out: Path) -> str:
+    """How a run ended, and what comes next, in a line."""
+    if outcome.signal:
+        return f"stopped at step {outcome.step} of {outcome.total_steps}, saved; go on with `esvit-fast resume {out}`"
+    weights = f"weights in {out / 'model.safetensors'}"
+    if outcome.begun == outcome.total_steps:
+        return (
+            f"{out} is complete at step {outcome.step}; nothing to do, {weights}; "
+            f"`esvit-fast resume {out} --train.epochs N` with a larger N goes on"
+        )
+    return f"done: {outcome.step} steps in {outcome.seconds:.0f} s; {weights}"

@@ -8,6 +8,7 @@ from .encoded import Source, SourceError
 from .fingerprint import Fingerprint, changes, fingerprint
 from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
 from .multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
+from .place import absolute
 from .prefetch import prefetch
 from .sources import open_source, open_splits
 
@@ -23,6 +24,7 @@ __all__ = [
     "Source",
     "SourceError",
     "TooManyCorrupt",
+    "absolute",
     "changes",
     "check_device_decode",
     "crop_boxes",

@@ -10,25 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .atomic import CheckpointError, mode_of_new_files, set_mode, sync, unfinished, write_atomic
 
 STATE, META, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 FORMAT = 1
 
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or weights file cannot be written or is not as it was written; the message says which and why."""
 
 
 class Checkpoint(NamedTuple):
@@ -57,19 +55,21 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], meta
     except (TypeError, ValueError) as error:
         raise ValueError(f"meta with keys {', '.join(meta)} must be plain JSON with finite numbers: {error}") from None
     path = folder / f"step_{step}"
-    temp = folder / f".tmp-{path.name}"
+    temp = unfinished(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".tmp-*"):
             _delete(stale)
         temp.mkdir()
+        mode = mode_of_new_files(temp)
         save_file(_storable(tensors), temp / STATE)
+        set_mode(temp / STATE, mode)
         (temp / META).write_bytes(text)
         (temp / MANIFEST).write_bytes(_manifest(step, {name: _facts(temp / name) for name in (STATE, META)}))
         for name in (STATE, META, MANIFEST, "."):
-            _sync(temp / name)
+            sync(temp / name)
         _move_into_place(temp, path)
-        _sync(folder)
+        sync(folder)
         _verify(path)
         _remove_superseded(folder, step, keep)
     except (OSError, SafetensorError) as error:
@@ -101,6 +101,21 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def clean(folder: Path) -> None:
+    """Delete what writers that were killed have left in a checkpoint folder; nobody may be writing there.
+
+    Raises:
+        CheckpointError: it cannot be deleted.
+    """
+    replaced = (path for path in _list(folder) if path.name.startswith(".old-"))
+    done = [path for path in replaced if _is_whole(path.with_name(path.name.removeprefix(".old-")))]
+    try:
+        for path in [*folder.glob(".tmp-*"), *done]:
+            _delete(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename!r} cannot be removed: {error.strerror}; remove it") from error
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint folder, after checking the length and SHA-256 of its files.
 
@@ -124,30 +139,17 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor], meta: Mapping[str
     write_atomic(path, lambda temp: save_file(_storable(state_dict), temp, metadata=text))
 
 
-def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Replace a file so that a reader, or a kill, at any moment finds the old or the new one whole.
-
-    `content` is the new bytes, or a function that writes them to the path that it is given.
-
-    Raises:
-        CheckpointError: the disk is full or fails; the old file is untouched.
-    """
-    temp = path.with_name(f".tmp-{path.name}")
+def holds_weights(path: Path, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bool:
+    """Whether a file is what `save_weights` would write; one that cannot be read is not."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            temp.write_bytes(content)
-        else:
-            content(temp)
-        _sync(temp)
-        temp.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"path={str(path)!r} could not be written: {error}; check that the disk has room and is writable"
-        ) from error
-    finally:
-        temp.unlink(missing_ok=True)
+        with safe_open(path, "pt") as file:
+            if file.metadata() != {key: str(value) for key, value in meta.items()}:
+                return False
+            if set(file.keys()) != set(state_dict):
+                return False
+            return all(torch.equal(file.get_tensor(name), tensor.cpu()) for name, tensor in state_dict.items())
+    except (OSError, SafetensorError):
+        return False
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,17 +215,6 @@ def _read_manifest(path: Path) -> tuple[int, dict[str, Any]]:
     return step, files
 
 
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk, and out of the page cache, so that verifying it reads the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
 def _list(folder: Path) -> list[Path]:
     """Checkpoints by rising step; of one step, the one that was being replaced comes first."""
     pattern = re.compile(r"(?:\.old-)?step_(\d+)")
@@ -266,7 +257,7 @@ def _is_whole(path: Path) -> bool:
 def _delete(path: Path) -> None:
     """Remove a folder such that a kill halfway leaves no half checkpoint under a checkpoint's name."""
     if not path.name.startswith(".tmp-"):
-        path = path.rename(path.with_name(f".tmp-{path.name}"))
+        path = path.rename(unfinished(path))
     if path.is_dir():
         shutil.rmtree(path)
     else:

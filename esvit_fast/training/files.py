@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..data import CorruptionLog
-from .checkpoint import save_checkpoint, save_weights
+from torch import Tensor
+
+from ..config import Config, save_config
+from ..data import CorruptionLog, absolute
+from .atomic import write_atomic
+from .checkpoint import holds_weights, save_checkpoint, save_weights
 from .diagnostics import Diagnosis, Finding
 from .distributed import barrier, micro_batch
 from .loggers import open_loggers
@@ -34,6 +40,20 @@ class Reporter(Protocol):
 
     def stop(self) -> None:
         """The run is over, whatever the reason."""
+
+
+def write_config(out: Path, config: Config) -> None:
+    """Write the settings with which a run goes on; its images are found from any folder."""
+    found = replace(config, data=replace(config.data, source=absolute(config.data.source)))
+    write_atomic(out / "config.yaml", lambda path: save_config(found, path))
+
+
+def keep_weights(out: Path, trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
+    """Let model.safetensors be the teacher's backbone of a checkpoint's tensors; untouched if it is."""
+    path, weights = out / "model.safetensors", teacher_weights(tensors)
+    facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
+    if not holds_weights(path, weights, facts):
+        save_weights(path, weights, facts)
 
 
 class RunFiles:
@@ -113,6 +133,5 @@ class RunFiles:
             save_checkpoint(
                 self.out / "checkpoints", trainer.step, tensors, meta, trainer.config.train.keep_checkpoints
             )
-            facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
-            save_weights(self.out / "model.safetensors", teacher_weights(tensors), facts)
+            keep_weights(self.out, trainer, tensors)
         barrier()

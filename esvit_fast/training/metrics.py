@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from esvit_fast.training.checkpoint import CheckpointError, write_atomic
+from .atomic import CheckpointError, write_atomic
 
 
 class MetricsLog:
@@ -22,7 +22,7 @@ class MetricsLog:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         with _alone(self._descriptor):
             content = path.read_bytes()
             if not content.endswith(b"\n"):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import record_function
 
-from ..config import Config, save_config
+from ..config import Config
 from ..data import (
     Batch,
     CorruptionLog,
@@ -26,17 +26,19 @@ from ..data import (
     prefetch,
     steps_per_epoch,
 )
-from .checkpoint import load_latest, write_atomic
+from .atomic import remove_unfinished, write_atomic
+from .checkpoint import clean, load_latest
 from .diagnostics import Collapsed
 from .distributed import Ranks, accumulation_steps, barrier, gather, micro_batch
 from .environment import environment
-from .files import Reporter, RunFiles
+from .files import Reporter, RunFiles, keep_weights, write_config
+from .lock import check_no_writer, only_writer
 from .loggers import check_loggers
 from .metrics import MetricsLog, truncate_after
 from .online_knn import OnlineKnn
 from .profiling import DATA, StepProfiler
 from .records import Clock, Record, position
-from .start import check_folder, holds_run, launch, launched_by, restarted, settings_of_run
+from .start import check_epochs, check_folder, holds_run, launch, launched_by, restarted, settings_of_run, source_of_run
 from .stopping import StopRequest
 from .trainer import NotFinite, Trainer
 
@@ -48,6 +50,8 @@ class Outcome(NamedTuple):
     total_steps: int
     signal: int | None
     seconds: float
+    begun: int = 0
+    """The step from which it went on."""
 
 
 def pretrain(
@@ -62,6 +66,7 @@ def pretrain(
     Raises:
         ValueError: the folder already holds a run, or one with other settings, or cannot be written; or the
             configuration or its data cannot work.
+        Busy: a run is going on in the folder.
         NotFinite: three steps in a row were not finite; the last checkpoint is from before them.
         Collapsed: something is wrong with the run, and `train.stop_on_collapse` asks to stop then.
     """
@@ -72,6 +77,7 @@ def pretrain(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
         "choose another"
     )
+    check_no_writer(out, ranks)
     if holds_run(out):
         if or_resume or (restarted() and launch() and launched_by(out) == launch()):
             return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
@@ -79,18 +85,21 @@ def pretrain(
     source = open_source(config.data.source, "train", config.data.max_megapixels)
     trainer = _trainer(config, source, ranks, profile)
     inputs = _inputs(trainer, source)
-    if holds_run(out):  # somebody else's, begun meanwhile
-        raise taken
     if ranks.is_main:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"out={str(out)!r} cannot be created: {error.strerror}; choose another folder") from error
-        facts = {**environment(ranks.device, ranks.world_size), "launch": launch()}
-        write_atomic(out / "environment.json", _json(facts))
-        write_atomic(out / "config.yaml", lambda path: save_config(config, path))
-    barrier()
-    return _run(trainer, inputs, out, reporter, profile)
+    with only_writer(out, ranks):
+        if holds_run(out):  # somebody else's, begun meanwhile
+            raise taken
+        if ranks.is_main:
+            remove_unfinished(out)
+            facts = {**environment(ranks.device, ranks.world_size), "launch": launch()}
+            write_atomic(out / "environment.json", _json(facts))
+            write_config(out, config)
+        barrier()
+        return _run(trainer, inputs, out, reporter, profile)
 
 
 def resume(
@@ -111,7 +120,9 @@ def resume(
         unless_collapsed: leave a run as it is which `train.stop_on_collapse` has stopped, and cure none.
 
     Raises:
-        ValueError: the folder holds no run, or one with other settings, or its data have changed.
+        ValueError: the folder holds no run, or one with other settings, or one that has gone further than asked for,
+            or its data have changed.
+        Busy: a run is going on in the folder.
         CheckpointError: every checkpoint is damaged.
         NotFinite, Collapsed: as `pretrain`.
     """
@@ -121,25 +132,38 @@ def resume(
         raise ValueError(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
-    config, cured = settings_of_run(out, config, on_purpose=not unless_collapsed)
-    micro_batch(config, ranks.world_size)
-    source = open_source(config.data.source, "train", config.data.max_megapixels)
-    trainer = _trainer(config, source, ranks, profile)
+    with only_writer(out, ranks):
+        config, cured = settings_of_run(out, config, on_purpose=not unless_collapsed)
+        micro_batch(config, ranks.world_size)
+        source = source_of_run(config)
+        trainer = _trainer(config, source, ranks, profile)
+        corrupt = _load(trainer, out)
+        inputs = _inputs(trainer, source, corrupt)
+        if ranks.is_main:
+            write_config(out, config)
+            # without a checkpoint, what was measured before the first step is measured again
+            truncate_after(out / "metrics.jsonl", trainer.step or -1)
+            if cured:
+                with MetricsLog(out / "metrics.jsonl") as log:
+                    log.write({"kind": "settings", **position(trainer), "changed": cured})
+        barrier()
+        return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
+
+
+def _load(trainer: Trainer, out: Path) -> Sequence[int]:
+    """Go on from the last checkpoint, if there is one; the images that were unreadable until then."""
     checkpoint = load_latest(out / "checkpoints")
     if checkpoint is not None:
         trainer.load(checkpoint)
     if len(set(gather([trainer.step]))) > 1:
         raise ValueError(f"run={str(out)!r}: ranks found different checkpoints; it must be a folder that all share")
-    inputs = _inputs(trainer, source, checkpoint.meta.get("corrupt", ()) if checkpoint else ())
-    if ranks.is_main:
-        write_atomic(out / "config.yaml", lambda path: save_config(config, path))
-        # without a checkpoint, what was measured before the first step is measured again
-        truncate_after(out / "metrics.jsonl", trainer.step or -1)
-        if cured:
-            with MetricsLog(out / "metrics.jsonl") as log:
-                log.write({"kind": "settings", **position(trainer), "changed": cured})
-    barrier()
-    return _run(trainer, inputs, out, reporter, profile, unless_collapsed)
+    check_epochs(trainer)
+    if trainer.ranks.is_main:
+        remove_unfinished(out)
+        clean(out / "checkpoints")
+        if checkpoint is not None:
+            keep_weights(out, trainer, checkpoint.tensors)
+    return checkpoint.meta.get("corrupt", ()) if checkpoint else ()
 
 
 def _trainer(config: Config, source: Source, ranks: Ranks, profile: int) -> Trainer:
@@ -210,7 +234,11 @@ def _run(
             stop.ask()
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        saved, batches = trainer.step, prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode)
+        first, saved, batches = (
+            trainer.step,
+            trainer.step,
+            prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode),
+        )
         try:
             while trainer.step < trainer.total_steps and not stop.agreed():
                 profiler.next()
@@ -247,7 +275,7 @@ def _run(
         if train.stop_on_collapse and trainer.step < trainer.total_steps and (found := gather(files.found)):
             raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
     signal = stop.signal if trainer.step < trainer.total_steps else None
-    return Outcome(trainer.step, trainer.total_steps, signal, time.monotonic() - begin)
+    return Outcome(trainer.step, trainer.total_steps, signal, time.monotonic() - begin, first)
 
 
 def _title(trainer: Trainer) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
 
 from ..config import Config, ConfigError, load_config, settings
+from ..data import Source, SourceError, absolute, open_source
 from .distributed import gather
+from .trainer import Trainer
 
 _FREE = re.compile(
     r"eval\..*|data\.(source|workers|decode|max_corrupt_share)|model\.checkpoint_stages|"
@@ -68,6 +71,38 @@ def launched_by(out: Path) -> str | None:
 def restarted() -> bool:
     """Whether torchrun starts processes again, after one of them failed; those of a new node may be there at first."""
     return any(gather([int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0]))
+
+
+def source_of_run(config: Config) -> Source:
+    """The images with which a run goes on.
+
+    Raises:
+        SourceError: as `open_source`; a path that is not absolute was written from another folder, by hand or by
+            version 0.1.
+    """
+    spec = config.data.source
+    try:
+        return open_source(spec, "train", config.data.max_megapixels)
+    except SourceError as error:
+        if absolute(spec) == spec:
+            raise
+        raise SourceError(
+            f"{error}; this path is relative to the folder in which the run began: resume there, or pass --data.source"
+        ) from None
+
+
+def check_epochs(trainer: Trainer) -> None:
+    """Refuse fewer epochs than a run has done.
+
+    Raises:
+        ConfigError: with both.
+    """
+    if trainer.step > trainer.total_steps:
+        epochs, done = trainer.config.train.epochs, trainer.samples / trainer.epoch_samples
+        raise ConfigError(
+            f"train.epochs={epochs:g} is {trainer.total_steps:,} steps, but the run has done {trainer.step:,} "
+            f"({done:.4g} epochs); pass --train.epochs {math.ceil(done * 100) / 100:g} or more"
+        )
 
 
 def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple[Config, dict[str, list[str]]]:

@@ -19,11 +19,12 @@ from esvit_fast.models.checkpoint import load_weights
 from esvit_fast.training import checkpoint
 from esvit_fast.training.checkpoint import (
     CheckpointError,
+    clean,
+    holds_weights,
     load_checkpoint,
     load_latest,
     save_checkpoint,
     save_weights,
-    write_atomic,
 )
 
 META = {"seed": 3, "loss": 0.1, "nested": {"epochs": [1, 2.5, None, "é"]}}
@@ -201,7 +202,7 @@ def test_a_kill_while_deleting_leaves_no_half_checkpoint_under_its_name(tmp_path
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 2, tensors(2), {}, keep=1)
     monkeypatch.undo()
-    assert names(tmp_path) == [".tmp-step_1", "step_2"]
+    assert [name[:11] for name in names(tmp_path)] == [".tmp-step_1", "step_2"]
     assert load_latest(tmp_path).step == 2
 
 
@@ -295,21 +296,13 @@ def test_sigkill_at_random_moments_never_loses_the_latest(tmp_path):
     assert names(tmp_path) == sorted([f"step_{steps[-1]}", f"step_{steps[-1] + 1}"])
 
 
-def test_write_atomic_replaces_bytes_or_what_a_function_writes(tmp_path):
-    path = tmp_path / "new" / "config.yaml"
-    write_atomic(path, b"a: 1\n")
-    write_atomic(path, lambda temp: temp.write_text("a: 2\n"))
-    assert path.read_bytes() == b"a: 2\n" and names(path.parent) == ["config.yaml"]
-
-    def fail(temp):
-        temp.write_text("half")
-        raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        write_atomic(path, fail)
-    with files_no_larger_than(10), pytest.raises(CheckpointError, match=r"config\.yaml.*could not be written"):
-        write_atomic(path, b"a" * 100)
-    assert path.read_bytes() == b"a: 2\n" and names(path.parent) == ["config.yaml"]
+def test_what_a_kill_left_is_cleaned_and_what_is_needed_stays(tmp_path):
+    save_checkpoint(tmp_path, 5, tensors(5), {}, keep=1)
+    shutil.copytree(tmp_path / "step_5", tmp_path / ".old-step_5")
+    shutil.copytree(tmp_path / "step_5", tmp_path / ".old-step_6")  # its replacement has not come
+    shutil.copytree(tmp_path / "step_5", tmp_path / ".tmp-step_7-0123abcd")
+    clean(tmp_path)
+    assert names(tmp_path) == [".old-step_6", "step_5"]
 
 
 def test_weights_round_trip_and_survive_a_failed_write(tmp_path):
@@ -322,3 +315,15 @@ def test_weights_round_trip_and_survive_a_failed_write(tmp_path):
     assert meta == {"model": "swin_nano_w4", "step": "12"}
     assert found.keys() == given.keys() and all(torch.equal(found[name], given[name]) for name in given)
     assert names(tmp_path) == ["model.safetensors"]
+
+
+def test_weights_that_are_older_other_damaged_or_missing_are_told(tmp_path):
+    path, given, meta = tmp_path / "model.safetensors", tensors(1), {"model": "swin_nano_w4", "step": 12}
+    assert not holds_weights(path, given, meta)
+    save_weights(path, given, meta)
+    assert holds_weights(path, given, meta)
+    assert not holds_weights(path, given, meta | {"step": 13})
+    assert not holds_weights(path, tensors(2), meta)
+    assert not holds_weights(path, given | {"more": torch.zeros(1)}, meta)
+    damage(path, "truncate", 60, 0)
+    assert not holds_weights(path, given, meta)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esvit_fast.config import load_config, save_config
-from esvit_fast.data import TooManyCorrupt
+from esvit_fast.config import ConfigError, load_config, save_config
+from esvit_fast.data import SourceError, TooManyCorrupt
 from esvit_fast.models import create_model
+from esvit_fast.models.checkpoint import load_weights
 from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, resume
-from esvit_fast.training.checkpoint import CheckpointError, load_latest
+from esvit_fast.training.checkpoint import CheckpointError, load_latest, save_weights
 from esvit_fast.training.metrics import read_metrics
 
 from .runs import (
@@ -180,8 +182,49 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, caplog):
 
 def test_resuming_a_complete_run_changes_nothing(finished):
     before = (finished / "metrics.jsonl").read_bytes()
-    assert go_on(finished).step == 12
+    outcome = go_on(finished)
+    assert outcome.begun == outcome.step == outcome.total_steps == 12
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", ["nothing", "those of an earlier step", "half"])
+def test_resuming_makes_weights_current_and_removes_what_a_kill_left(finished, tmp_path, left):
+    run = shutil.copytree(finished, tmp_path / "run")
+    file = run / "model.safetensors"
+    weights, meta = load_weights(finished / "model.safetensors")
+    if left == "nothing":
+        file.unlink()
+    elif left == "half":
+        file.write_bytes(file.read_bytes()[:10_000])
+    else:
+        save_weights(file, weights, meta | {"step": 9, "samples": 72})
+    (run / ".tmp-metrics.jsonl-01234567").mkdir()
+    (run / "checkpoints" / ".tmp-step_12-01234567").mkdir()
+    go_on(run)
+    found, told = load_weights(file)
+    assert told == meta and all(torch.equal(found[name], weights[name]) for name in weights)
+    assert not list(run.rglob(".*")) and not (run / "run.lock").exists()
+
+
+def test_fewer_epochs_than_a_run_has_done_are_refused(finished):
+    config, before = small(epochs=1), (finished / "config.yaml").read_bytes()
+    message = r"train\.epochs=1 is 6 steps, but the run has done 12 \(2 epochs\); pass --train.epochs 2 or more"
+    with pytest.raises(ConfigError, match=message):
+        resume(finished, CPU, Silent(), config)
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_images_of_a_run_are_found_from_another_folder(tmp_path, monkeypatch):
+    folder_of_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / "run", with_data(small(epochs=0.5), source="images"))
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert config.data.source == str(tmp_path / "images")
+    monkeypatch.chdir("/")
+    assert go_on(tmp_path / "run").step == 2
+    save_config(with_data(config, source="images"), tmp_path / "run" / "config.yaml")
+    with pytest.raises(SourceError, match=r"'images' .*; this path is relative to the folder in .*--data\.source$"):
+        go_on(tmp_path / "run")
 
 
 def test_accumulation_and_workers_change_only_rounding(finished, tmp_path):

@@ -1,0 +1,174 @@
+"""One writer a run: a lock in its folder, which ends with the process that holds it, whatever ends that.
+
+The file `run.lock` tells who holds it; the lock itself is the kernel's (flock), so that a file which a killed process
+has left is no obstacle. Where a file system has no such locks, the file decides: one of a process that is gone is
+removed, one of another machine is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .distributed import Ranks, gather
+
+try:
+    import fcntl
+except ImportError:  # not a system with flock
+    fcntl = None
+
+LOCK = "run.lock"
+_PATIENCE = 2.0
+"""Seconds for a process that is just ending, or that only looks."""
+_HELD: set[int] = set()
+
+
+class Busy(ValueError):
+    """Somebody else writes to this folder."""
+
+
+@contextmanager
+def only_writer(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Be the run that writes to a folder, which exists; the main rank holds the lock for all, and all call this.
+
+    Raises:
+        Busy: a run is going on there; who and since when. On all ranks.
+    """
+    descriptor, refused = None, []
+    if ranks.is_main:
+        try:
+            descriptor = _acquire(out)
+        except Busy as error:
+            refused = [str(error)]
+    try:
+        if refused := gather(refused):
+            raise Busy(refused[0])
+        yield
+    finally:
+        if descriptor is not None:
+            (out / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody waits for a file without a name
+            _HELD.discard(descriptor)
+            os.close(descriptor)
+
+
+def check_no_writer(out: Path, ranks: Ranks) -> None:
+    """Find out early, and without a trace in the folder, whether a run is going on there; all ranks call this.
+
+    Raises:
+        Busy: as `only_writer`.
+    """
+    refused = []
+    if ranks.is_main:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = os.open(out / LOCK, os.O_RDWR)
+            try:
+                if _flock(descriptor) is False:
+                    refused = [_busy(out)]
+            finally:
+                os.close(descriptor)
+    if refused := gather(refused):
+        raise Busy(refused[0])
+
+
+def _acquire(out: Path) -> int:
+    """An open, locked file that tells of this process."""
+    path, patience = out / LOCK, time.monotonic() + _PATIENCE
+    me = {"pid": os.getpid(), "host": platform.node(), "born": _born(os.getpid()), "since": time.time()}
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        locked = _flock(descriptor)
+        free = locked or (locked is None and not _is_live(_owner(path)))
+        if free and _is_named(descriptor, path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(me).encode(), 0)
+            if locked or _stays(path, me):
+                _HELD.add(descriptor)
+                return descriptor
+        os.close(descriptor)
+        if not free and time.monotonic() > patience:
+            raise Busy(_busy(out))
+        time.sleep(0.05)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name: who held it may have removed it meanwhile."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
+def _stays(path: Path, me: dict[str, Any]) -> bool:
+    """Whether nobody else has taken, at the same moment, a file that cannot be locked."""
+    time.sleep(0.2)
+    return _owner(path) == me
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether a file is locked now; None where it cannot be."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (AttributeError, OSError):  # no such call, or not on this file system
+        return None
+    return True
+
+
+def _busy(out: Path) -> str:
+    owner = _owner(out / LOCK)
+    who = ""
+    if owner:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+        who = f" (pid {owner['pid']} on {owner['host']}, since {since})"
+    away = owner and owner["host"] != platform.node()
+    ended = f"; if that process has ended, remove {LOCK}" if away else ""
+    return f"out={str(out)!r}: a run is going on here{who}; wait for it, stop it, or choose another folder{ended}"
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """Who wrote the file; empty if nobody has yet."""
+    for _ in range(20):  # it is locked first, and then written
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(path.read_bytes())
+            return {name: found[name] for name in ("pid", "host", "born", "since")}
+        time.sleep(0.01)
+    return {}
+
+
+def _is_live(owner: dict[str, Any]) -> bool:
+    """Whether the process that wrote the file may still be at work; one of another machine may."""
+    if not owner:
+        return False
+    if owner["host"] != platform.node():
+        return True
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return owner["born"] == _born(owner["pid"])  # else its number was given away
+
+
+def _born(pid: int) -> str | None:
+    """When a process was started, in the kernel's ticks, where the system tells."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
+def _let_go() -> None:
+    """A child that outlives this process, such as a loader's worker, must not hold its lock on."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
