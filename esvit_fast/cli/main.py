@@ -1,4 +1,4 @@
-"""Which command is called; errors of the user become one line and exit code 2."""
+"""Which command is called; errors of the user become one line and exit code 2, the loss of a process 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped."""
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped.
+
+    It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on.
+    """
     write_anything()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -46,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         if _is_loss_of_a_rank(error):  # first, as it may be raised where this package waits
             _fail("another rank has ended, and so this one does; why is said above, or by what started them")
-            os._exit(2)  # the new start waits for this: no farewell to the others, nor to a loader's workers
+            os._exit(1)  # the new start waits for this: no farewell to the others, nor to a loader's workers
+        if _is_loss_of_a_worker(error):
+            _fail(str(error))
+            os._exit(1)  # what it held may be locked for ever
         if _is_ours(error):
             return _fail(str(error))
         raise
@@ -72,6 +78,11 @@ def _is_loss_of_a_rank(error: Exception) -> bool:
     from ..training.distributed import is_loss_of_a_rank
 
     return is_loss_of_a_rank(error)
+
+
+def _is_loss_of_a_worker(error: Exception) -> bool:
+    workers = sys.modules.get("esvit_fast.data.workers")
+    return workers is not None and isinstance(error, workers.WorkerDied)
 
 
 def _fail(message: str) -> int:

@@ -11,6 +11,7 @@ from .multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
 from .place import absolute
 from .prefetch import prefetch
 from .sources import open_source, open_splits
+from .workers import SharedMemoryFull, WorkerDied, interruptible
 
 __all__ = [
     "SLOTS",
@@ -21,9 +22,11 @@ __all__ = [
     "Fingerprint",
     "Loader",
     "MultiCrop",
+    "SharedMemoryFull",
     "Source",
     "SourceError",
     "TooManyCorrupt",
+    "WorkerDied",
     "absolute",
     "changes",
     "check_device_decode",
@@ -33,6 +36,7 @@ __all__ = [
     "eval_image",
     "eval_transform",
     "fingerprint",
+    "interruptible",
     "make_loader",
     "normalize",
     "open_source",

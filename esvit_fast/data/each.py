@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .encoded import Source
-from .loader import start_worker, worker_count
+from .loader import worker_count
+from .workers import answers, share, start_worker
 
 CHUNK = 16
 """Images that a process answers for at a time."""
@@ -33,14 +34,17 @@ def each(
 
     Args:
         workers: processes, as `data.workers`: -1 is one per core but one, at most 8; 0 is this process.
+
+    Raises:
+        WorkerDied, SharedMemoryFull: as `workers.answers`.
     """
     loader = DataLoader(
         _Each(function, source, rows),
         batch_size=CHUNK,
-        collate_fn=list,
+        collate_fn=share,
         num_workers=min(worker_count(workers), -(-len(rows) // CHUNK)),
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else it would advance the global one
     )
-    for chunk in loader:
+    for chunk in answers(loader):
         yield from chunk

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import DataConfig
+from ..config import CropConfig, DataConfig
 from .decode import CorruptImage, decode_image, plain_jpeg_size
 from .device_decode import DeviceDecoder, Jpeg, Jpegs
 from .draws import AUGMENT, CROP, epoch_order, replacements, uniforms
 from .encoded import EncodedSource, Source
 from .multicrop import MultiCrop
+from .workers import Full, answers, check_shared_memory, share, start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +178,7 @@ class Loader:
 
     Raises:
         TooManyCorrupt: while iterating, when image after image cannot be read.
+        WorkerDied, SharedMemoryFull: while iterating, as `workers.answers`.
     """
 
     def __init__(self, loader: DataLoader, decode: DeviceDecoder | None = None):
@@ -187,7 +188,7 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
+        for batch in answers(self.loader):
             # returned, not raised, by the worker: an exception that crosses processes loses its one-line message
             if isinstance(batch, TooManyCorrupt):
                 raise batch
@@ -213,7 +214,7 @@ def make_loader(
 
     Raises:
         ValueError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, a start that
-            is no multiple of the batch, or data.decode=gpu for images that are not encoded.
+            is no multiple of the batch, data.decode=gpu for images that are not encoded, or too little shared memory.
     """
     on_device = config.decode == "gpu"
     if on_device and not isinstance(source, EncodedSource):
@@ -230,11 +231,15 @@ def make_loader(
         world_size=world_size,
         accumulation_steps=accumulation_steps,
     )
+    workers = worker_count(config.workers)
+    if not on_device:  # else its images are as large as their files
+        micro = batch_size // (world_size * accumulation_steps)
+        check_shared_memory(workers, micro * _crop_bytes(config.crops), held=accumulation_steps)
     loader = DataLoader(
         CropDataset(source, config, seed, encoded=on_device),
         batch_sampler=batches,
-        num_workers=worker_count(config.workers),
-        collate_fn=collate,
+        num_workers=workers,
+        collate_fn=_collate_shared,
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each iterator would advance the global one
@@ -256,6 +261,15 @@ def collate(samples: list[Sample | TooManyCorrupt]) -> Batch | TooManyCorrupt:
         failures=[failure for sample in samples for failure in sample.failures],
         jpegs=Jpegs.join([samples[row].jpeg for row in rows], rows) if rows else None,
     )
+
+
+def _collate_shared(samples: list[Sample | TooManyCorrupt]) -> Batch | TooManyCorrupt | Full:
+    return share(collate(samples))
+
+
+def _crop_bytes(crops: CropConfig) -> int:
+    """Of an image's crops."""
+    return sum(3 * size * size for size in crops.sizes)
 
 
 def worker_count(workers: int) -> int:
@@ -306,13 +320,3 @@ class CorruptionLog:
                 f"data.max_corrupt_share={self.max_share:g} is exceeded: {count} of {self.length} images cannot be "
                 f"read, the last is {last}; remove or repair them, or raise data.max_corrupt_share"
             )
-
-
-def start_worker(_: int) -> None:
-    """Set up a process that reads images: one thread, and no part in signals to the group."""
-    torch.set_num_threads(1)
-    # who stops a group of processes means the training process, which ends its workers when it has saved
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    # one that outlived a killed training process would hold its connections to other ranks, which would wait for it
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from ..data import (
     TooManyCorrupt,
     check_device_decode,
     fingerprint,
+    interruptible,
     make_loader,
     open_source,
     prefetch,
@@ -227,18 +229,20 @@ def _run(
     train, ranks, knn = trainer.config.train, trainer.ranks, inputs.knn
     begin, clock = time.monotonic(), Clock(train.batch_size)
     profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
-    with StopRequest() as stop, RunFiles(out, trainer, reporter, unless_collapsed) as files, profiler:
+    batches = prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode)
+    with (
+        StopRequest() as stop,
+        RunFiles(out, trainer, reporter, unless_collapsed) as files,
+        profiler,
+        closing(batches),
+    ):
         if ranks.is_main:
             reporter.start(trainer)
         if train.stop_on_collapse and files.found:
             stop.ask()
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        first, saved, batches = (
-            trainer.step,
-            trainer.step,
-            prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode),
-        )
+        first = saved = trainer.step
         try:
             while trainer.step < trainer.total_steps and not stop.agreed():
                 profiler.next()
@@ -247,7 +251,8 @@ def _run(
                     micro = _next(batches, inputs.accumulation_steps, inputs.corrupt)
                 clock.work()
                 before = trainer.epoch
-                result = trainer.train_step(micro)
+                with interruptible():
+                    result = trainer.train_step(micro)
                 logged = trainer.step % train.log_every_steps == 0 or trainer.step in (1, trainer.total_steps)
                 files.step(trainer, Record(trainer, result, clock, inputs.corrupt) if logged else None)
                 if train.stop_on_collapse and files.found:
