@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on.
     """
     write_anything()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -47,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)
     except (ValueError, RuntimeError) as error:
-        if _is_loss_of_a_rank(error):  # first, as it may be raised where this package waits
-            _fail("another rank has ended, and so this one does; why is said above, or by what started them")
+        if lost := _loss_of_a_rank(error):  # first, as it may be raised where this package waits
+            _fail(lost)
             os._exit(1)  # the new start waits for this: no farewell to the others, nor to a loader's workers
         if _is_loss_of_a_worker(error):
             _fail(str(error))
@@ -72,12 +73,12 @@ def _is_ours(error: Exception) -> bool:
     return traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__.split(".")[0])
 
 
-def _is_loss_of_a_rank(error: Exception) -> bool:
+def _loss_of_a_rank(error: Exception) -> str | None:
     if "WORLD_SIZE" not in os.environ:
-        return False
-    from ..training.distributed import is_loss_of_a_rank
+        return None
+    from ..training.distributed import is_loss_of_a_rank, loss_of_a_rank
 
-    return is_loss_of_a_rank(error)
+    return loss_of_a_rank(error) if is_loss_of_a_rank(error) else None
 
 
 def _is_loss_of_a_worker(error: Exception) -> bool:

@@ -38,27 +38,30 @@ def fingerprint(source: Source) -> Fingerprint:
     return {"sha256": whole.hexdigest(), "images": len(source), "shards" if shards else "runs": parts}
 
 
-def changes(then: Fingerprint | str, now: Fingerprint | str) -> str | None:
+def changes(then: Fingerprint | str, now: Fingerprint | str, when: tuple[str, str] = ("then", "now")) -> str | None:
     """In words, in what the images of two fingerprints differ; None if they are the same.
 
     Either may be the bare hash that older checkpoints hold, which tells only whether.
+
+    Args:
+        when: what the two are called.
     """
     if _hash(then) == _hash(now):
         return None
     if isinstance(then, str) or isinstance(now, str):
         return "their names or labels differ"
-    said = f"{_count(then['images'], 'image')} then, {now['images']:,} now"
+    said = f"{_count(then['images'], 'image')} {when[0]}, {now['images']:,} {when[1]}"
     if "shards" in then and "shards" in now:
-        return f"{said}; {_of_shards(then['shards'], now['shards'])}"
+        return f"{said}; {_of_shards(then['shards'], now['shards'], when)}"
     if "shards" in then or "shards" in now:
         return f"{said}; they were {'' if 'shards' in then else 'not '}in shards"
-    return f"{said}; {_of_runs(then, now)}"
+    return f"{said}; {_of_runs(then, now, when)}"
 
 
-def _of_shards(then: list, now: list) -> str:
+def _of_shards(then: list, now: list, when: tuple[str, str]) -> str:
     before, after = ({name: rest for name, *rest in shards} for shards in (then, now))
     changed = [
-        f"{name}: {count:,} then, {after[name][0]:,} now"
+        f"{name}: {count:,} {when[0]}, {after[name][0]:,} {when[1]}"
         for name, (count, digest) in before.items()
         if after.get(name, [count, digest]) != [count, digest]
     ]
@@ -71,7 +74,7 @@ def _of_shards(then: list, now: list) -> str:
     return ", ".join(said) or "the shards are in another order"
 
 
-def _of_runs(then: Fingerprint, now: Fingerprint) -> str:
+def _of_runs(then: Fingerprint, now: Fingerprint, when: tuple[str, str]) -> str:
     before, after = (
         {start: (name, digest) for name, start, digest in [*of["runs"], ["", of["images"], of["sha256"][:12]]]}
         for of in (then, now)
@@ -85,7 +88,7 @@ def _of_runs(then: Fingerprint, now: Fingerprint) -> str:
     was, is_ = before[low][0], after[low][0]
     if not was or not is_:
         return f"those from number {low:,} on are {'missing' if was else 'new'}, {(was or is_)!r} first"
-    names = f"{was!r} then, {is_!r} now" if was != is_ else f"{was!r}"
+    names = f"{was!r} {when[0]}, {is_!r} {when[1]}" if was != is_ else f"{was!r}"
     if high == low + 1:
         return f"the first that differs is number {low:,}, {names}" + (", with another label" if was == is_ else "")
     where = f"among the {high - low:,} from number {low:,} on" if high else f"at or behind number {low:,}"

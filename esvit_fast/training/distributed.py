@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import Config, ConfigError, TrainConfig
+from .meeting import Place, end_with_launcher, meet, place
 
 
 @dataclass(frozen=True)
@@ -38,43 +39,37 @@ def setup_distributed(device: str = "auto") -> Ranks:
     process, "cuda:N".
 
     Raises:
-        ValueError: the device is unknown, is not there, or cannot be shared by this machine's processes.
+        ValueError: the device is unknown, is not there, or cannot be shared by this machine's processes; or the ranks
+            did not meet.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    end_with_launcher()
+    here = place()
+    if here is None:
         return Ranks(0, 1, pick_device(device))
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ValueError(f"WORLD_SIZE={world_size} without {', '.join(missing)}; start with torchrun, or unset it")
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    picked = pick_device(device, local_rank, shared=True)
+    picked = pick_device(device, here.local_rank, shared=True)
     try:
+        store = meet(here)
         if picked.type == "cuda":
             torch.cuda.set_device(picked)
-            _join("cpu:gloo,cuda:nccl", device_id=picked)
+            _join("cpu:gloo,cuda:nccl", store, here, device_id=picked)
         else:
-            _join("gloo")
+            _join("gloo", store, here)
     except dist.DistError as error:
-        raise ValueError(_no_meeting(error)) from None
-    return Ranks(rank, world_size, picked)
+        raise ValueError(_no_meeting(here, error)) from None
+    return Ranks(here.rank, here.world_size, picked)
 
 
-def _join(backend: str, **options: Any) -> None:
-    """Make the group of all ranks of this start. torchrun keeps one store for all its restarts, in which a rank must
-    not find where another one listened before it was killed. Several nodes may count restarts differently."""
-    store, rank, world_size = next(dist.rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, **options)
+def _join(backend: str, store: dist.Store, here: Place, **options: Any) -> None:
+    """Make the group of all ranks of this start."""
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, **options)
 
 
-def _no_meeting(error: Exception) -> str:
+def _no_meeting(here: Place, error: Exception) -> str:
     """Why the ranks could not meet."""
-    where = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}"
     if "EADDRINUSE" in str(error):
-        return f"{where}: the port is in use; set MASTER_PORT to a free one, or start with torchrun --standalone"
+        return f"{here}: the port is in use; set MASTER_PORT to a free one, or start with torchrun --standalone"
     reason = str(error).splitlines()[0].split(". ")[0]
-    return f"{where}: the ranks could not meet there: {reason}; check that rank 0 runs on that machine"
+    return f"{here}: the ranks could not meet there: {reason}; check that rank 0 runs on that machine"
 
 
 def accumulation_steps(train: TrainConfig, world_size: int) -> int:
@@ -187,8 +182,15 @@ def gather(items: list[Any]) -> list[Any]:
 
 
 def is_loss_of_a_rank(error: BaseException) -> bool:
-    """Whether an error is that of a collective operation which another rank left by ending."""
+    """Whether an error is that of a collective operation which another rank left by ending, or did not answer."""
     return isinstance(error, dist.DistBackendError) or "/gloo/transport/" in str(error)
+
+
+def loss_of_a_rank(error: BaseException) -> str:
+    """What to say of such an error."""
+    if "Timed out" in str(error):
+        return "another rank has not answered for 30 minutes, and so this one ends; see what became of it"
+    return "another rank has ended, and so this one does; why is said above, or by what started them"
 
 
 def is_first_to_say(message: str) -> bool:

@@ -61,6 +61,7 @@ class RunFiles:
 
     def __init__(self, out: Path, trainer: Trainer, reporter: Reporter, unless_collapsed: bool = False):
         self.out, self.reporter, self.log = out, reporter, None
+        self.trainer, self.saved = trainer, trainer.step
         self.coming: deque[Record] = deque()
         self.found: list[Finding] = []
         if trainer.ranks.is_main:
@@ -82,6 +83,10 @@ class RunFiles:
             for logger in self.loggers:
                 logger.close()
             self.reporter.stop()
+
+    def losing(self) -> int:
+        """Steps since the last checkpoint."""
+        return self.trainer.step - self.saved
 
     def step(self, trainer: Trainer, record: Record | None) -> None:
         if self.log is not None:
@@ -135,3 +140,4 @@ class RunFiles:
             )
             keep_weights(self.out, trainer, tensors)
         barrier()
+        self.saved = trainer.step

@@ -28,6 +28,7 @@ from ..data import (
     prefetch,
     steps_per_epoch,
 )
+from .agreement import agree_on_checkpoint, agree_on_images, agree_on_settings
 from .atomic import remove_unfinished, write_atomic
 from .checkpoint import clean, load_latest
 from .diagnostics import Collapsed
@@ -73,7 +74,8 @@ def pretrain(
         Collapsed: something is wrong with the run, and `train.stop_on_collapse` asks to stop then.
     """
     out = Path(out)
-    micro_batch(config, ranks.world_size)  # first: each rank finds it alone, before one waits for another
+    agree_on_settings("pretrain --resume" if or_resume else "pretrain", out, config)
+    micro_batch(config, ranks.world_size)
     check_folder(out)
     taken = ValueError(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
@@ -129,6 +131,7 @@ def resume(
         NotFinite, Collapsed: as `pretrain`.
     """
     out = Path(out)
+    agree_on_settings("resume", out, config)
     check_folder(out)
     if not holds_run(out):
         raise ValueError(
@@ -155,10 +158,9 @@ def resume(
 def _load(trainer: Trainer, out: Path) -> Sequence[int]:
     """Go on from the last checkpoint, if there is one; the images that were unreadable until then."""
     checkpoint = load_latest(out / "checkpoints")
+    agree_on_checkpoint(checkpoint, out)
     if checkpoint is not None:
         trainer.load(checkpoint)
-    if len(set(gather([trainer.step]))) > 1:
-        raise ValueError(f"run={str(out)!r}: ranks found different checkpoints; it must be a folder that all share")
     check_epochs(trainer)
     if trainer.ranks.is_main:
         remove_unfinished(out)
@@ -175,8 +177,10 @@ def _trainer(config: Config, source: Source, ranks: Ranks, profile: int) -> Trai
             f"profile={profile} tells the parts of a step apart, which a graph has not; pass --train.no-cuda-graph"
         )
     check_loggers(train.loggers)
+    images = fingerprint(source)
+    agree_on_images(source, images, ranks)
     epoch_samples = steps_per_epoch(len(source), train.batch_size) * train.batch_size
-    return Trainer(config, epoch_samples, ranks, fingerprint(source))
+    return Trainer(config, epoch_samples, ranks, images)
 
 
 class _Inputs(NamedTuple):
@@ -230,9 +234,10 @@ def _run(
     begin, clock = time.monotonic(), Clock(train.batch_size)
     profiler = StepProfiler(profile if ranks.is_main else 0, out, ranks.device, _title(trainer))
     batches = prefetch(inputs.loader, ranks.device, decode=inputs.loader.decode)
+    files = RunFiles(out, trainer, reporter, unless_collapsed)
     with (
-        StopRequest() as stop,
-        RunFiles(out, trainer, reporter, unless_collapsed) as files,
+        StopRequest(files.losing if ranks.is_main else None) as stop,
+        files,
         profiler,
         closing(batches),
     ):
@@ -242,7 +247,7 @@ def _run(
             stop.ask()
         if trainer.step == 0 and knn.available:
             files.knn(trainer, knn)
-        first = saved = trainer.step
+        first = trainer.step
         try:
             while trainer.step < trainer.total_steps and not stop.agreed():
                 profiler.next()
@@ -264,18 +269,18 @@ def _run(
                     trainer.settle()
                     if not trainer.skipped_in_a_row:
                         files.checkpoint(trainer, inputs.corrupt)
-                        saved = trainer.step
             trainer.settle()
             files.write_records(trainer)
         except NotFinite as error:
             files.write_records(trainer)
-            last = f"the checkpoint of step {saved} is the last good one" if saved else "no checkpoint had been written"
+            last = f"the checkpoint of step {files.saved} is the last good one"
+            last = last if files.saved else "no checkpoint had been written"
             raise NotFinite(f"{error}; {last}") from None
         except TooManyCorrupt:
-            if saved != trainer.step:
+            if files.saved != trainer.step:
                 files.checkpoint(trainer, inputs.corrupt)
             raise
-        if saved != trainer.step:
+        if files.saved != trainer.step:
             files.checkpoint(trainer, inputs.corrupt)
         if train.stop_on_collapse and trainer.step < trainer.total_steps and (found := gather(files.found)):
             raise Collapsed(f"stopped and saved at step {trainer.step:,} (train.stop_on_collapse): {found[0]}")
