@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..launcher import end_with_launcher
 from .streams import write_anything
 
 COMMANDS = {
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on.
     """
+    end_with_launcher()
     write_anything()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
     argv = list(sys.argv[1:] if argv is None else argv)

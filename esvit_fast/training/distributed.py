@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import Config, ConfigError, TrainConfig
-from .meeting import Place, end_with_launcher, meet, place
+from ..launcher import end_with_launcher
+from .meeting import Place, meet, place
 
 
 @dataclass(frozen=True)

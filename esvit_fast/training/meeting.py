@@ -6,8 +6,6 @@ import json
 import os
 import platform
 import socket
-import sys
-import threading
 import time
 from datetime import timedelta
 from typing import NamedTuple
@@ -17,6 +15,7 @@ import torch.distributed as dist
 SECONDS = 120.0
 """How long ranks wait for each other at first; the environment variable ESVIT_FAST_MEETING_SECONDS changes it."""
 _KNOWN = 10.0  # in which a name must be found, and a machine find itself
+_AGENT = 5.0  # in which torchrun's store answers, which was there first
 _POLL = 0.05
 
 
@@ -92,7 +91,7 @@ def meet(here: Place) -> dist.Store:
     serves = here.rank == 0 and not of_agent
     begin = time.monotonic()
     if not serves:
-        _reach(here, begin + min(_KNOWN, patience) if of_agent else begin + patience, patience)
+        _reach(here, begin + (_AGENT if of_agent else patience), patience)
     store: dist.Store = dist.TCPStore(
         "localhost" if serves else here.host,
         here.port,
@@ -128,6 +127,8 @@ def _reach(here: Place, until: float, patience: float) -> None:
 
 
 def _remedy(here: Place, patience: float) -> str:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return "torchrun, which started this rank, has ended; start it again, with --resume"
     if here.rank == 0:
         return "it must lead to the machine of rank 0, which is this one"
     return (
@@ -184,26 +185,3 @@ def _linger(here: Place) -> None:
 def _ranks(numbers: list[int]) -> str:
     said = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
     return f"rank{'s' * (len(numbers) > 1)} {said}"
-
-
-def end_with_launcher() -> None:
-    """Let this process end when the torchrun that started it does, which would otherwise be started beside it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    launcher = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(0.5)
-        try:
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(
-                    f"esvit-fast: error: torchrun (pid {launcher}) has ended, and so its ranks do; start it again, "
-                    "with --resume",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        finally:
-            os._exit(1)
-
-    threading.Thread(target=watch, name="launcher", daemon=True).start()

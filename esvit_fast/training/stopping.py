@@ -79,13 +79,9 @@ class StopRequest:
     def _say(self) -> None:
         if self._losing is not None:
             steps = self._losing()
-            lost = f"the {steps:,} steps" if steps > 1 else "what was done" if steps else "nothing"
+            lost = f"{steps:,} step{'s' * (steps > 1)}" if steps else "nothing but this step"
             with suppress(OSError):  # the terminal may be what has gone
-                print(
-                    f"stopping after this step, saving; again to stop now, losing {lost} since the last checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                print(f"stopping after this step; again to stop now, losing {lost}", file=sys.stderr, flush=True)
 
     def ask(self) -> None:
         """Ask for what SIGTERM asks for."""

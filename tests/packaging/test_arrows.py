@@ -19,12 +19,13 @@ ALLOWED = {
     "kernels": set(),
     "config": {"config_tree"},
     "config_tree": set(),
+    "launcher": set(),
     # augmentation is an operator
     "data": {"config", "ops"},
     "evaluation": {*CHAIN, *LEAVES},
     # k-NN and the rank of features while training
-    "training": {*CHAIN, *LEAVES, "evaluation.knn", "evaluation.features", "evaluation.health"},
-    "cli": {*CHAIN, *LEAVES, "evaluation", "training", ""},
+    "training": {*CHAIN, *LEAVES, "launcher", "evaluation.knn", "evaluation.features", "evaluation.health"},
+    "cli": {*CHAIN, *LEAVES, "evaluation", "training", "launcher", ""},
     "__main__": {"cli"},
     "": set(),
 }

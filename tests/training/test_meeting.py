@@ -131,7 +131,7 @@ def test_a_wrong_limit_is_said(monkeypatch):
 
 LAUNCHER = """
 import os, subprocess, sys
-rank = "import time; from esvit_fast.training.meeting import end_with_launcher as e; e(); "
+rank = "import time; from esvit_fast.launcher import end_with_launcher as e; e(); "
 rank += "print(1, flush=True); time.sleep(60)"
 ranks = [subprocess.Popen([sys.executable, "-c", rank], env=os.environ | {"LOCAL_RANK": str(n)}) for n in range(2)]
 print(*(rank.pid for rank in ranks), flush=True)
