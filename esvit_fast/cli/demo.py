@@ -10,8 +10,12 @@ from pathlib import Path
 
 from ..config import load_config
 from ..training import pretrain, resume
+from ..training.start import check_folder
 from .pretrain import run
 from .report import make_report
+
+MARK = "demo"
+"""An empty file that tells the folder of a demo from that of another run."""
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -23,7 +27,12 @@ def demo(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     config = load_config("sample")
     out = _free(args.out)
+    if out != args.out:
+        print(f"{args.out} holds a finished demo or another run; this demo goes to {out}", file=sys.stderr)
     begun = (out / "config.yaml").exists()
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
     code = run(
         lambda ranks, reporter: resume(out, ranks, reporter) if begun else pretrain(config, out, ranks, reporter),
         out,
@@ -36,9 +45,10 @@ def demo(argv: Sequence[str]) -> int:
 
 
 def _free(out: Path) -> Path:
-    """The first of out, out-2, out-3, … that holds no finished demo: an interrupted one is resumed."""
+    """The first of out, out-2, … that holds neither a finished demo nor another run; one cut short is resumed."""
+    paths = (out if i == 1 else out.with_name(f"{out.name}-{i}") for i in count(1))
     return next(
         path
-        for path in (out if i == 1 else out.with_name(f"{out.name}-{i}") for i in count(1))
-        if not (path / "report.html").exists()
+        for path in paths
+        if not (path / "report.html").exists() and ((path / MARK).exists() or not (path / "config.yaml").exists())
     )

@@ -18,6 +18,7 @@ from ..training import resume as resume_run
 from ..training.memory import keep_freed_memory
 from ..training.profiling import WARM_UP
 from ..training.progress import make_reporter
+from ..training.start import changeable
 
 
 def pretrain(argv: Sequence[str]) -> int:
@@ -71,20 +72,33 @@ def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
     parser = argparse.ArgumentParser(
         "esvit-fast resume",
-        description="Go on with a run from its last checkpoint, on any number of ranks. Settings can be "
-        "given that change nothing but where and how it is computed, as in --train.micro-batch-size 64, and such as "
-        "cure it, as in --train.learning-rate 1e-4: those of optimisation, temperatures and the terms of the loss.",
+        description="Go on with a run from its last checkpoint, on any number of ranks, with the settings and images "
+        "that it began with. One that is complete goes on with a larger --train.epochs.",
+        epilog=_kept(),
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
+    parser.add_argument("--data", help="where its images are now, if they have been moved")
     args, changes = parser.parse_known_args(list(argv))
     if not (args.run / "config.yaml").is_file():
         raise ValueError(
             f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     own = load_config(args.run / "config.yaml")
+    if args.data is not None:
+        own = replace(own, data=replace(own.data, source=args.data))
     config = validate(tyro.cli(Config, args=changes, default=own, prog="esvit-fast resume"))
     return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter, config), args.run, config.train.device)
+
+
+def _kept() -> str:
+    """Which settings may change on resuming, in words."""
+    same, cures = (", ".join(names) for names in changeable())
+    return (
+        f"These may be given, as in --train.micro-batch-size 64, and change nothing but where and how it is computed: "
+        f"{same}. These make it another run from there on, to cure it, as in --train.learning-rate 1e-4, and a record "
+        f"in metrics.jsonl tells them: {cures}; a weight does not change from or to 0. All others stay as they are."
+    )
 
 
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
