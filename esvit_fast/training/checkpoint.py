@@ -101,16 +101,20 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def clean(folder: Path) -> None:
-    """Delete what writers that were killed have left in a checkpoint folder; nobody may be writing there.
+def clean(folder: Path, step: int, keep: int) -> None:
+    """Delete what writers that were killed have left in a checkpoint folder, where nobody may be writing.
+
+    Args:
+        step: that of a checkpoint that is whole; of those before, the newest stay, so that there are `keep`.
 
     Raises:
         CheckpointError: it cannot be deleted.
     """
-    replaced = (path for path in _list(folder) if path.name.startswith(".old-"))
+    replaced = [path for path in _list(folder) if path.name.startswith(".old-")]
     done = [path for path in replaced if _is_whole(path.with_name(path.name.removeprefix(".old-")))]
+    older = [path for path in _list(folder) if path not in replaced and int(path.name.removeprefix("step_")) <= step]
     try:
-        for path in [*folder.glob(".tmp-*"), *done]:
+        for path in [*folder.glob(".tmp-*"), *done, *older[:-keep]]:
             _delete(path)
     except OSError as error:
         raise CheckpointError(f"{error.filename!r} cannot be removed: {error.strerror}; remove it") from error

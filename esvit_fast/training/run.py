@@ -164,7 +164,7 @@ def _load(trainer: Trainer, out: Path) -> Sequence[int]:
     check_epochs(trainer)
     if trainer.ranks.is_main:
         remove_unfinished(out)
-        clean(out / "checkpoints")
+        clean(out / "checkpoints", trainer.step, trainer.config.train.keep_checkpoints)
         if checkpoint is not None:
             keep_weights(out, trainer, checkpoint.tensors)
     return checkpoint.meta.get("corrupt", ()) if checkpoint else ()

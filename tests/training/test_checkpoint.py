@@ -301,8 +301,10 @@ def test_what_a_kill_left_is_cleaned_and_what_is_needed_stays(tmp_path):
     shutil.copytree(tmp_path / "step_5", tmp_path / ".old-step_5")
     shutil.copytree(tmp_path / "step_5", tmp_path / ".old-step_6")  # its replacement has not come
     shutil.copytree(tmp_path / "step_5", tmp_path / ".tmp-step_7-0123abcd")
-    clean(tmp_path)
-    assert names(tmp_path) == [".old-step_6", "step_5"]
+    for step in (3, 4, 9):
+        shutil.copytree(tmp_path / "step_5", tmp_path / f"step_{step}")
+    clean(tmp_path, 5, keep=2)
+    assert names(tmp_path) == [".old-step_6", "step_4", "step_5", "step_9"]
 
 
 def test_weights_round_trip_and_survive_a_failed_write(tmp_path):
