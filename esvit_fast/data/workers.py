@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,10 +52,17 @@ def start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):  # the training process says it
         signal.signal(number, signal.SIG_DFL)
+    sys.excepthook = _told_elsewhere
     # one that outlived a killed training process would hold its connections to other ranks, which would wait for it
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
     if multiprocessing.get_start_method() == "fork" and os.getppid() != multiprocessing.parent_process().pid:
         os._exit(1)  # it was killed before that
+
+
+def _told_elsewhere(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Of threads that hand batches on: that a connection broke is the end of the process on its other side."""
+    if not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def share(value: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ SECONDS = 120.0
 _KNOWN = 10.0  # in which a name must be found, and a machine find itself
 _AGENT = 5.0  # in which torchrun's store answers, which was there first
 _POLL = 0.05
+_PREFIX = "restart"
 
 
 class Place(NamedTuple):
@@ -92,20 +94,33 @@ def meet(here: Place) -> dist.Store:
     begin = time.monotonic()
     if not serves:
         _reach(here, begin + (_AGENT if of_agent else patience), patience)
-    store: dist.Store = dist.TCPStore(
-        "localhost" if serves else here.host,
-        here.port,
-        is_master=serves,
-        timeout=timedelta(seconds=patience),
-        wait_for_workers=False,
-    )
+    try:
+        store = _store(here, serves, patience)
+    except dist.DistError as error:
+        if serves and "EADDRINUSE" in str(error):
+            _refuse_second(here)
+        raise
     if serves:
         _reach(here, begin + min(_KNOWN, patience), patience)
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        store = dist.PrefixStore(f"restart {restart}", store)
+        store = dist.PrefixStore(f"{_PREFIX} {restart}", store)
         _gather(store, here, begin + patience, patience)
     return store
+
+
+def _store(here: Place, serves: bool, seconds: float) -> dist.Store:
+    host, limit = "localhost" if serves else here.host, timedelta(seconds=seconds)
+    return dist.TCPStore(host, here.port, is_master=serves, timeout=limit, wait_for_workers=False)
+
+
+def _refuse_second(here: Place) -> None:
+    """Where a first rank 0 listens, tell it and all others that there is a second one."""
+    with suppress(dist.DistError):  # else it is somebody else who listens there
+        store = dist.PrefixStore(f"{_PREFIX} 0", _store(here, False, 2.0))
+        if store.check(["claims 0"]):
+            host, pid = json.loads(store.get("rank 0"))
+            _refuse(store, here, f"RANK=0 is there twice, as pid {os.getpid()} and as pid {pid} on {host}")
 
 
 def _reach(here: Place, until: float, patience: float) -> None:

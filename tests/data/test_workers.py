@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -188,6 +189,19 @@ def test_shared_memory_that_cannot_suffice_is_refused_before(monkeypatch, tmp_pa
         check_shared_memory(2, 65536 // 5, held=1)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=0))
     check_shared_memory(2, 10**9, held=1)  # no limit
+
+
+def test_a_connection_that_breaks_in_a_worker_is_not_told_there(capsys, monkeypatch):
+    workers._told_elsewhere(ConnectionResetError, ConnectionResetError(), None)
+    assert capsys.readouterr().err == ""
+    workers._told_elsewhere(KeyError, KeyError("what"), None)
+    assert "KeyError: 'what'" in capsys.readouterr().err
+
+    def look():
+        os._exit(0 if sys.excepthook is workers._told_elsewhere else 9)
+
+    with pytest.raises(WorkerDied, match="exit code 0"):
+        list(answers(loader(5, look)))
 
 
 def killed(source, row):

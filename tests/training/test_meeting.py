@@ -63,10 +63,13 @@ def test_one_that_does_not_come_is_named_and_waited_for_no_longer_than_asked(mon
         )
 
 
-def test_two_of_the_same_number():
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_of_the_same_number(number):
     port = free_port()
-    said = ranks(*(Place(rank, 0, 3, "localhost", port) for rank in (0, 1, 1)))
-    assert all(f"RANK=1 is there twice, as pid {os.getpid()} and as pid {os.getpid()} on " in line for line in said)
+    said = ranks(*(Place(rank, 0, 3, "localhost", port) for rank in (0, 1, number)))
+    assert all(
+        f"RANK={number} is there twice, as pid {os.getpid()} and as pid {os.getpid()} on " in line for line in said
+    )
 
 
 def test_two_that_expect_other_numbers():
