@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import socket
+import threading
 import time
-from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -110,17 +110,35 @@ def meet(here: Place) -> dist.Store:
 
 
 def _store(here: Place, serves: bool, seconds: float) -> dist.Store:
+    """The store that a rank serves, or joins. It would wait for ever for an answer from somebody who is none."""
+    made: list[dist.Store | dist.DistError] = []
     host, limit = "localhost" if serves else here.host, timedelta(seconds=seconds)
-    return dist.TCPStore(host, here.port, is_master=serves, timeout=limit, wait_for_workers=False)
+
+    def make() -> None:
+        try:
+            made.append(dist.TCPStore(host, here.port, is_master=serves, timeout=limit, wait_for_workers=False))
+        except dist.DistError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(seconds + 1.0)
+    if not made:
+        raise ValueError(f"{here}: who answers there is no rank of a run; correct it, or choose a free port")
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
 
 
 def _refuse_second(here: Place) -> None:
     """Where a first rank 0 listens, tell it and all others that there is a second one."""
-    with suppress(dist.DistError):  # else it is somebody else who listens there
+    try:
         store = dist.PrefixStore(f"{_PREFIX} 0", _store(here, False, 2.0))
-        if store.check(["claims 0"]):
-            host, pid = json.loads(store.get("rank 0"))
-            _refuse(store, here, f"RANK=0 is there twice, as pid {os.getpid()} and as pid {pid} on {host}")
+        first = json.loads(store.get("rank 0")) if store.check(["rank 0"]) else None
+    except (ValueError, dist.DistError):
+        return  # it is somebody else who listens there
+    if first:
+        _refuse(store, here, f"RANK=0 is there twice, as pid {os.getpid()} and as pid {first[1]} on {first[0]}")
 
 
 def _reach(here: Place, until: float, patience: float) -> None:

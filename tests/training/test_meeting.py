@@ -92,6 +92,15 @@ def test_an_address_of_nobody(monkeypatch, rank):
     assert ("it must lead to the machine of rank 0, which is this one" in said) == (rank == 0)
 
 
+def test_somebody_who_is_no_rank(monkeypatch):
+    monkeypatch.setenv("ESVIT_FAST_MEETING_SECONDS", "2")
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        (said,) = ranks(Place(1, 1, 2, "localhost", other.getsockname()[1]))
+    assert "who answers there is no rank of a run; correct it, or choose a free port" in said
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
