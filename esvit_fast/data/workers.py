@@ -154,8 +154,10 @@ class _Crew:
         handler = signal.getsignal(signal.SIGCHLD)
         try:
             self.answers = iter(loader)
-        except OSError as error:
+        except BaseException as error:
             _end(set(multiprocessing.active_children()) - before)
+            if not isinstance(error, OSError):
+                raise
             raise ValueError(
                 f"data.workers={self.count} processes cannot be started: {error.strerror}; {_REMEDY}"
             ) from None

@@ -7,6 +7,7 @@ removed, one of another machine is not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -39,6 +40,7 @@ def only_writer(out: Path, ranks: Ranks) -> Iterator[None]:
 
     Raises:
         Busy: a run is going on there; who and since when. On all ranks.
+        ValueError: the disk is full or fails.
     """
     descriptor, refused = None, []
     if ranks.is_main:
@@ -85,8 +87,7 @@ def _acquire(out: Path) -> int:
         locked = _flock(descriptor)
         free = locked or (locked is None and not _is_live(_owner(path)))
         if free and _is_named(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(me).encode(), 0)
+            _write(descriptor, path, json.dumps(me).encode())
             if locked or _stays(path, me):
                 _HELD.add(descriptor)
                 return descriptor
@@ -94,6 +95,18 @@ def _acquire(out: Path) -> int:
         if not free and time.monotonic() > patience:
             raise Busy(_busy(out))
         time.sleep(0.05)
+
+
+def _write(descriptor: int, path: Path, text: bytes) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        if os.pwrite(descriptor, text, 0) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        os.close(descriptor)
+        raise ValueError(
+            f"path={str(path)!r} could not be written: {error.strerror}; make room on the disk, then go on"
+        ) from error
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

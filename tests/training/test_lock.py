@@ -15,6 +15,7 @@ from esvit_fast.training import pretrain, resume
 from esvit_fast.training.lock import LOCK, Busy, check_no_writer, only_writer
 
 from .runs import CPU, Silent, small, start
+from .test_checkpoint import files_no_larger_than
 
 HOLDER = """
 import os, sys, time
@@ -108,6 +109,13 @@ def test_where_files_cannot_be_locked_their_content_decides(tmp_path, monkeypatc
         with only_writer(tmp_path, CPU):
             assert json.loads((tmp_path / LOCK).read_text())["since"] > 1e9
         assert not (tmp_path / LOCK).exists()
+
+
+def test_a_full_disk_is_said(tmp_path):
+    with files_no_larger_than(3), pytest.raises(ValueError, match=r"run\.lock' could not be written: .*; make room on"):
+        only_writer(tmp_path, CPU).__enter__()
+    with only_writer(tmp_path, CPU):
+        pass
 
 
 def test_half_a_file_is_no_obstacle(tmp_path):
