@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
+from ..nn.not_scripted import NotScripted
+from ..ops._plan import exported
 
 
-class Stage(nn.Module):
+class Stage(NotScripted, nn.Module):
     """Blocks of one width, and the merging of patches that ends all stages but the last.
 
     Args:
@@ -32,14 +34,16 @@ class Stage(nn.Module):
 
     def walk(self, x: Tensor) -> Iterator[Tensor]:
         """The maps after every block."""
-        again = self.again and torch.is_grad_enabled()
+        again = self.again and torch.is_grad_enabled() and not (exported() or isinstance(x, torch.fx.Proxy))
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             yield x
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(NotScripted, nn.Module):
     """A Swin transformer; its state-dict names are those of the published EsViT code.
+
+    It can be traced by torch.fx, torch.jit.trace and torch.export, the last two into plain torch, and not be scripted.
 
     Args:
         image_size: native side in pixels. It sets each stage's window: a stage whose native map is no larger than the

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import Linear
+from .not_scripted import NotScripted
 from .recompute import through
 
 
@@ -29,7 +30,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
-class PatchMerging(nn.Module):
+class PatchMerging(NotScripted, nn.Module):
     """Joins 2 x 2 tokens into one of twice the channels; odd maps are padded with zeros at the bottom and right."""
 
     def __init__(self, dim: int):

@@ -8,6 +8,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .linear import Linear, linear
+from .not_scripted import NotScripted
 
 
 class _WeightNormLinear(nn.Module):
@@ -26,7 +27,7 @@ class _WeightNormLinear(nn.Module):
         return linear(x, self.weight)
 
 
-class ProjectionHead(nn.Module):
+class ProjectionHead(NotScripted, nn.Module):
     """A perceptron to a narrow bottleneck of unit length, and prototypes beside it (arXiv 2104.14294, appendix C).
 
     Args:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..ops._plan import transformed
-from .linear import has_hooks
+from ..ops._plan import exported, transformed
+from .stand_in import has_hooks
 
 
 def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
@@ -19,7 +19,7 @@ def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Te
     does, are left to it.
     """
     middle = first(x)
-    if torch.compiler.is_compiling() or transformed() or has_hooks(first) or _others_keep():
+    if recorded(middle) or transformed() or has_hooks(first) or _others_keep():
         return then(middle)
     if not (torch.is_grad_enabled() and middle.requires_grad):
         return then(middle)
@@ -42,6 +42,11 @@ def through(first: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor]) -> Te
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return then(middle)
+
+
+def recorded(x: Tensor) -> bool:
+    """Whether a graph is made, of which x is part: whoever runs it decides what is kept for the backward pass."""
+    return isinstance(x, torch.fx.Proxy) or torch.compiler.is_compiling() or exported()
 
 
 def _place(x: Tensor) -> tuple[int, int]:

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from .drop_path import DropPath
 from .linear import Linear
+from .not_scripted import NotScripted
 from .recompute import through
 from .window_attention import WindowAttention
 
 
-class Mlp(nn.Module):
+class Mlp(NotScripted, nn.Module):
     """Two linear layers, and GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int):
@@ -22,7 +23,7 @@ class Mlp(nn.Module):
         return through(self.act, self.fc1(x), self.fc2)
 
 
-class SwinBlock(nn.Module):
+class SwinBlock(NotScripted, nn.Module):
     """Window attention and a two-layer perceptron, each after a LayerNorm (eps 1e-6) and with a residual connection.
 
     What norms and GELU give is not kept for the backward pass, which computes it again.

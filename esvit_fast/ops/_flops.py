@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from torch._ops import OpOverloadPacket
+from torch.utils.flop_counter import register_flop_formula
+
 from ._windows import cut_axis
 
 
@@ -40,3 +43,9 @@ FLOPS = {
     "prototype_cross_entropy": _prototype_cross_entropy,
 }
 """By name, functions of an operator's arguments but for its backend; who is not here multiplies no matrices."""
+
+
+def register_flops(name: str, operator: OpOverloadPacket) -> None:
+    """Let `torch.utils.flop_counter` count an operator, if it multiplies matrices."""
+    if count := FLOPS.get(name):
+        register_flop_formula(operator, get_raw=True)(lambda *args, out_val=None: count(*args[:-1]))

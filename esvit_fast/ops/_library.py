@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ._flops import register_flops
+
 _LIBRARY = torch.library.Library("esvit_fast", "DEF")
 _IMPLEMENTATIONS: dict[tuple[str, str], Callable] = {}
 
@@ -24,6 +26,7 @@ def define(name: str, schema: str, fake: Callable) -> None:
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"esvit_fast::{name}", fake, lib=_LIBRARY)
+    register_flops(name, getattr(torch.ops.esvit_fast, name))
 
 
 def implement(name: str, backend: str, implementation: Callable) -> None:

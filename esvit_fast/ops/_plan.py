@@ -128,6 +128,8 @@ _forced: list[str | None] = [None]
 def backend(name: str | None) -> Iterator[None]:
     """Force a backend for all operators within a `with` block; None lets `plan` choose again.
 
+    A model that is traced or exported within keeps its operators, which else become plain torch.
+
     Raises:
         ValueError: there is no such backend.
     """
@@ -158,6 +160,36 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def facts_here(
+    device: torch.device,
+    dtype: torch.dtype,
+    shapes: Mapping[str, tuple[int, ...]],
+    options: Mapping[str, object],
+    requires_grad: bool = False,
+    forced: str | None = None,
+) -> Facts:
+    """The facts of a call on this machine, under the settings that hold now."""
+    return Facts(
+        device_type=device.type,
+        dtype=dtype,
+        shapes=shapes,
+        options=options,
+        capability=capability_of(device),
+        requires_grad=requires_grad,
+        forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
+        unproven=asked_for_unproven(),
+    )
+
+
+@torch.compiler.assume_constant_result  # torch.compile takes torch.compiler.is_exporting() for true
+def exported() -> bool:
+    """Whether a call is recorded for whoever may lack this library: by torch.jit.trace, torch.export, or for ONNX.
+
+    Modules record plain torch then, unless `with backend(…)` says that operators shall stay.
+    """
+    return _forced[-1] is None and (torch.jit.is_tracing() or torch.compiler.is_exporting())
+
+
 def choose(
     op: str, tensors: Mapping[str, torch.Tensor | None], options: Mapping[str, object], forced: str | None
 ) -> str:
@@ -168,16 +200,9 @@ def choose(
         )
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     first = next(iter(given.values()))
-    facts = Facts(
-        device_type=first.device.type,
-        dtype=first.dtype,
-        shapes={name: tuple(tensor.shape) for name, tensor in given.items()},
-        options=options,
-        capability=capability_of(first.device),
-        requires_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values()),
-        forced=forced or _forced[-1] or os.environ.get("ESVIT_FAST_BACKEND") or None,
-        unproven=asked_for_unproven(),
-    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given.values())
+    facts = facts_here(first.device, first.dtype, shapes, options, needed, forced)
     chosen = plan(op, facts)
     passed_over = {
         b: reason

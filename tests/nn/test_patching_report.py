@@ -9,12 +9,16 @@ import torchvision
 from torch import nn
 from torchvision.models import swin_transformer as tv
 
+import esvit_fast
 from esvit_fast.nn import SwinBlock, patch_model, unpatch_model
-from esvit_fast.nn.patching import Report, Row
+from esvit_fast.nn.patching import Report, Row, Runs
+from esvit_fast.ops import _native, _plan
 
 from .models import TIMM, timm_model
 from .parity import attributes
 from .stand_ins import EsViTBlock, MicrosoftBlock, esvit, microsoft
+
+FLOAT = "cpu in float32"
 
 
 def test_the_report_is_a_table():
@@ -23,18 +27,42 @@ def test_the_report_is_a_table():
     report = patch_model(model)
     why = "its _attn has been replaced by builtin_function_or_method already; undo that first"
     assert report.rows == (
-        Row("layers.0.blocks.0", "timm Swin", True, "_attn runs on the operator"),
+        Row("layers.0.blocks.0", "timm Swin", True, "_attn runs on the operator", "cpu"),
         Row("layers.1.blocks.0", "timm Swin", False, why),
     )
+    assert report.runs == (Runs("window_attention", "cpu", FLOAT), Runs("linear", "cpu", FLOAT, "", report.linears))
     assert len(report) == 2 and list(report) == list(report.rows)
     assert str(report).splitlines() == [
         f"SwinTransformer: 1 of 2 window attentions run on esvit_fast, {report.linears} linear layers too on a CPU",
-        "module             kind       patched  why",
-        "layers.0.blocks.0  timm Swin  yes      _attn runs on the operator",
-        f"layers.1.blocks.0  timm Swin  no       {why}",
+        "module             kind       patched  backend  why",
+        "layers.0.blocks.0  timm Swin  yes      cpu      _attn runs on the operator",
+        f"layers.1.blocks.0  timm Swin  no       -        {why}",
+        "window_attention (1 module, cpu in float32): cpu kernels",
+        f"linear ({report.linears} modules, cpu in float32): cpu kernels",
     ]
     assert report._repr_html_().count("<tr>") == 3
     assert "&lt;" in Report("A<B", ())._repr_html_()
+
+
+def test_the_report_says_what_will_run(monkeypatch):
+    model = timm_model(TIMM[0], depths=(1, 1))
+    patch_model(model.bfloat16())
+    (attention, linears) = patch_model(model).runs
+    assert (attention.backend, attention.on, attention.count) == ("cpu", "cpu in bfloat16", 2)
+    assert (linears.backend, linears.on) == ("reference", "cpu in bfloat16")
+    assert "only float32 on a CPU has kernels" in linears.why
+    monkeypatch.setattr(_native, "CPU_MISSING", "the library is not here")
+    monkeypatch.setattr(_plan, "_warned", set())
+    report = patch_model(model.float())
+    why = "cpu: the library is not here"
+    assert report.runs[0] == Runs("window_attention", "reference", FLOAT, why, 2)
+    assert report.runs[1] == Runs("linear", "reference", FLOAT, why, report.linears)
+    assert {row.backend for row in report} == {"reference"} and report.gains_nothing
+    assert report.summary.endswith("; patching gains nothing: plain torch computes it all")
+    assert f"window_attention (2 modules, {FLOAT}): plain torch; {why}" in str(report)
+    assert f"(2 modules, {FLOAT}): plain torch; {why}</p>" in report._repr_html_()
+    with esvit_fast.backend("triton"):
+        assert {row.backend for row in patch_model(model)} == {"none"}
 
 
 def test_the_report_says_what_else_changes():

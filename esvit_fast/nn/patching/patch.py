@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
-from ..linear import StandIn
+from ..stand_in import stand_in_of
 from ..window_attention import WindowAttention
-from . import huggingface_swin, published_swin, timm_swin, torchvision_swin
+from . import huggingface_swin, planned, published_swin, timm_swin, torchvision_swin
+from .planned import Calls
 from .probe import disagreement
-from .redirect import Family, Redirect, redirects
+from .redirect import Family, LinearRedirect, Redirect
 from .report import Report, Row
 
 _FAMILIES: dict[str, Family] = {
@@ -39,19 +42,23 @@ def patch_model(model: nn.Module, *, linears: bool = True) -> Report:
     torch.compile makes of it does not warn. Where a block always returns its attention weights, as EsViT's does, it
     returns None in their place.
 
-    Where a block was patched, every plain `torch.nn.Linear` of the model becomes a subclass, which computes float32 on
-    a CPU by `esvit_fast.ops.linear`; no other call changes. What asks for the very class `torch.nn.Linear`, as
-    quantisation does, needs `linears=False`.
+    Where a block was patched, every `torch.nn.Linear` of the model, which stays one, computes float32 on a CPU by
+    `esvit_fast.ops.linear`; no other call changes, and what looks for linear layers, as quantization and adapters do,
+    finds them.
 
-    A patched model can be copied, pickled, compiled (patch first) and trained. `nn.DataParallel` cannot run it: its
-    replicas share what stands in for the method; use `DistributedDataParallel`.
+    A patched model can be copied, pickled, compiled (patch first), trained, and replicated. `torch.jit.trace`,
+    `torch.jit.script`, `torch.export` and exporters of ONNX get what the original would give them: plain torch, which
+    runs where this library is not. Within `with esvit_fast.backend(...)` the operators stay in such a graph. `torch.fx`
+    traces the original, too, and a warning says that its graph runs without patches. A layer or a block is scripted as
+    a part of its model, not alone.
 
     Args:
         model: any module; its blocks are changed in place. Patching again changes nothing.
         linears: whether linear layers are changed too.
 
     Returns:
-        What became of every window attention found; none found is no error.
+        What became of every window attention found, and which backends will run it and the linear layers, given where
+        the weights are now and in what precision; none found is no error.
 
     Raises:
         TypeError: model is no module.
@@ -63,11 +70,11 @@ def patch_model(model: nn.Module, *, linears: bool = True) -> Report:
         if row is not None:
             rows.append(row)
             inner.update(module.modules())
-    for module in model.modules():
-        if linears and any(row.patched for row in rows) and type(module) is nn.Linear:
-            module.__class__ = StandIn
-    count = sum(type(module) is StandIn for module in model.modules())
-    return Report(type(model).__name__, tuple(rows), count)
+    if linears and any(row.patched for row in rows):
+        for module in model.modules():
+            if type(module) is nn.Linear and "forward" not in vars(module):
+                LinearRedirect(module).install()
+    return _report(model, rows)
 
 
 def unpatch_model(model: nn.Module) -> Report:
@@ -82,17 +89,41 @@ def unpatch_model(model: nn.Module) -> Report:
     _check(model)
     rows = []
     for name, module in model.named_modules():
-        for redirect in redirects(module):
-            del vars(module)[redirect.method]
-            rows.append(Row(name, redirect.kind, False, f"{redirect.method} is the original again"))
-        if type(module) is StandIn:
-            module.__class__ = nn.Linear
+        found = stand_in_of(module)
+        if found is None:
+            continue
+        wrapper = vars(module).get(found.method)
+        if wrapper is not found:
+            why = f"its {found.method} has been replaced by {type(wrapper).__name__} since; undo that first"
+            rows.append(Row(name, found.kind, True, why))
+            continue
+        found.remove()
+        if not isinstance(found, LinearRedirect):
+            rows.append(Row(name, found.kind, False, f"{found.method} is the original again"))
     return Report(type(model).__name__, tuple(rows))
 
 
 def _check(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {model!r} of type {type(model).__name__}; it must be a torch.nn.Module")
+
+
+def _report(model: nn.Module, rows: list[Row]) -> Report:
+    """The rows, and the backends that will run what they are about."""
+    calls, layers = {}, []
+    for module in model.modules():
+        found = stand_in_of(module)
+        if isinstance(module, WindowAttention):
+            calls[module] = planned.call_of(module)
+        elif isinstance(found, LinearRedirect):
+            layers.append(module)
+        elif isinstance(found, Redirect) and found.call is not None:
+            calls[module] = found.call
+    attention = planned.attention(calls.items())
+    backends = {name: attention[module].backend for name, module in model.named_modules() if module in attention}
+    rows = tuple(replace(row, backend=backends.get(row.name, "")) for row in rows)
+    runs = planned.summed([*attention.values(), *planned.linears(layers).values()])
+    return Report(type(model).__name__, rows, len(layers), runs)
 
 
 def _patch(name: str, module: nn.Module) -> Row | None:
@@ -118,15 +149,16 @@ def _patch(name: str, module: nn.Module) -> Row | None:
 def _stand_in(name: str, module: nn.Module, families: tuple[Family, ...], why: str | None = None) -> Row:
     """Patch with the first of the families that the module turns out to belong to."""
     family, method = families[0], families[0].method
-    present = vars(module).get(method)
-    if isinstance(present, Redirect):
-        return Row(name, present.kind, True, "it was patched before")
+    present, before = vars(module).get(method), stand_in_of(module)
+    if before is not None:
+        return Row(name, before.kind, True, "it was patched before")
     if present is not None:
         why = f"its {method} has been replaced by {type(present).__name__} already; undo that first"
     if why is None:
         for family in families:
-            why = family.refuse(module) or disagreement(module, family)
+            calls = Calls()
+            why = family.refuse(module) or disagreement(module, family, calls)
             if why is None:
-                vars(module)[method] = Redirect(module, family)
+                Redirect(module, family, next(iter(calls.seen), None)).install()
                 break
     return Row(name, family.kind, why is None, why or f"{method} runs on the operator{family.note}")

@@ -7,15 +7,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .redirect import Family, original
+from ..stand_in import original
+from .planned import Calls
+from .redirect import Family
 
 TOLERANCE = 5e-3
 """Largest difference allowed, in units of the largest output: above TF32's, below that of any other semantics."""
 
 
 @torch.no_grad()
-def disagreement(module: nn.Module, family: Family) -> str | None:
-    """Why `family.run` cannot stand in for the module's method, or None.
+def disagreement(module: nn.Module, family: Family, calls: Calls) -> str | None:
+    """Why `family.run` cannot stand in for the module's method, or None; `calls` notes what it calls.
 
     Both run on a float32 copy without hooks, with weights of a size that makes attention uneven and with biases and
     norms off their initial values: much is the same where those are zero.
@@ -29,7 +31,8 @@ def disagreement(module: nn.Module, family: Family) -> str | None:
         args = family.example(twin)
         with torch.autocast(device, enabled=False):
             expected = original(twin, family.method)(*args)
-            found = family.run(twin, *args)
+            with calls:
+                found = family.run(twin, *args)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         return f"trying it failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if type(expected) is not type(found):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ...ops._plan import transformed
-from ..linear import has_hooks
+from ...ops._plan import exported, transformed
+from ..linear import linear
+from ..stand_in import StandIn, has_hooks
+from .planned import Call
 
 
 def _nothing(module: nn.Module) -> str | None:
@@ -39,35 +40,36 @@ class Family:
     note: str = ""
 
 
-class Redirect:
-    """A callable in a module's `__dict__` that hides the method of the same name.
+class Redirect(StandIn):
+    """Runs a family's replacement, or the original where only that can; `call` is one that it made."""
 
-    It is no bound method: those cannot be pickled under another name. A copy of the module has a copy that calls the
-    copied module.
-    """
-
-    def __init__(self, module: nn.Module, family: Family):
-        self.module, self.kind, self.method, self.run = module, family.kind, family.method, family.run
+    def __init__(self, module: nn.Module, family: Family, call: Call | None):
+        super().__init__(module, family.kind, family.method)
+        self.run, self.call = family.run, call
 
     def __call__(self, *args, **kwargs):
-        if transformed():
-            reason = "the operator has reverse-mode derivatives only, and no torch.func transforms"
+        if exported():  # as the model that it came as would be
+            return getattr(type(self.module), self.method)(self.module, *args, **kwargs)
+        if reason := _unserved(args):
             return fall_back(self.module, self.method, reason, *args, **kwargs)
         return self.run(self.module, *args, **kwargs)
 
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(original(self.module, self.method))
+
+def _unserved(args: tuple) -> str | None:
+    """Why the operator cannot take the call, whatever the family, or None."""
+    if any(isinstance(x, torch.fx.Proxy) for x in args):
+        return "torch.fx traces it, and what it makes of it runs without patches"
+    return "the operator has reverse-mode derivatives only, and no torch.func transforms" if transformed() else None
 
 
-def original(module: nn.Module, method: str) -> Callable:
-    """The method that the module's class defines."""
-    return getattr(type(module), method).__get__(module)
+class LinearRedirect(StandIn):
+    """Lets a `torch.nn.Linear`, which stays one, take the fast path where there is one."""
 
+    def __init__(self, module: nn.Module):
+        super().__init__(module, "linear layer", "forward")
 
-def redirects(module: nn.Module) -> list[Redirect]:
-    """Those in the module's own `__dict__`."""
-    return [value for value in vars(module).values() if isinstance(value, Redirect)]
+    def __call__(self, input: Tensor) -> Tensor:
+        return linear(input, self.module.weight, self.module.bias)
 
 
 def fall_back(module: nn.Module, method: str, reason: str, *args, **kwargs):

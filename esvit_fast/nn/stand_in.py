@@ -1,0 +1,70 @@
+"""Standing in for a method of one foreign module, which stays of its class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+@torch.jit.ignore  # whoever scripts the module compiles the method of its class
+class StandIn:
+    """A callable in a module's `__dict__` that hides the method of the same name.
+
+    It is no bound method: those cannot be pickled under another name. A copy of the module, and a replica that
+    `nn.DataParallel` makes of it, have a copy that calls the copied module.
+
+    Args:
+        module: whose method is hidden.
+        kind: of the module, in words.
+        method: name of the hidden method.
+    """
+
+    def __init__(self, module: nn.Module, kind: str, method: str):
+        self.module, self.kind, self.method = module, kind, method
+
+    def __call__(self, *args, **kwargs):
+        """What the method does."""
+        raise NotImplementedError
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(original(self.module, self.method))
+
+    def install(self) -> None:
+        """Hide the method."""
+        vars(self.module).update({self.method: self, _REPLICATE: self.replicate})
+
+    def remove(self) -> None:
+        """Show the method again."""
+        for name in (self.method, _REPLICATE):
+            del vars(self.module)[name]
+
+    def replicate(self) -> nn.Module:
+        """What `nn.DataParallel` calls; a replica shares the `__dict__`'s values with its module."""
+        replica = type(self.module)._replicate_for_data_parallel(self.module)
+        mine = type(self).__new__(type(self))
+        vars(mine).update(vars(self), module=replica)
+        mine.install()
+        return replica
+
+
+_REPLICATE = "_replicate_for_data_parallel"
+
+
+def original(module: nn.Module, method: str) -> Callable:
+    """The method that the module's class defines."""
+    return getattr(type(module), method).__get__(module)
+
+
+def stand_in_of(module: nn.Module) -> StandIn | None:
+    """The one that was installed in a module, whether or not somebody has wrapped it since."""
+    return getattr(vars(module).get(_REPLICATE), "__self__", None)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class's forward, or what stands in for that."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(map(len, hooks)) or not isinstance(vars(module).get("forward"), StandIn | None)
