@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from .account import Account, left_out
 from .decode import reason
-from .encoded import MOST_CLASSES, UNLABELLED, NoSplit, SourceError, Strings, check_split
+from .encoded import NoSplit, SourceError, Strings
+from .labels import UNLABELLED, Classed, by_number, without_labels
+from .layout import lay_out
+from .opened import Opened
+from .split_names import WORDS
 from .zip_source import ZIP_DAMAGE
 
 # what NumPy's parsers raise on damaged files
 _DAMAGE = (*ZIP_DAMAGE, EOFError, LookupError, MemoryError, SyntaxError, TypeError, tokenize.TokenError, zlib.error)
-_NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
-_FORMS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"), ("{}_x", "{}_y"))
-_UNDIVIDED = (("images", "labels"), ("x", "y"), ("data", "labels"), ("arr_0", "arr_1"))
+_SPLITS = {spelling: word for word, spellings in WORDS.items() for spelling in spellings}
+_IMAGES = {"x", "image", "images", "img", "imgs", "data", "pixels"}
+_LABELS = {"y", "label", "labels", "target", "targets"}
 
 
 class ArraySource:
     """Images of an array, mapped into memory where the file has it uncompressed."""
 
-    def __init__(self, name: str, file: Path, key: str | None, labels: np.ndarray | None, max_megapixels: float):
+    account = Account()
+    """What was understood of its arrays."""
+
+    def __init__(self, name: str, file: Path, key: str | None, classed: Classed | None, max_megapixels: float):
         self.name, self.file, self.key = name, str(file), key
         self._images = _checked(name, load(file, key), max_megapixels)
         count = len(self._images)
-        self.labels = np.full(count, UNLABELLED) if labels is None else _labels(name, labels, count)
-        self.classes = tuple(map(str, range(self.labels.max() + 1)))
+        classed = without_labels(count) if classed is None else classed
+        self.labels, self.classes, self.marks = classed.labels, tuple(classed.classes), classed.marks
         self.paths = Strings(f"{key or file.stem}[{number}]" for number in range(count))
 
     def __getstate__(self) -> dict:
@@ -55,25 +65,104 @@ class ArraySource:
         return f"{self.file}/{self.paths[index]}"
 
 
-def open_array(spec: str, file: Path, split: str, max_megapixels: float) -> ArraySource:
+class _Arrays(NamedTuple):
+    """Names of the arrays of a split: None is the only one of a .npy, or no labels."""
+
+    images: str | None
+    labels: str | None = None
+
+
+def open_array(spec: str, file: Path, max_megapixels: float) -> Opened:
     """Open a .npy, with labels in NAME_labels.npy beside it if that exists, or a .npz with keys such as x_train and
     y_train, train_images and train_labels, or images and labels.
 
     Raises:
-        SourceError: the file is damaged, its arrays are no images or labels, or it has no such split.
+        SourceError: the file is damaged, or its arrays are no images or labels.
     """
-    check_split(split)
     try:
         if file.suffix.lower() == ".npy":
             beside = file.with_name(f"{file.stem}_labels.npy")
-            labels = load(beside, None) if beside.exists() else None
-            return ArraySource(spec, file, None, labels, max_megapixels)
-        key, name = _keys(spec, file, split)
-        return ArraySource(spec, file, key, None if name is None else load(file, name), max_megapixels)
-    except SourceError:
-        raise
+            labels = load(beside, None) if beside.is_file() else None
+            source = partial(_source, spec, file, None, labels, None, max_megapixels)
+            return Opened(spec, {"all": source}, Account("one array"))
+        return _open_npz(spec, file, max_megapixels)
     except _DAMAGE as error:
+        if isinstance(error, SourceError):
+            raise
         raise SourceError(f"data.source={spec!r} cannot be read: {reason(error)}; save it again") from None
+
+
+def _source(
+    spec: str, file: Path, key: str | None, labels: np.ndarray | None, classes: np.ndarray | None, max_megapixels: float
+) -> ArraySource:
+    """A source of one array; `classes` are the labels of all splits, int64."""
+    try:
+        source = ArraySource(spec, file, key, None, max_megapixels)
+        if labels is not None:
+            own = _labels(spec, labels, len(source))
+            numbered = by_number(own if classes is None else np.concatenate([own, classes]))
+            source.labels, source.classes = numbered.labels[: len(own)], tuple(numbered.classes)
+            source.marks = own
+        return source
+    except _DAMAGE as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"data.source={spec!r} cannot be read: {reason(error)}; save it again") from None
+
+
+def _open_npz(spec: str, file: Path, max_megapixels: float) -> Opened:
+    with zipfile.ZipFile(file) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    arrays, unused = _arrays(names)
+    if not arrays:
+        raise SourceError(f"data.source={spec!r} has no images, only {', '.join(names)}; {_REMEDY}")
+    given = {word: None if of.labels is None else load(file, of.labels) for word, of in arrays.items()}
+    keys = [of.images for of in arrays.values()]
+    paths = [f"{word}/{key}" if word else key for word, key in zip(arrays, keys, strict=True)]
+    layout = lay_out(spec, paths, labelled=np.array([labels is not None for labels in given.values()]))
+    whole = (labels for labels in given.values() if labels is not None and labels.dtype.kind in "iu")
+    every = [labels.reshape(-1).astype(np.int64) for labels in whole]
+    classes = np.concatenate(every) if every else None
+    parts = {
+        split: partial(_source, spec, file, keys[row], list(given.values())[row], classes, max_megapixels)
+        for split, (row,) in layout.splits.items()
+    }
+    for split in {"train", "test"} - parts.keys() if "all" not in parts else ():
+        parts[split] = partial(_missing, spec, split, names)
+    splits = ", ".join(f"{split}: {keys[row]}" for split, (row,) in layout.splits.items())
+    account = Account(splits, (*layout.account.left_out, *left_out("arrays that are not used", unused)))
+    return Opened(spec, parts, account)
+
+
+_REMEDY = "name the arrays images and labels, or x_train, y_train, x_test and y_test"
+
+
+def _missing(spec: str, split: str, names: list[str]) -> ArraySource:
+    raise NoSplit(f"data.source={spec!r} has no {split} images, only {', '.join(names)}; {_REMEDY}")
+
+
+def _arrays(names: list[str]) -> tuple[dict[str, _Arrays], list[str]]:
+    """The arrays of each split, by the words of `split_names.WORDS`, "" if they are not divided; and those of none."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        tokens = [part for token in re.findall(r"[a-z]+", name.lower()) for part in _apart(token)]
+        words = {_SPLITS[token] for token in tokens if token in _SPLITS}
+        others = {token for token in tokens if token not in _SPLITS}
+        role = "labels" if others & _LABELS else "images"
+        if len(words) <= 1 and others <= (_LABELS if role == "labels" else _IMAGES) and tokens:
+            found.setdefault(next(iter(words), ""), {}).setdefault(role, name)
+    if not found and "arr_0" in names:
+        found[""] = {"images": "arr_0"} | ({"labels": "arr_1"} if "arr_1" in names else {})
+    arrays = {word: _Arrays(of["images"], of.get("labels")) for word, of in found.items() if "images" in of}
+    if len(arrays) > 1:
+        arrays.pop("", None)
+    used = {name for of in arrays.values() for name in of}
+    return arrays, [name for name in names if name not in used]
+
+
+def _apart(token: str) -> list[str]:
+    """xtrain as x and train."""
+    return [token[0], token[1:]] if token[0] in "xy" and token[1:] in _SPLITS else [token]
 
 
 def load(file: Path, key: str | None) -> np.ndarray:
@@ -96,29 +185,6 @@ def load(file: Path, key: str | None) -> np.ndarray:
     return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if is_fortran else "C")
 
 
-def _keys(spec: str, file: Path, split: str) -> tuple[str, str | None]:
-    """Keys of the images and labels of a split in a .npz."""
-    with zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-    lower = {name.lower(): name for name in names}
-
-    def given(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
-        return ((lower[images], lower.get(labels)) for images, labels in pairs if images in lower)
-
-    def found(part: str) -> Iterator[tuple[str, str | None]]:
-        return given(tuple(form.format(name) for form in forms) for name in _NAMES[part] for forms in _FORMS)
-
-    divided = next(found("train"), next(found("test"), None))
-    keys = next(found(split) if divided else given(_UNDIVIDED), None)
-    if keys is None:
-        wanted = f"no {split} images" if divided else "no images"
-        raise (NoSplit if divided else SourceError)(
-            f"data.source={spec!r} has {wanted}, only {', '.join(names)}; "
-            "name the arrays images and labels, or x_train, y_train, x_test and y_test"
-        )
-    return keys
-
-
 def _checked(spec: str, images: np.ndarray, max_megapixels: float) -> np.ndarray:
     is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
     if images.dtype != np.uint8 or not is_image or not images.size:
@@ -139,9 +205,9 @@ def _checked(spec: str, images: np.ndarray, max_megapixels: float) -> np.ndarray
 
 def _labels(spec: str, labels: np.ndarray, count: int) -> np.ndarray:
     flat = labels.reshape(-1)
-    if len(flat) != count or labels.dtype.kind not in "iu" or flat.min() < UNLABELLED or flat.max() >= MOST_CLASSES:
+    if len(flat) != count or labels.dtype.kind not in "iu" or flat.astype(np.int64).min() < UNLABELLED:
         raise SourceError(
             f"data.source={spec!r} has labels {labels.dtype} {list(labels.shape)} for {count} images; "
-            f"they must be one whole number below {MOST_CLASSES:,} for each, -1 for none"
+            "they must be one whole number from 0 on for each, -1 for none"
         )
     return flat.astype(np.int64)

@@ -12,12 +12,13 @@ from PIL import Image, TiffImagePlugin
 
 from .deep import deep_values, mode_name, to_bytes
 
+from .content import FORMATS as _FORMATS
+
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 # what Pillow's parsers raise on damaged files
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
 
+from .account import Account
+from .content import EXTENSIONS
 from .decode import CorruptImage, decode_image
+from .labels import Classed
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
-"""The folders that hold each split, by preference."""
-UNLABELLED = -1
-MOST_CLASSES = 10**6
-"""A number from here on is no class but an identity."""
-_NO_LABEL = {"", str(UNLABELLED)}
-
-_SPLIT_FOLDERS = tuple(name for names in SPLITS.values() for name in names)
+"""The names that messages give to each split, by preference; `split_names` knows more."""
 
 
 class SourceError(ValueError):
@@ -90,12 +86,13 @@ class Strings:
 class EncodedSource:
     """Images that are read as bytes and decoded; subclasses read the bytes."""
 
-    def __init__(
-        self, name: str, paths: Iterable[str], labels: Sequence[int], classes: Sequence[str], max_megapixels: float
-    ):
-        self.name, self.classes, self.max_megapixels = name, tuple(classes), max_megapixels
+    account = Account()
+    """What was understood of where they lie, and what was left out."""
+
+    def __init__(self, name: str, paths: Iterable[str], classed: Classed, max_megapixels: float):
+        self.name, self.classes, self.max_megapixels = name, tuple(classed.classes), max_megapixels
         self.paths = paths if isinstance(paths, Strings) else Strings(paths)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels, self.marks = classed.labels, classed.marks
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,81 +140,10 @@ def encoded_and_pixels(source: Source, index: int) -> tuple[bytes | None, np.nda
     return data, decode_image(data, source.path(index), source.max_megapixels)
 
 
-def is_image_path(path: str) -> bool:
-    """Whether a /-separated relative path names a visible image file."""
-    parts = path.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and parts[-1].lower().endswith(EXTENSIONS)
-
-
-def label_by_folder(paths: Iterable[str], classes: Sequence[str] | None = None) -> tuple[list[int], list[str]]:
-    """Labels by the first folder of relative paths, -1 outside of any; and class names: as given, or else sorted."""
-    names = [path.split("/", 1)[0] if "/" in path else "" for path in paths]
-    classes = sorted(set(names) - {""}) if classes is None else list(classes)
-    number = {name: label for label, name in enumerate(classes)}
-    return [number.get(name, UNLABELLED) for name in names], classes
-
-
-def split_folder(spec: str, has_folders: dict[str, bool], split: str) -> str | None:
-    """The top-level folder that holds a split, or None if the source is not divided.
-
-    A folder called train, test, val or validation is a split if it holds folders itself, or if no folder of another
-    name stands beside it; else it is a class that happens to be called so. Of several, one with classes is preferred.
-
-    Args:
-        has_folders: for each top-level folder, whether there are folders in it.
-
-    Raises:
-        NoSplit: there are splits, but not this one.
-    """
-    check_split(split)
-    only_splits = all(name in _SPLIT_FOLDERS for name in has_folders)
-    splits = [name for name in _SPLIT_FOLDERS if name in has_folders and (has_folders[name] or only_splits)]
-    fitting = [name for name in SPLITS[split] if name in splits]
-    if splits and not fitting:
-        raise NoSplit(
-            f"data.source={spec!r} has {', '.join(splits)}/ but no {' or '.join(SPLITS[split])}/; "
-            f"add that folder, or pass images that are not divided into splits"
-        )
-    return max(fitting, key=lambda name: has_folders[name], default=None)  # the first of the best
-
-
-def select_split(spec: str, paths: list[str], split: str) -> tuple[list[int], list[int], list[str]]:
-    """Which of the paths in an archive are in a split, their labels, and the classes of all splits."""
-    while (
-        len(tops := {path.split("/", 1)[0] for path in paths}) == 1
-        and tops.isdisjoint(_SPLIT_FOLDERS)
-        and "/" in paths[0]
-    ):
-        paths = [path.split("/", 1)[1] for path in paths]  # a folder around everything
-    has_folders: dict[str, bool] = {}
-    for path in paths:
-        top, *below = path.split("/")
-        if below:
-            has_folders[top] = has_folders.get(top, False) or len(below) > 1
-    part = split_folder(spec, has_folders, split)
-    if part is None:
-        return list(range(len(paths))), *label_by_folder(paths)
-    inside = [path.partition("/")[2] for path in paths if path.partition("/")[0] in _SPLIT_FOLDERS]
-    chosen = [row for row, path in enumerate(paths) if path.startswith(f"{part}/")]
-    _, classes = label_by_folder(inside)
-    return chosen, *label_by_folder([paths[row].partition("/")[2] for row in chosen], classes)
-
-
-def number_labels(labels: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Labels as numbers, -1 for "" and "-1", and class names: numbers of classes stay, others count as names."""
-    given = set(labels) - _NO_LABEL
-    if given and all(label.isdecimal() and len(label) < 20 and int(label) < MOST_CLASSES for label in given):
-        count = max(map(int, given)) + 1
-        return [UNLABELLED if label in _NO_LABEL else int(label) for label in labels], [str(n) for n in range(count)]
-    classes = sorted(given)
-    number = {name: label for label, name in enumerate(classes)}
-    return [number.get(label, UNLABELLED) for label in labels], classes
-
-
-def nothing_found(spec: str, what: str) -> SourceError:
-    """The error for a source without images."""
+def nothing_found(spec: str, what: str, account: Account = Account()) -> SourceError:  # noqa: B008
+    """The error for a source without images, which says what is there instead."""
+    there = f"; there are: {'; '.join(map(str, account.left_out))}" if account.left_out else ""
     return SourceError(
         f"data.source={spec!r}: {what} has no images; looked for {' '.join(e[1:] for e in EXTENSIONS)} files "
-        "in it and its folders, hidden ones excepted; check the path"
+        f"in it and its folders, hidden ones excepted{there}; check the path"
     )

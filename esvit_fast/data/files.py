@@ -1,4 +1,4 @@
-"""Sets of files: patterns that name them, the split that their names tell, and reads at positions."""
+"""Sets of files: patterns that name them, and reads at positions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from .encoded import SPLITS, SourceError, check_split
+from .encoded import SourceError
 
+SHARDS = (".tar", ".parquet")
+"""What sets of files are made of."""
 OPEN_FILES = 64
 """Most files that a source holds open in a process."""
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_SPLIT = re.compile(rf"({'|'.join(name for names in SPLITS.values() for name in names)})(?![a-z])", re.IGNORECASE)
 
 
 def is_pattern(spec: str) -> bool:
@@ -27,17 +28,17 @@ def is_pattern(spec: str) -> bool:
 def expand(spec: str) -> list[Path]:
     """The files that a pattern names: ranges {000..127} and choices {a,b} in their order, wildcards sorted.
 
+    Folders at its beginning that are there as they are written are those, whatever marks their names have.
+
     Raises:
         SourceError: a named file is missing, or a wildcard finds none.
     """
     files: list[Path] = []
     missing: list[str] = []
-    for pattern in _braces(spec, os.path.expanduser(spec)):
-        if any(mark in pattern for mark in "*?["):
-            found = sorted(glob.glob(pattern, recursive=True))
-            found = _outside_circles(found) if "**" in pattern else found
-        else:
-            found = [pattern] if os.path.isfile(pattern) else []
+    there, rest = _literal(os.path.expanduser(spec))
+    for pattern in _braces(spec, rest):
+        found = _matching(there, pattern) or _matching(there, pattern.replace("[", "[[]"))
+        pattern = os.path.join(there, pattern)
         files += map(Path, found)
         if not found:
             missing.append(pattern)
@@ -48,6 +49,23 @@ def expand(spec: str) -> list[Path]:
             f"data.source={spec!r}: there is no {missing[0]}{more}{kept}; fetch what is missing or name what is there"
         )
     return files
+
+
+def _literal(pattern: str) -> tuple[str, str]:
+    """The folders that a pattern begins with, as far as they are there, and the rest of it."""
+    there, rest = "", pattern
+    while "/" in rest and os.path.isdir(os.path.join(there, rest[: rest.index("/") + 1])):
+        end = rest.index("/") + 1
+        there, rest = there + rest[:end], rest[end:]
+    return there, rest
+
+
+def _matching(there: str, pattern: str) -> list[str]:
+    if not any(mark in pattern for mark in "*?["):
+        path = os.path.join(there, pattern)
+        return [path] if os.path.isfile(path) else []
+    found = sorted(glob.glob(glob.escape(there) + pattern, recursive=True))
+    return _outside_circles(found) if "**" in pattern else found
 
 
 def encloses(folder: str, name: str) -> bool:
@@ -78,23 +96,6 @@ def _braces(spec: str, pattern: str) -> Iterator[str]:
         choices = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
     for choice in choices:
         yield from _braces(spec, pattern[: match.start()] + choice + pattern[match.end() :])
-
-
-def of_split(spec: str, files: Sequence[Path], split: str) -> list[list[Path]]:
-    """The files of a split, by preference where several names mean it; all, if their names tell fewer than two splits.
-
-    Raises:
-        SourceError: no split has that name.
-    """
-    check_split(split)
-    named: dict[str, list[Path]] = {}
-    for file in files:
-        match = _SPLIT.match(file.name)
-        named.setdefault(match[1].lower() if match else "", []).append(file)
-    fitting = [named[name] for name in SPLITS[split] if name in named]
-    if "" in named or len([names for names in SPLITS.values() if set(names) & named.keys()]) < 2:
-        return [list(files)]
-    return fitting
 
 
 class Files:

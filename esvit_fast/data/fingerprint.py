@@ -21,7 +21,9 @@ def fingerprint(source: Source) -> Fingerprint:
     Names in folders, lists, archives and shards are relative, so that it stays the same where they are moved.
     """
     names = getattr(source, "paths", None) or [source.path(index) for index in range(len(source))]
-    labels = source.labels.tolist() if getattr(source, "labels", None) is not None else [""] * len(source)
+    marks = getattr(source, "marks", None)
+    marks = getattr(source, "labels", None) if marks is None else marks
+    labels = marks.tolist() if marks is not None else [""] * len(source)
     shards: list[tuple[str, int]] = getattr(source, "shards", [])
     size = 1  # a power of two: runs of different sets begin at the same numbers
     while len(source) > RUNS * size:

@@ -7,14 +7,20 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .account import Account
 from .decode import reason
-from .encoded import MOST_CLASSES, UNLABELLED, EncodedSource, SourceError, number_labels
+from .encoded import EncodedSource, SourceError
+from .labels import UNLABELLED, Classed, by_number, by_text, named
+from .layout import lay_out
+from .opened import Opened
+from .split_names import SPLIT_COLUMNS, has_both
 
 try:
     import pyarrow
@@ -48,20 +54,20 @@ class ParquetSource(EncodedSource):
         self,
         name: str,
         files: Sequence[Path],
-        groups: Sequence[Group],
+        groups: np.ndarray,
         column: str,
+        rows: np.ndarray,
         paths: Sequence[str],
-        labels: Sequence[int],
-        classes: Sequence[str],
+        classed: Classed,
         max_megapixels: float,
     ):
-        super().__init__(name, paths, labels, classes, max_megapixels)
-        self.files, self.column = [str(file) for file in files], column
-        self.groups = np.array(groups, dtype=np.int64)  # [G, 3]
-        root = os.path.commonpath([file.parent.absolute() for file in files])
-        firsts = np.flatnonzero(np.diff(self.groups[:, 0], prepend=-1))  # groups
-        counts = np.diff(self.groups[firsts, 2], append=len(self)).tolist()
-        self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts, strict=True)]
+        """Some rows, int64 [N], of those in the files, whose row groups are int64 [G, 3] as `Group`."""
+        super().__init__(name, paths, classed, max_megapixels)
+        self.files, self.column, self.groups, self.rows = [str(file) for file in files], column, groups, rows
+        file_of = groups[np.searchsorted(groups[:, 2], rows, side="right") - 1, 0]
+        used, counts = (found.tolist() for found in np.unique(file_of, return_counts=True))
+        root = os.path.commonpath([files[number].parent.absolute() for number in used])
+        self.shards = [(os.path.relpath(files[n], root), count) for n, count in zip(used, counts, strict=True)]
         self._kept = _Kept()
 
     def __getstate__(self) -> dict:
@@ -76,7 +82,7 @@ class ParquetSource(EncodedSource):
 
     def read(self, index: int) -> bytes:
         """The encoded image; raises OSError if the file is damaged or holds none."""
-        group = self._group(index)
+        group, row = self._group(index), int(self.rows[index])
         file, number, start = self.groups[group].tolist()
         images = self._kept.get(group)
         if images is None:
@@ -85,14 +91,14 @@ class ParquetSource(EncodedSource):
             except (pyarrow.ArrowException, OSError) as error:
                 raise OSError(f"its row group cannot be read: {reason(error)}") from None
             self._kept.put(group, images)
-        image = images[index - start] if index - start < len(images) else None
+        image = images[row - start] if row - start < len(images) else None
         if image is None or not image.is_valid:
             raise OSError("the file holds no bytes of it")
         self.check_bytes(index, image.as_buffer().size)
         return image.as_py()
 
     def _group(self, index: int) -> int:
-        return int(np.searchsorted(self.groups[:, 2], index, side="right")) - 1
+        return int(np.searchsorted(self.groups[:, 2], self.rows[index], side="right")) - 1
 
 
 class _Kept:
@@ -115,54 +121,102 @@ class _Kept:
                 self.groups.popitem(last=False)
 
 
-def open_parquet(spec: str, files: Sequence[Path], max_megapixels: float) -> ParquetSource:
+def open_parquet(
+    spec: str, files: Sequence[Path], words: Sequence[str], max_megapixels: float, account: Account
+) -> Opened:
     """Open .parquet files as one set: a column of bytes, or of structs with `bytes` (and `path`), the one named image
     if there are several; labels are in the column `label`, or the first that Hugging Face calls a ClassLabel.
+
+    Args:
+        words: the split of each file, by its name or folder; "" where these tell none. Then a column `split` may.
 
     Raises:
         SourceError: pyarrow is not installed, a file is damaged, or there is no such column.
     """
     if pyarrow is None:
         raise SourceError(f"data.source={spec!r} needs pyarrow, which is not installed: pip install pyarrow")
-    groups, sizes, paths, labels, starts, facts = [], [], [], [], 0, None
+    table = _Table([], [], [], [], [])
+    facts: _Facts | None = None
     for number, file in enumerate(files):
         try:
             opened = pyarrow.parquet.ParquetFile(file)
             own = _facts(spec, opened.schema_arrow)
             facts = facts or own
-            if own[:3] != facts[:3]:
+            if own[:4] != facts[:4]:
                 raise SourceError(
                     f"data.source={spec!r}: {str(file)!r} has other columns for images or labels than "
                     f"{files[0].name!r}; name files of one kind"
                 )
-            names, values = _rows(opened, facts)
+            rows = _rows(opened, facts)
         except (pyarrow.ArrowException, OSError) as error:
             why = reason(error).rstrip(".")
             raise SourceError(f"data.source={spec!r}: {str(file)!r} cannot be read: {why}; check it") from None
-        for group in range(opened.metadata.num_row_groups):
-            groups.append(Group(number, group, starts))
-            starts += opened.metadata.row_group(group).num_rows
-        if not names:
+        if not rows[0]:
             raise SourceError(f"data.source={spec!r}: {str(file)!r} has no rows; leave it out")
-        paths += names
-        labels += values
-        sizes += _group_sizes(opened.metadata, facts.column)
-    if sum(sizes) > CACHE and max(sizes) > LARGE:
+        table.add(number, opened.metadata, facts.column, *rows)
+    if sum(table.sizes) > CACHE and max(table.sizes) > LARGE:
         logger.warning(
             "data.source=%r has row groups of up to %d MiB, each read as a whole for one image; `esvit-fast data pack` "
             "makes shards that are read image by image",
-            *(spec, max(sizes) >> 20),
+            *(spec, max(table.sizes) >> 20),
         )
-    labels, classes = _numbered(spec, labels, facts.classes)
-    return ParquetSource(spec, files, groups, facts.column, paths, labels, classes, max_megapixels)
+    return _opened(spec, files, words, table, facts, max_megapixels, account)
+
+
+class _Table(NamedTuple):
+    """What is known of all rows, and of all row groups."""
+
+    paths: list[str]
+    labels: list[int | str | None]
+    splits: list[str]
+    groups: list[Group]
+    sizes: list[int]
+
+    def add(self, file: int, metadata: Any, column: str, paths: list, labels: list, splits: list) -> None:
+        start = len(self.paths)
+        for group in range(metadata.num_row_groups):
+            self.groups.append(Group(file, group, start))
+            start += metadata.row_group(group).num_rows
+        for of, more in ((self.paths, paths), (self.labels, labels), (self.splits, splits)):
+            of.extend(more)
+        self.sizes.extend(_group_sizes(metadata, column))
+
+
+def _opened(
+    spec: str,
+    files: Sequence[Path],
+    words: Sequence[str],
+    table: _Table,
+    facts: _Facts,
+    max_megapixels: float,
+    account: Account,
+) -> Opened:
+    groups = np.array(table.groups, dtype=np.int64)
+    sizes = np.diff(groups[:, 2], append=len(table.paths))
+    file_of = np.repeat(groups[:, 0], sizes).tolist()
+    by_row = has_both(table.splits) and not any(words)
+    tops = table.splits if by_row else [words[file] for file in file_of]
+    paths = [f"{top}/{path}" if top or by_row else path for top, path in zip(tops, table.paths, strict=True)]
+    classed = _numbered(spec, table.labels, facts.classes) if facts.label else None
+    layout = lay_out(spec, paths, labelled=None if classed is None else classed.labels >= 0)
+    marks = np.full(len(paths), UNLABELLED)  # they had no labels before
+    classed = classed or Classed(layout.labels, layout.classes, marks)
+
+    def part(split: str) -> ParquetSource:
+        rows = layout.splits[split]
+        own = [table.paths[row] for row in rows.tolist()]
+        return ParquetSource(spec, files, groups, facts.column, rows, own, classed.of(rows), max_megapixels)
+
+    return Opened(spec, {split: partial(part, split) for split in layout.splits}, layout.account.joined(account))
 
 
 class _Facts(NamedTuple):
-    """Column names: of the images' bytes, of their paths and of labels, if there are any; and the classes."""
+    """Column names: of the images' bytes, of their paths, labels and splits, if there are any; and the classes."""
 
     column: str
     path: str | None
     label: str | None
+    split: str | None
     classes: list[str]
 
 
@@ -180,11 +234,14 @@ def _facts(spec: str, schema: pyarrow.Schema) -> _Facts:
     path = f"{name}.path" if nested and kind.get_field_index("path") >= 0 else None
     named = _class_names(spec, schema)
     label = next((name for name in ("label", *named) if name in schema.names), None)
-    is_class = pyarrow.types.is_integer, pyarrow.types.is_string, pyarrow.types.is_large_string
+    is_text = pyarrow.types.is_string, pyarrow.types.is_large_string
+    is_class = pyarrow.types.is_integer, *is_text
+    split = next((name for name in schema.names if name.lower() in SPLIT_COLUMNS and name != label), None)
+    split = split if split and any(is_kind(schema.field(split).type) for is_kind in is_text) else None
     if label and not any(is_kind(kind := schema.field(label).type) for is_kind in is_class):
         logger.warning("data.source=%r: its column %s is %s, no class: the images are unlabelled", spec, label, kind)
         label = None
-    return _Facts(column, path, label, named.get(label, []))
+    return _Facts(column, path, label, split, named.get(label, []))
 
 
 def _class_names(spec: str, schema: pyarrow.Schema) -> dict[str, list[str]]:
@@ -206,15 +263,17 @@ def _byte_columns(schema: pyarrow.Schema) -> Iterator[str]:
             yield field.name
 
 
-def _rows(opened: pyarrow.parquet.ParquetFile, facts: _Facts) -> tuple[list[str], list[int | str | None]]:
-    """Name and label of every row."""
+def _rows(opened: pyarrow.parquet.ParquetFile, facts: _Facts) -> tuple[list[str], list[int | str | None], list[str]]:
+    """Name, label and split of every row."""
     count = opened.metadata.num_rows
-    table = opened.read(columns=[name for name in (facts.path, facts.label) if name], use_threads=False)
+    columns = [name for name in (facts.path, facts.label, facts.split) if name]
+    table = opened.read(columns=columns, use_threads=False)
     names: list[str | None] = [None] * count
     if facts.path:
         names = [row["path"] for row in table.column(facts.path.removesuffix(".path")).to_pylist()]
     labels = table.column(facts.label).to_pylist() if facts.label else [None] * count
-    return [name or str(row) for row, name in enumerate(names)], labels
+    splits = table.column(facts.split).to_pylist() if facts.split else [None] * count
+    return [name or str(row) for row, name in enumerate(names)], labels, [split or "" for split in splits]
 
 
 def _column(file: str, group: int, column: str) -> pyarrow.Array:
@@ -224,19 +283,20 @@ def _column(file: str, group: int, column: str) -> pyarrow.Array:
     return images.field("bytes") if pyarrow.types.is_struct(images.type) else images
 
 
-def _numbered(spec: str, labels: list[int | str | None], classes: list[str]) -> tuple[list[int], list[str]]:
-    """Labels as numbers, and the names of classes: as given, or those of the labels."""
+def _numbered(spec: str, labels: list[int | str | None], classes: list[str]) -> Classed:
+    """Labels as numbers of classes: of those that are given, or of those that occur."""
     if any(isinstance(label, str) for label in labels):
-        return number_labels(["" if label is None else str(label) for label in labels])
-    numbers = [UNLABELLED if label is None else label for label in labels]
-    least, most = min(numbers), max(numbers)
-    limit = len(classes) or MOST_CLASSES
-    if not UNLABELLED <= least <= most < limit:
+        return by_text(["" if label is None else str(label) for label in labels])
+    values = [UNLABELLED if label is None else label for label in labels]
+    least, most, count = min(values), max(values), len(classes)
+    if least < UNLABELLED or (classes and most >= count) or most >= 2**63:
+        there = f" for {count:,} classes" if classes else ""
         raise SourceError(
-            f"data.source={spec!r} has labels from {least} to {most} for {limit:,} classes; they must be numbers of "
-            "classes from 0 on, -1 for none"
+            f"data.source={spec!r} has labels from {least} to {most}{there}; they must be numbers of classes from 0 "
+            "on, -1 for none"
         )
-    return numbers, classes or [str(n) for n in range(most + 1)]
+    numbers = np.array(values, dtype=np.int64)
+    return named(numbers, classes) if classes else by_number(numbers)
 
 
 def _group_sizes(metadata: pyarrow.parquet.FileMetaData, column: str) -> Iterator[int]:

@@ -6,12 +6,18 @@ random: neighbours in raw pixels seldom tell the class, but shape and pattern su
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from .encoded import SourceError, check_split
+from .encoded import SourceError
+from .opened import Opened
+
+logger = logging.getLogger(__name__)
 
 SIZE = 32
 """Side of an image in pixels."""
@@ -52,16 +58,20 @@ class SampleSet:
         return f"{self.name}/{self.split}/{index}"
 
 
-def open_sample(spec: str, count: str, split: str) -> SampleSet:
+def open_sample(spec: str, count: str) -> Opened:
     """Open `sample` or `sample:COUNT`, COUNT being the size of the training split.
 
     Raises:
-        SourceError: COUNT is no positive number, or there is no such split.
+        SourceError: COUNT is no positive number.
     """
-    check_split(split)
     if count and not (count.isdecimal() and int(count) > 0):
         raise SourceError(f"data.source={spec!r} must be sample or sample:COUNT, with at least 1 training image")
-    return SampleSet("sample", split, int(count) if count and split == "train" else COUNTS[split])
+    if os.path.isdir(spec) and os.environ.get("RANK", "0") == "0":
+        logger.warning(
+            "data.source=%r is the drawn set, and not the folder %s/ here; pass ./%s for that", spec, spec, spec
+        )
+    counts = COUNTS | ({"train": int(count)} if count else {})
+    return Opened(spec, {split: partial(SampleSet, "sample", split, counts[split]) for split in counts})
 
 
 def draw_samples(split: str, count: int) -> np.ndarray:

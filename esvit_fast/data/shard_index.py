@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,26 +16,21 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .encoded import Strings, is_image_path
+from .account import LeftOut, merged
+from .content import HEAD, sort_out
+from .encoded import Strings
+from .samples import key_of
+from .tar_members import ShardError, head_reader, members_of
 
 WORTH = 64 * 2**20
 """Bytes of shards whose headers have not been read, above which what was read is kept on disk."""
 FOLDER = ".esvit_fast_index"
 """Where it is kept: beside the shards, or where that cannot be written, in the user's cache."""
 
-_FORMAT = "1"
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
-_BLOCK = 512
+_FORMAT = "2"
+_LABELS = (".cls", ".json")
 
 logger = logging.getLogger(__name__)
-
-
-class ShardError(Exception):
-    """A .tar that cannot be used: `file`, and as text why, and what to do about it."""
-
-    def __init__(self, file: Path, why: str):
-        super().__init__(why)
-        self.file = file
 
 
 class Index(NamedTuple):
@@ -49,6 +43,8 @@ class Index(NamedTuple):
     """int32 [N]: which of `texts`; -1: none."""
     texts: list[str]
     """The labels that .cls or .json files of the shard give, each once."""
+    left_out: list[LeftOut]
+    """What is in the shard and no image."""
 
 
 def indices_of(files: Sequence[Path]) -> list[Index]:
@@ -82,64 +78,49 @@ def read_index(file: Path) -> Index:
 
     A key is what stands before the first dot of a file's name, as in WebDataset, or before the last.
     """
-    with file.open("rb") as opened:
-        start = opened.read(6)
-    if kind := next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None):
-        raise ShardError(file, f"is compressed ({kind}), so its images cannot be read in random order; decompress it")
-    if not start:
-        raise ShardError(file, "is empty, 0 bytes; fetch or pack it again, or leave it out")
-    names: list[str] = []
-    places: list[tuple[int, int]] = []
     labels: dict[str, str] = {}
-    try:
-        with tarfile.open(file, "r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # it would keep every header in memory
-                if not member.isreg() or member.issparse():
-                    continue
-                name = member.name.removeprefix("./").lstrip("/")
-                if is_image_path(name):
-                    names.append(name)
-                    places.append((member.offset_data, member.size))
-                elif name.endswith((".cls", ".json")):
-                    _note(labels, file, name, archive.extractfile(member).read())
-            archive.fileobj.seek(archive.offset)
-            end = archive.fileobj.read(_BLOCK)
-            if end != bytes(_BLOCK):  # tarfile takes any end for the end
-                what = "ends early" if len(end) < _BLOCK else f"is damaged at byte {archive.offset:,}"
-                raise ShardError(file, f"{what}; fetch or pack it again")
-    except (tarfile.ReadError, ValueError) as error:  # the latter of sizes beyond 63 bits
-        early = str(error) == "unexpected end of data"
-        raise ShardError(
-            file, f"{'ends early' if early else f'is damaged ({error})'}; fetch or pack it again"
-        ) from None
+    with file.open("rb") as opened:
+        members, entries = members_of(file, opened)
+        beside = [name for name in members if name.endswith(_LABELS)]
+        stems = {stem for name in members if not name.endswith(_LABELS) for stem in _stems(name)} if beside else set()
+        for name in beside:
+            place = members[name]
+            opened.seek(place.offset)
+            if name.rpartition(".")[0] in stems and _note(labels, file, name, opened.read(place.size)):
+                del members[name]
+        names, places = list(members), list(members.values())
+        rows, others = sort_out(names, head_reader(opened, places, HEAD))
+    names, places = [names[row] for row in rows], [places[row] for row in rows]
     texts = sorted(set(labels.values()))
     number = {text: n for n, text in enumerate(texts)}
-    given = (labels.get(name.rpartition(".")[0], labels.get(_key(name))) for name in names)
+    given = (next((labels[stem] for stem in _stems(name) if stem in labels), None) for name in names)
     return Index(
         Strings(names),
         np.array(places, dtype=np.int64).reshape(-1, 2),
         np.array([-1 if text is None else number[text] for text in given], dtype=np.int32),
         texts,
+        merged([*entries, *others]),
     )
 
 
-def _key(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    return f"{folder}{slash}{base.partition('.')[0]}"
+def _stems(name: str) -> tuple[str, str]:
+    """What a file with the label of an image is called before its extension."""
+    return name.rpartition(".")[0], key_of(name)
 
 
-def _note(labels: dict[str, str], file: Path, name: str, data: bytes) -> None:
-    """Enter the label that a file of a sample gives; that of a .cls wins."""
+def _note(labels: dict[str, str], file: Path, name: str, data: bytes) -> bool:
+    """Enter the label that a file of a sample gives, if it gives one; that of a .cls wins."""
     stem, _, kind = name.rpartition(".")
     try:
         if kind == "cls":
             labels[stem] = data.decode().strip()
-        else:
-            tree = json.loads(data)
-            label = tree.get("label") if isinstance(tree, dict) else None
-            if isinstance(label, str | int) and not isinstance(label, bool):
-                labels.setdefault(stem, str(label))
+            return True
+        tree = json.loads(data)
+        label = tree.get("label") if isinstance(tree, dict) else None
+        if isinstance(label, str | int) and not isinstance(label, bool):
+            labels.setdefault(stem, str(label))
+            return True
+        return False
     except ValueError:
         raise ShardError(
             file, f"holds {name}, which is not {'UTF-8 text' if kind == 'cls' else 'JSON'}; repair it"
@@ -167,7 +148,9 @@ def _load(file: Path) -> Index | None:
                 if _facts(file).items() <= metadata.items():
                     arrays = {name: kept.get_tensor(name) for name in ("buffer", "ends", "places", "labels")}
                     names = Strings.of(arrays["buffer"].tobytes(), arrays["ends"])
-                    return Index(names, arrays["places"], arrays["labels"], json.loads(metadata["texts"]))
+                    kept_out = [LeftOut(why, n, tuple(first)) for why, n, first in json.loads(metadata["left_out"])]
+                    texts = json.loads(metadata["texts"])
+                    return Index(names, arrays["places"], arrays["labels"], texts, kept_out)
         except (OSError, SafetensorError, ValueError, KeyError):  # cut short or of another make: read the shard
             continue
     return None
@@ -180,7 +163,8 @@ def _save(file: Path, index: Index, facts: dict[str, str]) -> None:
         temp = home.with_name(f".tmp-{os.getpid()}-{home.name}")
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temp, {**facts, "texts": json.dumps(index.texts)})
+            said = {"texts": json.dumps(index.texts), "left_out": json.dumps(index.left_out)}
+            save_file(tensors, temp, {**facts, **said})
             temp.replace(home)
             return
         except (OSError, SafetensorError):

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .encoded import (
-    UNLABELLED,
-    EncodedSource,
-    SourceError,
-    Strings,
-    label_by_folder,
-    nothing_found,
-    number_labels,
-    select_split,
-)
+from .account import Account, merged
+from .encoded import EncodedSource, SourceError, Strings, nothing_found
 from .files import Files
-from .shard_index import Index, ShardError, indices_of
+from .labels import UNLABELLED, Classed, by_first_folder, by_text, named
+from .layout import lay_out
+from .opened import Opened
+from .samples import one_a_sample
+from .shard_index import Index, indices_of
+from .tar_members import ShardError
 
 CARD = "shards.json"
 """What `data pack` writes beside its shards: their names and sizes, the classes, and what could not be packed."""
@@ -34,18 +32,19 @@ class ShardSource(EncodedSource):
         self,
         name: str,
         files: Sequence[Path],
-        counts: Sequence[int],
+        file_of: np.ndarray,
         paths: Strings,
         places: np.ndarray,
-        labels: Sequence[int],
-        classes: Sequence[str],
+        classed: Classed,
         max_megapixels: float,
     ):
-        super().__init__(name, paths, labels, classes, max_megapixels)
+        super().__init__(name, paths, classed, max_megapixels)
+        used, position, counts = np.unique(file_of, return_inverse=True, return_counts=True)
+        files = [files[number] for number in used.tolist()]
         self.files = Files(files)
-        self.places = np.column_stack([np.repeat(np.arange(len(files)), counts), places])  # [N, 3]: file, offset, bytes
+        self.places = np.column_stack([position, places])  # [N, 3]: file, offset, bytes
         root = os.path.commonpath([file.parent.absolute() for file in files])
-        self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts, strict=True)]
+        self.shards = [(os.path.relpath(file, root), count) for file, count in zip(files, counts.tolist(), strict=True)]
 
     def path(self, index: int) -> str:
         """Shard and member."""
@@ -58,8 +57,8 @@ class ShardSource(EncodedSource):
         return self.files.read(file, size, offset)
 
 
-def open_tar(spec: str, file: Path, split: str, max_megapixels: float) -> ShardSource:
-    """Open one .tar as an archive: images in the order of their names, train/ and test/ in it are splits.
+def open_tar(spec: str, file: Path, max_megapixels: float) -> Opened:
+    """Open one .tar as an archive: images in the order of their names, divided and labelled by its folders.
 
     Raises:
         SourceError: it is damaged, compressed, ends early, or has no images.
@@ -69,24 +68,24 @@ def open_tar(spec: str, file: Path, split: str, max_megapixels: float) -> ShardS
     except (ShardError, OSError) as error:
         raise SourceError(f"data.source={spec!r} cannot be read as an uncompressed .tar: {_said(error)}") from None
     names = list(index.names)
+    account = Account("", tuple(index.left_out))
     if not names:
-        raise nothing_found(spec, "the archive")
-    order = sorted(range(len(names)), key=names.__getitem__)
-    chosen, labels, classes = select_split(spec, [names[row] for row in order], split)
-    rows = [order[row] for row in chosen]
-    if index.texts:
-        labels, classes = _labels(spec, [index], None)
-        labels = labels[rows]
-    paths = Strings(names[row] for row in rows)
-    source = ShardSource(spec, [file], [len(rows)], paths, index.places[rows], labels, classes, max_megapixels)
-    source.shards = []  # an archive is no shard: it may be renamed
-    return source
+        raise nothing_found(spec, "the archive", account)
+    rows, others = one_a_sample(names, sure=bool(index.texts))
+    rows = np.array(sorted(rows, key=names.__getitem__))
+    set_ = _Set(spec, [file], [index], None, max_megapixels, is_archive=True)
+    return _opened(set_, rows, [names[row] for row in rows.tolist()], account.joined(Account("", tuple(others))))
 
 
-def open_shards(spec: str, files: Sequence[Path], max_megapixels: float) -> ShardSource:
+def open_shards(
+    spec: str, files: Sequence[Path], words: Sequence[str], max_megapixels: float, account: Account
+) -> Opened:
     """Open .tar files in the convention of WebDataset, as one set in the order in which they are given.
 
     The label of a sample is what its .cls holds, or `label` of its .json, and otherwise its folder.
+
+    Args:
+        words: the split of each file, by its name or folder; "" where these tell none.
 
     Raises:
         SourceError: a shard is missing, empty, damaged, compressed or ends early, or the labels do not fit the classes
@@ -98,15 +97,56 @@ def open_shards(spec: str, files: Sequence[Path], max_megapixels: float) -> Shar
         raise SourceError(f"data.source={spec!r}: {_culprit(error)}") from None
     for file, index in zip(files, indices, strict=True):
         if not len(index.names):
-            raise SourceError(f"data.source={spec!r}: shard {str(file)!r} has no images; leave it out or pack it again")
-    paths = Strings.join(index.names for index in indices)
-    card = read_card(files[0].parent)
-    if card is not None or any(index.texts for index in indices):
-        labels, classes = _labels(spec, indices, card)
-    else:
-        labels, classes = label_by_folder(paths)
-    counts, places = [len(index.names) for index in indices], np.concatenate([index.places for index in indices])
-    return ShardSource(spec, files, counts, paths, places, labels, classes, max_megapixels)
+            there = f" ({index.left_out[0]})" if index.left_out else ""
+            raise SourceError(
+                f"data.source={spec!r}: shard {str(file)!r} has no images; leave it out or pack it again{there}"
+            )
+    names = [name for index in indices for name in index.names]
+    cards = [read_card(folder) for folder in sorted({file.parent for file in files})]
+    set_ = _Set(spec, files, indices, next(filter(None, cards), None), max_megapixels)
+    packed = all(card is not None for card in cards)
+    # a packed set is what its pack made of it
+    of_file = np.repeat(np.arange(len(files)), [len(index.names) for index in indices]).tolist()
+    rows, others = (list(range(len(names))), []) if packed else one_a_sample(names, of_file, sure=True)
+    inside = ["" if packed else names[row] for row in rows]
+    tops = [words[of_file[row]] for row in rows]
+    paths = [f"{top}/{name}" if top else name for top, name in zip(tops, inside, strict=True)]
+    left = Account("", tuple(merged(entry for index in indices for entry in index.left_out)))
+    return _opened(set_, np.array(rows), paths, account.joined(left, Account("", tuple(others))))
+
+
+class _Set(NamedTuple):
+    spec: str
+    files: Sequence[Path]
+    indices: list[Index]
+    card: dict[str, Any] | None
+    max_megapixels: float
+    is_archive: bool = False
+
+
+def _opened(of: _Set, rows: np.ndarray, paths: Sequence[str], account: Account) -> Opened:
+    """The splits of some rows, by paths that begin with the split of their file."""
+    classed = None
+    if of.card is not None or any(index.texts for index in of.indices):
+        classed = _labels(of).of(rows)
+    layout = lay_out(of.spec, paths, labelled=None if classed is None else classed.labels >= 0)
+    if classed is None:
+        by_top = "all" in layout.splits and not of.is_archive
+        classed = Classed(layout.labels, layout.classes, by_first_folder(paths) if by_top else None)
+    parts = {split: partial(_part, of, rows[chosen], classed.of(chosen)) for split, chosen in layout.splits.items()}
+    return Opened(of.spec, parts, layout.account.joined(account))
+
+
+def _part(of: _Set, rows: np.ndarray, classed: Classed) -> ShardSource:
+    counts = np.array([len(index.names) for index in of.indices])
+    file = np.repeat(np.arange(len(counts)), counts)[rows]
+    names = Strings.join(index.names for index in of.indices)
+    places = np.concatenate([index.places for index in of.indices])[rows]
+    whole = len(rows) == len(names) and bool((np.diff(rows) == 1).all())
+    paths = names if whole else Strings(names[row] for row in rows.tolist())
+    source = ShardSource(of.spec, of.files, file, paths, places, classed, of.max_megapixels)
+    source.shards = [] if of.is_archive else source.shards  # it may be renamed
+    return source
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
@@ -143,19 +183,20 @@ def check_card(spec: str, folder: Path, files: Sequence[Path]) -> None:
         raise SourceError(f"data.source={spec!r}: {wrong[0]}{more}, says {CARD}; copy or pack the set again")
 
 
-def _labels(spec: str, indices: Sequence[Index], card: dict[str, Any] | None) -> tuple[np.ndarray, list[str]]:
-    """Labels int64 [N] and classes, from the texts that the shards hold."""
-    texts = sorted({text for index in indices for text in index.texts})
-    numbers, classes = number_labels(texts)
-    if card is not None and card["classes"]:
-        if len(classes) > (count := len(card["classes"])):
-            raise SourceError(
-                f"data.source={spec!r} has label {classes[-1]}, but {CARD} has {count} classes; repair it"
-            )
-        classes = card["classes"]
-    number = dict(zip(texts, numbers, strict=True))
-    of_shard = (np.array([*(number[text] for text in index.texts), UNLABELLED])[index.labels] for index in indices)
-    return np.concatenate(list(of_shard)), classes
+def _labels(of: _Set) -> Classed:
+    """What the texts say that the shards hold: numbers of the card's classes, or names or numbers of classes."""
+    texts = sorted({text for index in of.indices for text in index.texts})
+    number = {text: n for n, text in enumerate(texts)}
+    rows = np.concatenate([np.array([*(number[t] for t in i.texts), len(texts)])[i.labels] for i in of.indices])
+    classes = of.card["classes"] if of.card is not None else []
+    if not classes:
+        return by_text([*texts, ""]).of(rows)
+    given = by_text([*texts, ""])
+    by_name = zip(texts, given.labels.tolist(), strict=False)
+    values = np.array([int(text) if text.isdecimal() else label for text, label in by_name], dtype=np.int64)
+    if len(values) and (most := int(values.max())) >= (count := len(classes)):
+        raise SourceError(f"data.source={of.spec!r} has label {most}, but {CARD} has {count} classes; repair it")
+    return named(np.append(values, UNLABELLED), classes).of(rows)
 
 
 def _culprit(error: ShardError | OSError) -> str:

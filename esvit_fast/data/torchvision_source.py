@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torchvision
 from PIL import Image
 
+from .account import Account
 from .decode import CorruptImage, decode_image, image_array, reason
-from .encoded import SPLITS, UNLABELLED, SourceError, check_split
+from .encoded import SPLITS, SourceError
+from .labels import UNLABELLED, by_number
+from .opened import Opened
 
 _LABELS = ("targets", "labels", "_labels")
 
@@ -18,13 +23,23 @@ _LABELS = ("targets", "labels", "_labels")
 class TorchvisionSource:
     """A torchvision dataset of (image, class) pairs."""
 
-    def __init__(self, name: str, dataset: torchvision.datasets.VisionDataset, max_megapixels: float, part: str = ""):
+    def __init__(
+        self,
+        name: str,
+        dataset: torchvision.datasets.VisionDataset,
+        max_megapixels: float,
+        part: str = "",
+        others: Callable[[], np.ndarray | None] = lambda: None,
+    ):
+        """A dataset, and the labels of its other split for the case that it does not name its classes."""
         self.name, self.dataset, self.max_megapixels, self.part = name, dataset, max_megapixels, part
-        labels = next((getattr(dataset, key) for key in _LABELS if hasattr(dataset, key)), None)
-        self.labels = np.asarray(labels, dtype=np.int64) if labels is not None else None
-        count = 0 if self.labels is None else int(self.labels.max()) + 1
-        names = getattr(dataset, "classes", None)
-        self.classes = tuple(map(str, names if names and len(names) >= count else range(count)))
+        self.labels = self.marks = _labels_of(dataset)
+        names = getattr(dataset, "classes", None) or ()
+        if self.labels is not None and len(names) <= int(self.labels.max(initial=UNLABELLED)):
+            own, more = self.labels, others()
+            numbered = by_number(own if more is None else np.concatenate([own, more]))
+            self.labels, names = numbered.labels[: len(own)], numbered.classes
+        self.classes = tuple(map(str, names))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -52,32 +67,50 @@ class TorchvisionSource:
         return f"{self.name}{self.part}[{index}]"
 
 
-def open_torchvision(spec: str, rest: str, split: str, max_megapixels: float) -> TorchvisionSource:
+def open_torchvision(spec: str, rest: str, max_megapixels: float) -> Opened:
     """Open `NAME@ROOT`; nothing is downloaded.
 
     Raises:
-        SourceError: there is no such dataset, its files are not below the root, or it has no such split.
+        SourceError: there is no such dataset. Of its splits, when they are taken: the files are not below the root.
     """
     name, _, root = rest.partition("@")
     dataset = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(dataset) and issubclass(dataset, torchvision.datasets.VisionDataset)) or not root:
         raise SourceError(f"data.source={spec!r} must be torchvision:NAME@ROOT, such as torchvision:CIFAR10@data/cifar")
-    parameters = inspect.signature(dataset.__init__).parameters
-    download = {"download": False} if "download" in parameters else {}
+    arguments = inspect.signature(dataset.__init__).parameters
+    if not {"train", "split"} & arguments.keys():
+        whole = _made(spec, dataset, root, "train")
+        return Opened(spec, {"all": lambda: TorchvisionSource(spec, whole, max_megapixels)})
+
+    def part(split: str, other: str, suffix: str) -> TorchvisionSource:
+        def others() -> np.ndarray | None:
+            try:
+                return _labels_of(_made(spec, dataset, root, other))
+            except SourceError:  # there is none
+                return None
+
+        return TorchvisionSource(spec, _made(spec, dataset, root, split), max_megapixels, suffix, others)
+
+    parts = {"train": partial(part, "train", "test", ""), "test": partial(part, "test", "train", "/test")}
+    return Opened(spec, parts, Account(f"train and test as torchvision's {name} divides them"))
+
+
+def _made(spec: str, dataset: type, root: str, split: str) -> torchvision.datasets.VisionDataset:
+    arguments = inspect.signature(dataset.__init__).parameters
+    download = {"download": False} if "download" in arguments else {}
+    choices: list[dict] = [{"split": name} for name in SPLITS[split]] if "split" in arguments else [{}]
+    choices = [{"train": split == "train"}] if "train" in arguments else choices
     reasons = []
-    for choice in _split_arguments(parameters, split):
+    for choice in choices:
         try:
-            part = "/test" if choice and split == "test" else ""
-            return TorchvisionSource(spec, dataset(root, **choice, **download), max_megapixels, part)
+            return dataset(root, **choice, **download)
         except (RuntimeError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
             reasons.append(reason(error))
+    name = dataset.__name__
     remedy = f"torchvision.datasets.{name}({root!r}, download=True)" if download else "its instructions"
     raise SourceError(f"data.source={spec!r} cannot be opened: {reasons[0]}; fetch the files first, with {remedy}")
 
 
-def _split_arguments(parameters: dict[str, inspect.Parameter], split: str) -> list[dict]:
-    """Constructor arguments that may select a split: a flag, one of several names, or none."""
-    check_split(split)
-    if "train" in parameters:
-        return [{"train": split == "train"}]
-    return [{"split": name} for name in SPLITS[split]] if "split" in parameters else [{}]
+def _labels_of(dataset: torchvision.datasets.VisionDataset) -> np.ndarray | None:
+    labels = next((getattr(dataset, key) for key in _LABELS if hasattr(dataset, key)), None)
+    return None if labels is None else np.asarray(labels, dtype=np.int64)

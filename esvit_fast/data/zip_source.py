@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from .account import Account, LeftOut, left_out
+from .content import HEAD, sort_out
 from .decode import reason
-from .encoded import EncodedSource, SourceError, is_image_path, nothing_found, select_split
+from .encoded import EncodedSource, SourceError, nothing_found
 from .files import Files
+from .labels import Classed
+from .layout import lay_out
+from .links import follow, plain, target_of
+from .opened import Opened
 
 ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, ArithmeticError, struct.error)
 """What zipfile raises on damaged archives."""
@@ -27,15 +35,14 @@ class ZipSource(EncodedSource):
         self,
         name: str,
         file: Path,
-        members: Sequence[zipfile.ZipInfo],
-        labels: Sequence[int],
-        classes: Sequence[str],
+        names: Sequence[str],
+        places: np.ndarray,
+        classed: Classed,
         max_megapixels: float,
     ):
-        super().__init__(name, [member.filename for member in members], labels, classes, max_megapixels)
+        super().__init__(name, names, classed, max_megapixels)
         self.files = Files([file])
-        places = [(m.header_offset, m.compress_size, m.file_size, m.CRC, _is_deflated(m)) for m in members]
-        self.places = np.array(places, dtype=np.int64)  # [N, 5]
+        self.places = places  # int64 [N, 5]
 
     def path(self, index: int) -> str:
         """Archive and member."""
@@ -59,19 +66,31 @@ class ZipSource(EncodedSource):
         return data
 
 
-def open_zip(spec: str, file: Path, split: str, max_megapixels: float) -> ZipSource:
-    """Open a .zip; folders in it mean what they mean in an image folder, a folder around everything is ignored.
+def open_zip(spec: str, file: Path, max_megapixels: float) -> Opened:
+    """Open a .zip, in the order of its members' names, divided and labelled by its folders.
 
     Raises:
         SourceError: it is damaged, encrypted, or has no images.
     """
     try:
-        members = _members(spec, file)
-        images = sorted((member for member in members if is_image_path(member.filename)), key=lambda m: m.filename)
-        if not images:
-            raise nothing_found(spec, "the archive")
-        chosen, labels, classes = select_split(spec, [member.filename for member in images], split)
-        return ZipSource(spec, file, [images[row] for row in chosen], labels, classes, max_megapixels)
+        with zipfile.ZipFile(file) as archive:
+            members, entries = _members(spec, archive)
+            names = sorted(members)
+            rows, others = sort_out(names, lambda row: _head(archive, members[names[row]]))
+        names = [names[row] for row in rows]
+        account = Account("", (*entries, *others))
+        if not names:
+            raise nothing_found(spec, "the archive", account)
+        places = np.array([_place(members[name]) for name in names], dtype=np.int64)
+        layout = lay_out(spec, names)
+
+        def part(split: str) -> ZipSource:
+            chosen = layout.splits[split]
+            own = [names[row] for row in chosen.tolist()]
+            classed = Classed(layout.labels[chosen], layout.classes)
+            return ZipSource(spec, file, own, places[chosen], classed, max_megapixels)
+
+        return Opened(spec, {split: partial(part, split) for split in layout.splits}, layout.account.joined(account))
     except SourceError:
         raise
     except ZIP_DAMAGE as error:
@@ -80,15 +99,45 @@ def open_zip(spec: str, file: Path, split: str, max_megapixels: float) -> ZipSou
         ) from None
 
 
-def _members(spec: str, file: Path) -> list[zipfile.ZipInfo]:
-    with zipfile.ZipFile(file) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-    for m in members:
-        if m.flag_bits & 1 or m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            how = "encrypted" if m.flag_bits & 1 else f"compressed by method {m.compress_type}"
-            raise SourceError(f"data.source={spec!r}: {m.filename} is {how}; pack the images stored or deflated")
-    return members
+def _members(spec: str, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[LeftOut]]:
+    """The files of an archive by their names, links followed, and what was left out."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    links: dict[str, str] = {}
+    special: list[str] = []
+    twice: list[str] = []
+    for member in archive.infolist():
+        name = plain(member.filename)
+        mode = member.external_attr >> 16
+        if member.is_dir() or name.endswith("/") or not name:
+            continue
+        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            how = "encrypted" if member.flag_bits & 1 else f"compressed by method {member.compress_type}"
+            raise SourceError(f"data.source={spec!r}: {name} is {how}; pack the images stored or deflated")
+        if stat.S_ISLNK(mode):
+            links[name] = target_of(name, archive.read(member).decode("utf-8", "surrogateescape"))
+        elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            special.append(name)
+        else:
+            twice += [name] if name in found else []
+            found[name] = member
+    followed, nowhere = follow(found, links)
+    for members in followed.values():
+        found |= members
+    return found, [
+        *left_out("links that lead nowhere", nowhere),
+        *left_out("pipes, sockets or devices", special),
+        *left_out("another member of the same name follows", twice),
+    ]
 
 
-def _is_deflated(member: zipfile.ZipInfo) -> bool:
-    return member.compress_type == zipfile.ZIP_DEFLATED
+def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as opened:
+            return opened.read(HEAD)
+    except ZIP_DAMAGE as error:
+        raise OSError(reason(error)) from None
+
+
+def _place(member: zipfile.ZipInfo) -> tuple[int, int, int, int, bool]:
+    deflated = member.compress_type == zipfile.ZIP_DEFLATED
+    return member.header_offset, member.compress_size, member.file_size, member.CRC, deflated

@@ -83,12 +83,13 @@ def test_labels_of_names_of_json_of_folders_and_none(tmp_path):
     assert source.classes == ("ant", "dog", "elk") and [source.label(i) for i in range(3)] == [2, 1, 0]
     shard(tmp_path / "json" / "0.tar", {"a.json": b'{"label": 3}', "a.png": image, "b.png": image, "b.json": b"[1]"})
     source = open_source(str(tmp_path / "json"))
-    assert source.classes == ("0", "1", "2", "3") and [source.label(i) for i in range(2)] == [3, -1]
+    assert source.classes == ("3",) and [source.label(i) for i in range(2)] == [0, -1]
     shard(tmp_path / "folders" / "0.tar", {"dog/a.png": image, "cat/b.left.png": image, "c.png": image})
     source = open_source(str(tmp_path / "folders"))
     assert source.classes == ("cat", "dog") and [source.label(i) for i in range(3)] == [1, 0, -1]
     shard(tmp_path / "several" / "0.tar", {"a.left.png": image, "a.right.png": image, "a.cls": b"1\n", "x.txt": b""})
-    assert [open_source(str(tmp_path / "several")).label(i) for i in range(2)] == [1, 1]
+    source = open_source(str(tmp_path / "several"))  # one image a sample
+    assert source.classes == ("1",) and list(source.paths) == ["a.left.png"]
     shard(tmp_path / "none.tar", {"a.png": image, "b.cls": b"2"})
     assert open_source(str(tmp_path / "none.tar")).label(0) == -1
 
@@ -96,7 +97,8 @@ def test_labels_of_names_of_json_of_folders_and_none(tmp_path):
 def test_one_tar_has_labels_of_samples_too_and_the_order_of_names(tmp_path):
     file = shard(tmp_path / "one.tar", {"b.png": encoded(1), "b.cls": b"7", "a.png": encoded(0), "a.cls": b"2"})
     source = open_source(str(file))
-    assert [source.label(i) for i in range(2)] == [2, 7] and np.array_equal(source.image(1), pixels(1))
+    assert source.classes == ("2", "7") and [source.label(i) for i in range(2)] == [0, 1]
+    assert np.array_equal(source.image(1), pixels(1))
 
 
 def test_splits_by_folder_and_by_name(tmp_path):
@@ -236,6 +238,15 @@ def test_bad_shards_are_named_with_the_remedy(tmp_path, spoil, message):
     with pytest.raises(SourceError, match=message) as caught:
         open_source(str(tmp_path))
     assert "\n" not in str(caught.value) and f"data.source={str(tmp_path)!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["set [v2]", "set {a,b}", "what*?", "[a-c]/[0]"])
+@pytest.mark.parametrize("pattern", ["*.tar", "{000..002}.tar", "0[0-9][0-9].tar", "**/*.tar"])
+def test_folders_with_marks_of_patterns_in_their_names(tmp_path, folder, pattern):
+    numbered(tmp_path / folder)
+    assert len(open_source(str(tmp_path / folder / pattern))) == 12
+    numbered(tmp_path / folder, name="part[1]-{}.tar")
+    assert len(open_source(str(tmp_path / folder / "part[1]-*.tar"))) == 12
 
 
 @pytest.mark.parametrize(

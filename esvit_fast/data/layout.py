@@ -1,0 +1,337 @@
+"""The one rule by which names of files become splits and classes, whatever kind of source they lie in.
+
+It looks at folders. Folders named as splits, in any case and spelling (`Train`, `valid`, `train2017`), are splits where
+both training and test lie side by side, below whatever lies around everything; the class is the folder below them or,
+where there is none, above them. Otherwise the first folder is the class. What does not fit is left out, with a reason.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .account import Account, LeftOut
+from .encoded import SourceError
+from .labels import UNLABELLED
+from .split_names import WORDS, companions, divided_names, has_both, is_sure, kind_of, split_word, word_in
+
+Parts = tuple[str, ...]
+
+
+class Layout(NamedTuple):
+    """What paths say."""
+
+    splits: dict[str, np.ndarray]
+    """Rows, int64, of `train` and `test`, or of one of them; or of `all` if the paths are not divided."""
+    labels: np.ndarray
+    """int64 [N], -1 for none."""
+    classes: list[str]
+    """Those that occur in the splits, sorted, in Unicode's composed form; all splits share their numbers."""
+    account: Account
+
+
+class LayoutError(ValueError):
+    """Nobody can say what is a split there and what a class; the message says what is in the way."""
+
+
+@dataclass
+class _Folder:
+    """A folder with images directly in it: what is around, above and below its split, and why it is left out."""
+
+    parts: Parts
+    images: int
+    unused: str = ""
+    word: str = ""
+    above: Parts = ()
+    below: Parts = ()
+    label: str = ""
+
+
+@dataclass
+class _Said:
+    sentences: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def understand(paths: Sequence[str], *, labelled: np.ndarray | None = None, lone: bool = True) -> Layout:
+    r"""Divide images into splits and classes by their paths, relative, with / or \ between folders.
+
+    Args:
+        labelled: bool [N], whether an image has a label of its own; of several test splits, one with labels is taken.
+        lone: whether images of one split alone are that split, and not simply all that there are.
+
+    Raises:
+        LayoutError: most images lie beside splits that stand somewhere deep among them.
+    """
+    folders, of = _folders(paths)
+    said = _Said()
+    _leave_out_companions(folders)
+    used = [folder for folder in folders if not folder.unused]
+    around = _strip_around(used, lone)
+    _divide(used, lone, said)
+    has_labels = labelled is not None and bool(labelled.any())
+    _label(used, said, has_labels)
+    _choose_test(folders, of, labelled)
+    names = sorted({folder.label for folder in folders if folder.label and not folder.unused})
+    number = {name: label for label, name in enumerate(names)}
+    labels = np.array([number.get(folder.label, UNLABELLED) for folder in folders], dtype=np.int64)[of]
+    splits = _rows(folders, of, lone)
+    if around:
+        said.sentences.insert(0, f"{'/'.join(around)}/ around everything")
+    said.sentences.insert(0, _of_splits(folders, splits))
+    if not has_labels:
+        said.remarks += doubts(names, labels, splits)
+    account = Account(", ".join(said.sentences), _unused(paths, folders, of), tuple(said.remarks))
+    return Layout(splits, labels, names, account)
+
+
+def lay_out(spec: str, paths: Sequence[str], *, labelled: np.ndarray | None = None, lone: bool = True) -> Layout:
+    """`understand`, with an error that names the source."""
+    try:
+        return understand(paths, labelled=labelled, lone=lone)
+    except LayoutError as error:
+        raise SourceError(f"data.source={spec!r}: {error}") from None
+
+
+def words_of(paths: Sequence[str], *, lone: bool) -> tuple[list[str | None], Account]:
+    """The split of each file of a set by its folders, or by its name where names tell both training and test.
+
+    Returns:
+        A word of `split_names.WORDS` for each, "" if the files are not divided, None for one that lies in no split; and
+        what is to be said of the latter.
+    """
+    pairs = [path.replace("\\", "/").rpartition("/") for path in paths]
+    by_name = [word_in(name.rpartition(".")[0]) for _, _, name in pairs]
+    if {kind_of(word) for word in by_name if word} == {"train", "test"}:
+        named = [f"{folder}/{word}" if word else folder for (folder, _, _), word in zip(pairs, by_name, strict=True)]
+        lone = True
+    else:
+        named = [folder for folder, _, _ in pairs]
+    folders, of = _folders([f"{name}/" for name in named])
+    _strip_around(folders, lone)
+    _divide(folders, lone, _Said())
+    if not lone and len({kind_of(folder.word) for folder in folders if folder.word}) < 2:
+        return [""] * len(paths), Account()
+    words = [None if folder.unused else folder.word for folder in folders]
+    return [words[number] for number in of.tolist()], Account("", _unused(paths, folders, of))
+
+
+def _folders(paths: Sequence[str]) -> tuple[list[_Folder], np.ndarray]:
+    """The folders of images, and the folder of each, int64 [N]."""
+    number: dict[str, int] = {}
+    of = np.fromiter((number.setdefault(_folder(path), len(number)) for path in paths), np.int64, len(paths))
+    parts = [tuple(part for part in name.split("/") if part not in ("", ".")) for name in number]
+    counts = np.bincount(of, minlength=len(parts)).tolist()
+    return [_Folder(*pair) for pair in zip(_with_words_apart(parts), counts, strict=True)], of
+
+
+def _folder(path: str) -> str:
+    return (path.replace("\\", "/") if "\\" in path else path).rpartition("/")[0]
+
+
+def _with_words_apart(every: list[Parts]) -> list[Parts]:
+    """cifar_train and cifar_test as the folders train and test in a folder cifar."""
+    for depth in range(max(map(len, every), default=0)):
+        apart = divided_names({parts[depth] for parts in every if len(parts) > depth})
+        if apart:
+            every = [
+                (*parts[:depth], *apart.get(parts[depth], parts[depth : depth + 1]), *parts[depth + 1 :])
+                if len(parts) > depth
+                else parts
+                for parts in every
+            ]
+    return every
+
+
+def _children(folders: Sequence[_Folder]) -> dict[Parts, set[str]]:
+    found: dict[Parts, set[str]] = {}
+    for folder in folders:
+        for depth, name in enumerate(folder.parts):
+            found.setdefault(folder.parts[:depth], set()).add(name)
+    return found
+
+
+def _leave_out_companions(folders: list[_Folder]) -> None:
+    """Masks and the like lie beside the images that they belong to."""
+    aside = {(*parent, name) for parent, names in _children(folders).items() for name in companions(names)}
+    for folder in folders if aside else ():
+        for depth in range(len(folder.parts)):
+            if (top := folder.parts[: depth + 1]) in aside:
+                folder.unused = f"{top[-1]}/ belongs to the images beside it"
+                break
+
+
+def _strip_around(folders: list[_Folder], lone: bool) -> Parts:
+    """Take away, and return, the folders that lie around everything."""
+    around: Parts = ()
+    while folders and all(folder.parts for folder in folders) and len({folder.parts[0] for folder in folders}) == 1:
+        below = {folder.parts[1] for folder in folders if len(folder.parts) > 1}
+        if lone and split_word(folders[0].parts[0]) and not has_both(below):
+            break
+        around = (*around, folders[0].parts[0])
+        for folder in folders:
+            folder.parts = folder.parts[1:]
+    return around
+
+
+def _divide(folders: list[_Folder], lone: bool, said: _Said) -> None:
+    """Find the split of each folder, if there are any."""
+    tops = {folder.parts[0] if folder.parts else "" for folder in folders}
+    words = {name: word for name in tops if (word := split_word(name))}
+    depth = _depth(folders)
+    if depth is not None:
+        inside = sum(f.images for f in folders if len(f.parts) > depth and split_word(f.parts[depth]))
+        outside = sum(folder.images for folder in folders) - inside
+        if depth and outside > inside:
+            found = next(f for f in folders if len(f.parts) > depth and split_word(f.parts[depth]))
+            raise LayoutError(
+                f"{'/'.join(found.parts[: depth + 1])}/ looks like a split, but {outside:,} images lie in none and "
+                f"only {inside:,} in one; give the folder of the splits alone, or rename what is none"
+            )
+        _split_at(folders, depth)
+    elif words and {kind_of(word) for word in words.values()} == {"train"}:
+        deep = any(len(f.parts) > 1 and f.parts[0] in words for f in folders)
+        if deep or not tops - words.keys() - {""}:
+            _split_at(folders, 0)
+        else:
+            said.sentences.append(f"{'/ and '.join(sorted(words))}/ a class like those beside it")
+            _undivided(folders)
+    elif words and not tops - words.keys():
+        _split_at(folders, 0)
+    elif sure := sorted(filter(is_sure, words)):
+        _undivided(folders)
+        for folder in folders:
+            if folder.parts and folder.parts[0] in sure:
+                folder.word, folder.below = words[folder.parts[0]], folder.parts[1:]
+            else:
+                folder.word = "train"
+        names = "/ and ".join(sure)
+        said.remarks.append(f"what lies outside of {names}/ is taken for training; rename {names}/ if it is a class")
+    else:
+        _undivided(folders)
+
+
+def _depth(folders: list[_Folder]) -> int | None:
+    """How deep splits lie: where a folder holds both kinds, or folders that hold nothing else do together."""
+    kinds: dict[int, set[str]] = {}
+    for parent, names in _children(folders).items():
+        words = [split_word(name) for name in names]
+        if all(words) or has_both(names):
+            kinds.setdefault(len(parent), set()).update(kind_of(word) for word in words if word)
+    return min((depth for depth, found in kinds.items() if len(found) == 2), default=None)
+
+
+def _split_at(folders: list[_Folder], depth: int) -> None:
+    for folder in folders:
+        if len(folder.parts) > depth and (word := split_word(folder.parts[depth])):
+            folder.word, folder.above, folder.below = word, folder.parts[:depth], folder.parts[depth + 1 :]
+        else:
+            where = f"in {folder.parts[0]}/, which is" if folder.parts else "in"
+            folder.unused = f"{where} none of the splits"
+    for kind in ("train", "test"):  # train/train/, and train/val/ beside it
+        inside = [folder for folder in folders if folder.word and kind_of(folder.word) == kind]
+        while inside and all(folder.below and split_word(folder.below[0]) for folder in inside):
+            for folder in inside:
+                folder.word, folder.below = split_word(folder.below[0]), folder.below[1:]
+            inside = [folder for folder in inside if kind_of(folder.word) == kind]
+
+
+def _undivided(folders: list[_Folder]) -> None:
+    for folder in folders:
+        folder.below = folder.parts
+
+
+def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
+    """Find the class of each folder."""
+    used = [folder for folder in folders if not folder.unused]
+    while used and all(folder.below for folder in used) and len({folder.below[0] for folder in used}) == 1:
+        for folder in used:
+            folder.below = folder.below[1:]
+    above = len({folder.above for folder in used}) > 1 and not any(folder.below for folder in used)
+    spellings: dict[str, set[str]] = {}
+    for folder in used:
+        side = folder.above if above else folder.below
+        folder.label = unicodedata.normalize("NFC", side[0]) if side else ""
+        if side:
+            spellings.setdefault(folder.label, set()).add(side[0])
+    if has_labels or not spellings:
+        said.sentences.append("labels of their own" if has_labels else "no classes")
+        return
+    where = "the folders above the splits" if above else "folders"
+    deeper = any(len(folder.above if above else folder.below) > 1 for folder in used)
+    said.sentences.append(f"{_classes(len(spellings))} by {where}" + (", the first of several" if deeper else ""))
+    if twice := sorted(name for name, found in spellings.items() if len(found) > 1):
+        said.sentences.append(f"{len(twice):,} of them spelled in two ways of Unicode ({twice[0]!r})")
+
+
+def _choose_test(folders: list[_Folder], of: np.ndarray, labelled: np.ndarray | None) -> None:
+    """Of several splits for testing take the first that has labels, or else the first."""
+    own = np.zeros(len(folders), dtype=bool)
+    if labelled is not None:
+        own = np.bincount(of[labelled], minlength=len(folders)) > 0
+    has_labels: dict[str, bool] = {}
+    for folder, has in zip(folders, own.tolist(), strict=True):
+        if folder.word and not folder.unused and kind_of(folder.word) == "test":
+            has_labels[folder.word] = has_labels.get(folder.word, False) or has or bool(folder.label)
+    order = [word for word in WORDS if word in has_labels]
+    taken = max(order, key=has_labels.__getitem__, default="")  # the first of the best
+    for folder in folders:
+        if folder.word in has_labels and folder.word != taken:
+            folder.unused = folder.unused or f"the test split is {taken}, and not {folder.word}"
+
+
+def _rows(folders: list[_Folder], of: np.ndarray, lone: bool) -> dict[str, np.ndarray]:
+    kinds = np.array(["" if f.unused else kind_of(f.word) if f.word else "all" for f in folders], dtype=object)
+    found = {kind for kind in ("train", "test", "all") if (kinds == kind).any()}
+    if len(found) == 1 and not lone:
+        kinds[kinds != ""] = "all"
+        found = {"all"}
+    return {kind: np.flatnonzero((kinds == kind)[of]) for kind in ("train", "test", "all") if kind in found}
+
+
+def _of_splits(folders: list[_Folder], splits: dict[str, np.ndarray]) -> str:
+    if "all" in splits:
+        return "not divided into splits"
+    said = []
+    for kind in splits:
+        words = {f.word for f in folders if f.word and not f.unused and kind_of(f.word) == kind}
+        named = f" ({', '.join(sorted(words))})" if words != {kind} else ""
+        said.append(f"{kind}{named}: {len(splits[kind]):,} images")
+    return ", ".join(said)
+
+
+def _unused(paths: Sequence[str], folders: list[_Folder], of: np.ndarray) -> tuple[LeftOut, ...]:
+    reasons: dict[str, list[int]] = {}
+    for n, folder in enumerate(folders):
+        if folder.unused:
+            reasons.setdefault(folder.unused, []).append(n)
+    entries = []
+    for why, numbers in reasons.items():
+        rows = np.flatnonzero(np.isin(of, numbers))
+        entries.append(LeftOut(why, len(rows), tuple(paths[row] for row in rows[:3].tolist())))
+    return tuple(entries)
+
+
+def doubts(names: list[str], labels: np.ndarray, splits: dict[str, np.ndarray]) -> list[str]:
+    """What looks like a mistake among classes."""
+    doubts = []
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold().strip(), []).append(name)
+    if alike := [found for found in folded.values() if len(found) > 1]:
+        doubts.append(f"classes {alike[0][0]!r} and {alike[0][1]!r} differ in case or blanks only")
+    if splits.keys() == {"train", "test"}:
+        known = set(labels[splits["train"]].tolist())
+        if strange := sorted(set(labels[splits["test"]].tolist()) - known - {UNLABELLED}):
+            doubts.append(
+                f"{_classes(len(strange))} of test images without a training image, {names[strange[0]]!r} first"
+            )
+    return doubts
+
+
+def _classes(count: int) -> str:
+    return f"{count:,} class{'es' * (count > 1)}"

@@ -1,0 +1,81 @@
+"""One image of each sample: masks and previews that share its name are no images to learn from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from .account import LeftOut, left_out
+from .content import EXTENSIONS, extension
+from .split_names import is_companion_word
+
+_FIELD = re.compile(r"[^\W\d][\w-]*")
+
+
+def key_of(name: str) -> str:
+    """What stands before the first dot of a file's name, with its folder, as in WebDataset."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def sample_and_field(name: str) -> tuple[str, str]:
+    """The sample that a file belongs to, and which of its files it is: `jpg`, or `mask.png`.
+
+    Numbers between dots are part of the sample's name, as in `frame.0001.jpg`.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, rest = base.partition(".")
+    while "." in rest and not _FIELD.fullmatch(rest.partition(".")[0]):
+        first, _, rest = rest.partition(".")
+        stem = f"{stem}.{first}"
+    return f"{folder}{slash}{stem}", rest.lower()
+
+
+def one_a_sample(
+    names: Sequence[str], of: Sequence[int] | None = None, *, sure: bool
+) -> tuple[list[int], list[LeftOut]]:
+    """The rows of the images to take, rising, and the fields that were left out.
+
+    A field that is a bare extension goes before others, a .jpg before a .png, and what a mask or preview is called is
+    taken only where no sample has anything else.
+
+    Args:
+        of: the shard that each lies in, as a sample lies in one; None for all in the same.
+        sure: the names are those of samples; else only masks and previews beside a bare extension are left out.
+    """
+    parts = [sample_and_field(name) for name in names]
+    if of is not None:
+        parts = [(f"{shard}/{sample}", field) for shard, (sample, field) in zip(of, parts, strict=True)]
+    best: dict[str, tuple[tuple[int, int], int]] = {}
+    for row, (sample, field) in enumerate(parts):
+        rank = _rank(field), row
+        best[sample] = min(best.get(sample, rank), rank)
+    main = min((rank for (rank, _), _ in best.values()), default=0)
+    out: dict[str, list[int]] = {}
+    rows = []
+    for row, (sample, field) in enumerate(parts):
+        (rank, _), taken = best[sample]
+        if row == taken:
+            keep = rank < 2 or main == 2
+        else:
+            keep = not sure and not (_rank(field)[0] == 2 and rank == 0)
+        if keep:
+            rows.append(row)
+        else:
+            out.setdefault(field, []).append(row)
+    used = Counter(parts[row][1] for row in rows).most_common(1)
+    return rows, [
+        entry
+        for field, left in out.items()
+        for entry in left_out(f"one image a sample: .{used[0][0]}, and not .{field}", [names[row] for row in left])
+    ]
+
+
+def _rank(field: str) -> tuple[int, int]:
+    """0 for a bare extension, 2 for a mask or preview, 1 for any other; and the place of the extension."""
+    kind = extension(field if "." in field else f".{field}")
+    place = EXTENSIONS.index(kind) if kind in EXTENSIONS else len(EXTENSIONS)
+    names = field.split(".")[:-1]
+    aside = any(is_companion_word(word) for name in names for word in re.findall(r"[^\W\d_]+", name))
+    return (2 if aside else 1 if names else 0), place

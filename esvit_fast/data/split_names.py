@@ -1,0 +1,113 @@
+"""Names of folders and files that mean a split, or what belongs to images without being images to learn from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+
+WORDS = {
+    "train": ("train", "training", "trainval"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation"),
+    "dev": ("dev", "development"),
+    "eval": ("eval", "evaluation"),
+    "holdout": ("holdout", "heldout"),
+}
+"""Splits by their shortest name, and how they are spelled; all but the first are for testing, by preference."""
+
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold", "usage")
+"""Columns of tables that name the split of a row."""
+
+_CANONICAL = {spelling: word for word, spellings in WORDS.items() for spelling in spellings}
+_SURE = {"test", "val", "validation"}
+# what may stand beside the word: train_set, images-train, train2017, train-00000-of-00005
+_FILLERS = {"set", "sets", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "data"}
+_FILLERS |= {"dataset", "split", "partial", "frames", "jpg", "jpeg", "png", "files", "of"}
+_GLUED = ("images", "image", "imgs", "img", "data", "set")
+_IMAGES = {"image", "images", "img", "imgs", "jpegimages", "rgb", "picture", "pictures", "photo", "photos", "frames"}
+_COMPANIONS = {"annotation", "annotations", "label", "labels", "mask", "masks", "seg", "segs", "segmentation", "gt"}
+_COMPANIONS |= {"segmentations", "groundtruth", "groundtruths", "trimap", "trimaps", "depth", "depths", "preview"}
+_COMPANIONS |= {"previews", "thumb", "thumbs", "thumbnail", "thumbnails"}
+
+
+def is_companion_word(word: str) -> bool:
+    """Whether a word is one for what belongs to an image: mask, preview, …"""
+    return word.casefold() in _COMPANIONS
+
+
+def kind_of(word: str) -> str:
+    """The split, train or test, that a word of `WORDS` means."""
+    return "train" if word == "train" else "test"
+
+
+@lru_cache(1 << 16)
+def split_word(name: str) -> str:
+    """The word of `WORDS` that is all a name says; "" if it says something else."""
+    words, others = _words(name)
+    return "" if others or {"train", "test"} <= words else next((word for word in WORDS if word in words), "")
+
+
+def has_both(names: Iterable[str]) -> bool:
+    """Whether some of these names mean training and others testing."""
+    return {kind_of(word) for word in map(split_word, set(names)) if word} == {"train", "test"}
+
+
+@lru_cache(1 << 16)
+def is_sure(name: str) -> bool:
+    """Whether a name means a split for testing even where none for training stands beside it."""
+    return bool(split_word(name)) and not set(_tokens(name)).isdisjoint(_SURE)
+
+
+@lru_cache(1 << 16)
+def word_in(name: str) -> str:
+    """The word of `WORDS` in a name that may say more, as imagenet1k-train-0001 does; "" if there is none."""
+    words, _ = _words(name)
+    return "" if {"train", "test"} <= words else next((word for word in WORDS if word in words), "")
+
+
+def divided_names(names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Of names that differ by a word that divides them (cifar_train, cifar_test): what is the same, and the word."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if (word := word_in(name)) and not split_word(name):
+            found.setdefault(" ".join(_words(name)[1]), {})[name] = word
+    return {
+        name: (rest, word)
+        for rest, group in found.items()
+        if {"train", "test"} == {kind_of(word) for word in group.values()}
+        for name, word in group.items()
+    }
+
+
+def companions(names: Collection[str]) -> set[str]:
+    """Of names beside each other, those that hold what belongs to the images of another: masks/ of images/."""
+    tokens = {name: tuple(_tokens(name)) for name in names}
+    bases = {tuple(sorted(of)) for of in tokens.values()}
+    has_images = any(of and set(of) <= _IMAGES for of in tokens.values())
+
+    def belongs(of: tuple[str, ...]) -> bool:
+        rest = tuple(sorted(token for token in of if token not in _COMPANIONS))
+        return len(rest) < len(of) and (has_images if not rest else rest in bases)
+
+    return {name for name, of in tokens.items() if belongs(of)}
+
+
+def _tokens(name: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainImages
+    return re.findall(r"[^\W\d_]+", spaced.casefold())
+
+
+def _words(name: str) -> tuple[set[str], list[str]]:
+    """The words of `WORDS` in a name, and what else it says."""
+    words, others = set(), []
+    for token in _tokens(name):
+        short = token
+        for glued in _GLUED:
+            for part in (token.removeprefix(glued), token.removesuffix(glued)):
+                short = part if part in _CANONICAL else short
+        if short in _CANONICAL:
+            words.add(_CANONICAL[short])
+        elif token not in _FILLERS:
+            others.append(token)
+    return words, others

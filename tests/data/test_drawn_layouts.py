@@ -1,0 +1,45 @@
+"""Random layouts as every kind of source: splits, classes and counts are those that were drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from esvit_fast.data import open_splits
+from esvit_fast.data.account import account_of
+
+from .drawn_layouts import KINDS, draw, write
+
+LAYOUTS = 60
+
+
+def counts(source):
+    """Images of each class, "" for those of none; all of them can be read."""
+    labels = [source.label(index) for index in range(len(source))]
+    assert source.image(len(source) - 1).shape == (4, 4, 3)
+    return Counter(source.classes[label] if label >= 0 else "" for label in labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layout_is_read_as_it_was_drawn(tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    for seed in range(LAYOUTS):
+        check(seed, kind, tmp_path / str(seed))
+
+
+def check(seed, kind, root):
+    """Compare a source with its layout."""
+    root.mkdir()
+    drawn = draw(seed)
+    found = open_splits(write(drawn, kind, root))
+    truth = drawn.truth
+    if kind == "list" and len(truth) == 1:  # who lists images of one split only means these
+        truth = {"all": next(iter(truth.values()))}
+    assert {split: counts(source) for split, source in found.items()} == truth, (seed, drawn.files.keys())
+    assert len({source.classes for source in found.values()}) == 1
+    named = {"list": "png", "parquet": "png"}.get(kind)  # these name images only
+    aside = [path for path in drawn.aside if named is None or (path.endswith(".png") and "hidden" not in path)]
+    told = account_of(next(iter(found.values()))).left_out
+    assert sum(entry.count for entry in told) == len(aside), (seed, told, aside)

@@ -1,0 +1,168 @@
+"""The rule of layouts, on names alone."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pytest
+
+from esvit_fast.data.layout import LayoutError, understand, words_of
+from esvit_fast.data.split_names import companions, divided_names, split_word
+
+
+def read(*paths, **options):
+    """Splits as {split: paths}, and classes of the images that are used."""
+    found = understand(paths, **options)
+    splits = {split: [paths[row] for row in rows.tolist()] for split, rows in found.splits.items()}
+    labels = [found.classes[label] if label >= 0 else "" for label in found.labels.tolist()]
+    return splits, dict(zip(paths, labels, strict=True)), found.account
+
+
+@pytest.mark.parametrize(
+    "train", ["train", "Train", "TRAINING", "train2017", "train_set", "images-train", "TrainImages"]
+)
+@pytest.mark.parametrize("test", ["test", "Test", "val", "valid", "VALIDATION", "val2017", "testset", "dev", "eval"])
+def test_splits_are_known_however_they_are_spelled(train, test):
+    splits, labels, _ = read(f"{train}/cat/1", f"{test}/cat/2", f"{test}/dog/3")
+    assert splits == {"train": [f"{train}/cat/1"], "test": [f"{test}/cat/2", f"{test}/dog/3"]}
+    assert list(labels.values()) == ["cat", "cat", "dog"]
+    assert list(read(f"{train}/1", f"{test}/2")[0]) == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train station", "test tube", "trainers", "contest", "invalid", "value", "train_test", ""]
+)
+def test_other_names_are_no_splits(name):
+    assert split_word(name) == ""
+
+
+@pytest.mark.parametrize("around", ["", "Images/", "a/b.c/", "test/", "train/"])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_folders_around_everything_are_nothing(around, separator):
+    paths = [f"{around}{name}".replace("/", separator) for name in ("train/cat/1", "train/dog/2", "val/cat/3")]
+    splits, labels, account = read(*paths)
+    assert splits == {"train": paths[:2], "test": paths[2:]} and list(labels.values()) == ["cat", "dog", "cat"]
+    assert not around or f"{around[:-1]}/ around everything" in account.layout
+    if around not in ("test/", "train/"):
+        paths = [f"{around}{name}".replace("/", separator) for name in ("cat/1", "dog/2")]
+        assert read(*paths)[:2] == ({"all": paths}, dict(zip(paths, ("cat", "dog"), strict=True)))
+
+
+@pytest.mark.parametrize("aside", ["annotations/1", "masks/a/1", "unlabeled/1", "loose"])
+def test_what_lies_beside_splits_is_left_out_and_told(aside):
+    for around in ("", "set/"):
+        splits, _, account = read(f"{around}train/1", f"{around}test/2", f"{around}{aside}")
+        assert splits == {"train": [f"{around}train/1"], "test": [f"{around}test/2"]}
+        assert [(entry.count, entry.first) for entry in account.left_out] == [(1, (f"{around}{aside}",))]
+
+
+def test_of_several_tests_one_is_taken_and_the_other_told():
+    splits, _, account = read("train/1", "val/2", "test/3")
+    assert splits["test"] == ["test/3"] and str(account.left_out[0]) == (
+        "1 left out: the test split is test, and not val (val/2)"
+    )
+    assert read("train/a/1", "val/a/2", "test/3")[0]["test"] == ["val/a/2"]  # the one with classes
+    labelled = np.array([True, True, False])
+    assert read("train/1", "val/2", "test/3", labelled=labelled)[0]["test"] == ["val/2"]
+
+
+def test_splits_below_classes():
+    splits, labels, account = read("cat/train/1", "cat/test/2", "dog/train/3", "dog/test/4")
+    assert splits == {"train": ["cat/train/1", "dog/train/3"], "test": ["cat/test/2", "dog/test/4"]}
+    assert list(labels.values()) == ["cat", "cat", "dog", "dog"] and "above the splits" in account.layout
+    _, labels, account = read("cat/train/1", "cat/test/2", "dog/train/3", "dog/test/4", "eel/5")
+    assert labels["eel/5"] == "" and account.left_out[0].first == ("eel/5",)
+    with pytest.raises(
+        LayoutError, match=r"^cat/train/ looks like a split, but 3 images lie in none and only 2 in one;"
+    ):
+        understand(["cat/train/1", "cat/test/2", "dog/1", "dog/2", "eel/3"])
+
+
+def test_sets_beside_each_other_are_united():
+    splits, labels, _ = read("a/train/cat/1", "a/test/cat/2", "b/train/dog/3", "b/val/dog/4")
+    assert splits["train"] == ["a/train/cat/1", "b/train/dog/3"]
+    assert set(labels.values()) == {"cat", "dog"}
+
+
+def test_a_class_may_be_called_as_a_split():
+    assert read("train/1", "tram/2")[:2] == ({"all": ["train/1", "tram/2"]}, {"train/1": "train", "tram/2": "tram"})
+    assert list(read("valid/1", "invalid/2")[1].values()) == ["valid", "invalid"]
+    paths = [f"{split}/{name}/1" for split in ("train", "test") for name in ("bus", "train")]
+    splits, labels, _ = read(*paths)
+    assert splits == {"train": paths[:2], "test": paths[2:]} and list(labels.values()) == ["bus", "train"] * 2
+
+
+def test_a_test_folder_beside_classes_is_not_trained_on():
+    splits, labels, account = read("cat/1", "dog/2", "test/3", "test/cat/4")
+    assert splits == {"train": ["cat/1", "dog/2"], "test": ["test/3", "test/cat/4"]}
+    assert list(labels.values()) == ["cat", "dog", "", "cat"]
+    assert "what lies outside of test/ is taken for training" in account.remarks[0]
+
+
+def test_a_split_alone():
+    assert read("train/a/1", "train/b/2")[0] == {"train": ["train/a/1", "train/b/2"]}
+    assert read("test/1")[0] == {"test": ["test/1"]}
+    for paths in (["train/a/1", "train/b/2"], ["x/test/1"]):
+        assert read(*paths, lone=False)[0] == {"all": paths}
+
+
+def test_masks_are_no_class():
+    for paths in (
+        ["images/train/1", "images/val/2", "masks/train/1"],
+        ["train/images/1", "val/images/2", "train/masks/1"],
+    ):
+        splits, labels, account = read(*paths)
+        assert splits == {"train": paths[:1], "test": paths[1:2]} and set(labels.values()) == {""}
+        assert "belongs to the images beside it" in account.left_out[0].why
+    assert read("train/1", "train_masks/2")[0] == {"train": ["train/1"]}
+    assert set(read("masks/1", "gloves/2")[1].values()) == {"masks", "gloves"}
+    assert companions(["JPEGImages", "SegmentationClass", "Annotations", "x_seg", "x"]) == {"Annotations", "x_seg"}
+
+
+def test_names_that_differ_by_the_split():
+    splits, labels, _ = read("ILSVRC2012_img_train/n1/1", "ILSVRC2012_img_val/n1/2", "ILSVRC2012_img_val/n2/3")
+    assert (len(splits["train"]), len(splits["test"])) == (1, 2) and set(labels.values()) == {"n1", "n2"}
+    assert divided_names(["cats_train", "dogs_test"]) == {}
+    _, labels, _ = read("cats_train/1", "cats_test/2", "dogs_train/3", "dogs_test/4")
+    assert list(labels.values()) == ["cats", "cats", "dogs", "dogs"]
+
+
+def test_how_unicode_spells_a_class_makes_no_difference():
+    one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    found = understand([f"train/{one}/1", "train/tea/2", f"test/{other}/3", "test/tea/4"])
+    assert found.classes == [one, "tea"] and found.labels.tolist() == [0, 1, 0, 1]
+    assert "1 of them spelled in two ways of Unicode ('café')" in found.account.layout
+
+
+def test_classes_that_look_like_a_mistake_are_told():
+    assert read("Cat/1", "cat/2", "dog/3")[2].remarks == ("classes 'Cat' and 'cat' differ in case or blanks only",)
+    assert read("train/a/1", "train/b/2", "test/a/3", "test/B/4")[2].remarks == (
+        "classes 'B' and 'b' differ in case or blanks only",
+        "1 class of test images without a training image, 'B' first",
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["train-000.tar", "val_000.tar"], ["train", "val"]),
+        (["default/train/0000.parquet", "default/test/0000.parquet"], ["train", "test"]),
+        (["data/train-00000-of-00002.parquet", "data/test-00000-of-00001.parquet", "x.tar"], ["train", "test", None]),
+        (["imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"], ["train", "val"]),
+        (["a/Train/0.tar", "a/Valid/0.tar"], ["train", "val"]),
+        (["train-0.tar", "train-1.tar"], ["", ""]),
+        (["000.tar", "001.tar"], ["", ""]),
+        (["cat/0.tar", "dog/0.tar"], ["", ""]),
+    ],
+)
+def test_splits_of_files(files, words):
+    found, account = words_of(files, lone=False)
+    assert found == words
+    assert [entry.first for entry in account.left_out] == ([(files[-1],)] if None in words else [])
+
+
+def test_many_images_take_one_look_at_each_folder():
+    paths = [f"set/{split}/{number % 7}/{number}.jpg" for split in ("train", "val") for number in range(20_000)]
+    found = understand(paths)
+    assert [len(rows) for rows in found.splits.values()] == [20_000, 20_000] and len(found.classes) == 7
