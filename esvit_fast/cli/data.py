@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..config import Config, DataConfig, load_config, recipe_names, validate
 from ..data import open_source, open_splits
+from ..data.account import account_of, findings, printable, report_of
 from ..data.check import Survey, copies_between
 from ..data.pack import PackSettings
 from ..data.pack import pack as write_shards
@@ -54,12 +55,18 @@ def check(argv: Sequence[str]) -> int:
     if len(surveys) == 2 and (count := copies_between(surveys["train"], surveys["test"])):
         reports["test"]["remarks"].append(f"{count:,} test images are copies of training images: accuracy is flattered")
         reports["test"]["verdict"] = max("usable", reports["test"]["verdict"], key=_VERDICTS.index)
+    account = account_of(next(iter(splits.values())))
+    told = findings(account)
+    for report in reports.values():
+        report["remarks"] = [*told, *report["remarks"]]
+        report["verdict"] = max("usable" if told else "good", report["verdict"], key=_VERDICTS.index)
     worst = max((report["verdict"] for report in reports.values()), key=_VERDICTS.index)
     if args.json:
-        print(json.dumps({"source": args.source, "verdict": worst, "splits": reports}, indent=1))
+        print(json.dumps({"source": args.source, "verdict": worst, **report_of(account), "splits": reports}, indent=1))
     else:
-        for split, report in reports.items():
-            _show(args.source if split == "all" else f"{args.source}, {split}", report)
+        for number, (split, report) in enumerate(reports.items()):
+            report["remarks"] = report["remarks"][len(told) if number else 0 :]  # once is enough
+            _show(args.source if split == "all" else f"{args.source}, {split}", report, account.layout)
     return int(worst == "unusable")
 
 
@@ -162,10 +169,12 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _show(title: str, report: dict[str, Any]) -> None:
+def _show(title: str, report: dict[str, Any], layout: str) -> None:
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # a path is shown whole
+    if layout:
+        table.add_row("layout", printable(layout))
     table.add_row("images", f"{report['images']:,}, {_bytes(report['bytes'])}")
     for name, unit in (("width", " px"), ("height", " px"), ("short_side", " px"), ("megapixels", ""), ("aspect", "")):
         if name in report:

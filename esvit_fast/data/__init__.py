@@ -1,5 +1,6 @@
 """Bytes to tensors: sources, decoding, multi-crop, augmentation, and the order of samples."""
 
+from .account import warning_of
 from .augment import Augmenter, denormalize, normalize
 from .decode import CorruptImage, decode_image
 from .device_decode import check_device_decode
@@ -44,4 +45,5 @@ __all__ = [
     "prefetch",
     "steps_per_epoch",
     "uniforms",
+    "warning_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -27,6 +28,7 @@ from ..data import (
     open_source,
     prefetch,
     steps_per_epoch,
+    warning_of,
 )
 from .agreement import agree_on_checkpoint, agree_on_images, agree_on_settings
 from .atomic import remove_unfinished, write_atomic
@@ -44,6 +46,8 @@ from .records import Clock, Record, position
 from .start import check_epochs, check_folder, holds_run, launch, launched_by, restarted, settings_of_run, source_of_run
 from .stopping import StopRequest
 from .trainer import NotFinite, Trainer
+
+logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -87,6 +91,7 @@ def pretrain(
             return resume(out, ranks, reporter, config, profile, unless_collapsed=True)
         raise taken
     source = open_source(config.data.source, "train", config.data.max_megapixels)
+    _say_what_is_left_out(source, ranks)
     trainer = _trainer(config, source, ranks, profile)
     inputs = _inputs(trainer, source)
     if ranks.is_main:
@@ -141,6 +146,7 @@ def resume(
         config, cured = settings_of_run(out, config, on_purpose=not unless_collapsed)
         micro_batch(config, ranks.world_size)
         source = source_of_run(config)
+        _say_what_is_left_out(source, ranks)
         trainer = _trainer(config, source, ranks, profile)
         corrupt = _load(trainer, out)
         inputs = _inputs(trainer, source, corrupt)
@@ -168,6 +174,11 @@ def _load(trainer: Trainer, out: Path) -> Sequence[int]:
         if checkpoint is not None:
             keep_weights(out, trainer, checkpoint.tensors)
     return checkpoint.meta.get("corrupt", ()) if checkpoint else ()
+
+
+def _say_what_is_left_out(source: Source, ranks: Ranks) -> None:
+    if ranks.is_main and (line := warning_of(source)):
+        logger.warning(line)
 
 
 def _trainer(config: Config, source: Source, ranks: Ranks, profile: int) -> Trainer:

@@ -42,6 +42,35 @@ def test_check_of_both_splits(capsys, folder):
     assert found["splits"]["train"]["verdict"] == "good"
 
 
+def test_check_says_what_was_understood_and_left_out(capsys, folder):
+    inside = folder.rename(folder.parent / "Images")
+    (inside / "notes.txt").write_text("x"), (inside / "train" / "a" / "gone.png").symlink_to("nothing")
+    (inside / "masks").mkdir(), (inside / "masks" / "0.png").write_bytes((inside / "train/a/0.png").read_bytes())
+    code, out, _ = call(capsys, "data", "check", inside, "--workers", "0", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["verdict"] == "usable"
+    assert found["layout"] == "train: 6 images, test: 4 images, 2 classes by folders"
+    assert found["left_out"] == [
+        {"why": "in masks/, which is none of the splits", "count": 1, "first": ["masks/0.png"]},
+        {"why": "links that lead nowhere", "count": 1, "first": ["train/a/gone.png"]},
+        {"why": "no images by their names", "count": 1, "first": ["notes.txt"]},
+    ]
+    remark = "1 left out: links that lead nowhere (train/a/gone.png)"
+    assert all(remark in report["remarks"] and report["verdict"] == "usable" for report in found["splits"].values())
+    _, out, _ = call(capsys, "data", "check", inside, "--workers", "0")
+    said = joined(out)
+    assert said.count(joined(remark)) == 1 and "train:6images,test:4images,2classesbyfolders" in said
+
+
+def test_a_name_that_means_two_things(capsys, tmp_path, monkeypatch, caplog):
+    write_images(tmp_path / "sample", ["a.png"])
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source("sample:20")) == 20 and not caplog.records
+    assert len(open_source("sample")) == 8000
+    assert "is the drawn set, and not the folder sample/ here; pass ./sample for that" in caplog.text
+    assert len(open_source("./sample")) == 1
+
+
 def test_brackets_of_a_source_are_shown(capsys, folder):
     inside = folder.rename(folder.parent / "[a-c]")
     code, out, _ = call(capsys, "data", "check", inside, "--workers", "0")

@@ -48,6 +48,15 @@ def test_moved_shards_are_the_same(changed):
     assert go_on(changed / "run").step == 6
 
 
+def test_what_is_left_out_is_said_once(changed, caplog):
+    (changed / "set" / "notes.txt").write_text("x")
+    config = changed / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("/*.tar", ""))
+    go_on(changed / "run")
+    said = [record.getMessage() for record in caplog.records if record.name == "esvit_fast.training.run"]
+    assert len(said) == 1 and "1 left out: no images by their names (notes.txt)" in said[0]
+
+
 def test_a_missing_shard_is_told(changed):
     (changed / "set" / "000003.tar").unlink()
     with pytest.raises(
