@@ -13,6 +13,8 @@ from .encoded import SourceError
 
 SHARDS = (".tar", ".parquet")
 """What sets of files are made of."""
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""With which files are opened: a pipe that nobody writes to is no wait."""
 OPEN_FILES = 64
 """Most files that a source holds open in a process."""
 
@@ -123,7 +125,7 @@ class _Descriptor:
     descriptor = -1
 
     def __init__(self, path: str):
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = os.open(path, OPEN_FLAGS)
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

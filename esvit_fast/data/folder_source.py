@@ -11,12 +11,10 @@ from pathlib import Path
 from .account import Account, left_out
 from .content import HEAD, is_hidden, is_junk, sort_out
 from .encoded import EncodedSource, SourceError, nothing_found
-from .files import SHARDS, encloses
+from .files import OPEN_FLAGS, SHARDS, encloses
 from .labels import Classed, by_first_folder
 from .layout import Layout, lay_out
 from .opened import Opened
-
-_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe without a writer is no wait
 
 
 class FileSource(EncodedSource):
@@ -32,7 +30,7 @@ class FileSource(EncodedSource):
 
     def read(self, index: int) -> bytes:
         """The bytes of a file; raises OSError if it is none, or cannot be read."""
-        with open(os.open(self.path(index), _OPEN), "rb") as file:
+        with open(os.open(self.path(index), OPEN_FLAGS), "rb") as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise OSError("is no file but a folder, pipe or device")
@@ -129,5 +127,5 @@ def _walk(spec: str, root: Path) -> tuple[list[str], Account]:
 
 
 def _head(root: Path, files: Sequence[str], row: int) -> bytes:
-    with open(os.open(os.path.join(root, files[row]), _OPEN), "rb") as file:
+    with open(os.open(os.path.join(root, files[row]), OPEN_FLAGS), "rb") as file:
         return file.read(HEAD)

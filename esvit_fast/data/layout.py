@@ -85,6 +85,8 @@ def understand(paths: Sequence[str], *, labelled: np.ndarray | None = None, lone
     said.sentences.insert(0, _of_splits(folders, splits))
     if not has_labels:
         said.remarks += doubts(names, labels, splits)
+    if not has_labels and not names and "all" in splits:
+        said.remarks += _splits_in_names(paths)
     account = Account(", ".join(said.sentences), _unused(paths, folders, of), tuple(said.remarks))
     return Layout(splits, labels, names, account)
 
@@ -248,24 +250,46 @@ def _undivided(folders: list[_Folder]) -> None:
 def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
     """Find the class of each folder."""
     used = [folder for folder in folders if not folder.unused]
-    while used and all(folder.below for folder in used) and len({folder.below[0] for folder in used}) == 1:
+    # one class is none; but images outside of folders may lie beside it where nothing is divided
+    while len({_composed(folder.below[0]) for folder in used if folder.below}) == 1:
+        if any(folder.word and not folder.below for folder in used):
+            break
         for folder in used:
             folder.below = folder.below[1:]
     above = len({folder.above for folder in used}) > 1 and not any(folder.below for folder in used)
     spellings: dict[str, set[str]] = {}
     for folder in used:
         side = folder.above if above else folder.below
-        folder.label = unicodedata.normalize("NFC", side[0]) if side else ""
+        folder.label = _composed(side[0]) if side else ""
         if side:
             spellings.setdefault(folder.label, set()).add(side[0])
     if has_labels or not spellings:
         said.sentences.append("labels of their own" if has_labels else "no classes")
         return
     where = "the folders above the splits" if above else "folders"
-    deeper = any(len(folder.above if above else folder.below) > 1 for folder in used)
+    deeper = [folder for folder in used if len(folder.above if above else folder.below) > 1]
+    said.remarks += [] if above else _folders_in_classes(used)
     said.sentences.append(f"{_classes(len(spellings))} by {where}" + (", the first of several" if deeper else ""))
     if twice := sorted(name for name, found in spellings.items() if len(found) > 1):
         said.sentences.append(f"{len(twice):,} of them spelled in two ways of Unicode ({twice[0]!r})")
+
+
+def _folders_in_classes(folders: list[_Folder]) -> list[str]:
+    """Whether one class is a folder of folders, and another holds images: the one may be a folder of classes."""
+    inside: dict[str, set[str]] = {}
+    for folder in folders:
+        if folder.label:
+            inside.setdefault(folder.label, set()).add(folder.below[1] if len(folder.below) > 1 else "")
+    odd = sorted(name for name, names in inside.items() if "" not in names and len(names) > 1)
+    if not odd or not any("" in names for names in inside.values()):
+        return []
+    return [
+        f"class {odd[0]!r} is {len(inside[odd[0]]):,} folders and others are none; if those are classes, give {odd[0]}/"
+    ]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _choose_test(folders: list[_Folder], of: np.ndarray, labelled: np.ndarray | None) -> None:
@@ -314,6 +338,20 @@ def _unused(paths: Sequence[str], folders: list[_Folder], of: np.ndarray) -> tup
         rows = np.flatnonzero(np.isin(of, numbers))
         entries.append(LeftOut(why, len(rows), tuple(paths[row] for row in rows[:3].tolist())))
     return tuple(entries)
+
+
+def _splits_in_names(paths: Sequence[str]) -> list[str]:
+    """Whether all images are called after a split, and lie together all the same."""
+    found = set()
+    for path in paths:
+        name = path.rpartition("/")[2].lower()
+        word = next((word for word in ("train", "test", "val") if name.startswith(word)), "")
+        if not word:
+            return []
+        found.add(kind_of(word))
+    return (
+        ["names begin with train and with test, which divides nothing: put them in folders"] if len(found) == 2 else []
+    )
 
 
 def doubts(names: list[str], labels: np.ndarray, splits: dict[str, np.ndarray]) -> list[str]:

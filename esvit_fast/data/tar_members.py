@@ -115,8 +115,12 @@ def _member(
 
 
 def _is_tar(opened: BinaryIO, offset: int) -> bool:
-    opened.seek(offset + 257)
-    return opened.read(5) == b"ustar"
+    opened.seek(offset)
+    try:
+        tarfile.TarInfo.frombuf(opened.read(BLOCK), "utf-8", "surrogateescape")  # checks its checksum
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _behind_zeros(opened: BinaryIO, offset: int, end: int | None) -> int | None:

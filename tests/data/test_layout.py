@@ -166,3 +166,17 @@ def test_many_images_take_one_look_at_each_folder():
     paths = [f"set/{split}/{number % 7}/{number}.jpg" for split in ("train", "val") for number in range(20_000)]
     found = understand(paths)
     assert [len(rows) for rows in found.splits.values()] == [20_000, 20_000] and len(found.classes) == 7
+
+
+def test_images_beside_the_one_folder_of_classes():
+    assert list(read("logo", "Images/a/1", "Images/b/2")[1].values()) == ["", "a", "b"]
+    assert set(read("1", "more/2")[1].values()) == {""}
+
+
+def test_what_may_be_meant_otherwise_is_remarked():
+    assert read("Images/a/1", "Images/b/2", "docs/3")[2].remarks == (
+        "class 'Images' is 2 folders and others are none; if those are classes, give Images/",
+    )
+    assert read("animals/a/1", "animals/b/2", "plants/c/3", "plants/d/4")[2].remarks == ()
+    assert "put them in folders" in read("train_1", "test_2", "val_3")[2].remarks[0]
+    assert read("train_1", "other_2", "test_3")[2].remarks == ()
