@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import Config, DataConfig, load_config, recipe_names, validate
-from ..data import open_source, open_splits
+from ..data import open_source, open_splits, warning_of
 from ..data.account import account_of, findings, printable, report_of
 from ..data.check import Survey, copies_between
 from ..data.pack import PackSettings
@@ -94,7 +95,10 @@ def pack(argv: Sequence[str]) -> int:
         if not is_right:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name):g} must be {range_}")
     settings = PackSettings(args.shard_size, args.short_side, args.quality)
-    for split, source in open_splits(args.source, args.max_megapixels).items():
+    splits = open_splits(args.source, args.max_megapixels)
+    if line := warning_of(next(iter(splits.values()))):
+        print(line, file=sys.stderr)
+    for split, source in splits.items():
         out = args.out if split == "all" else args.out / split
         with _progress(f"packing {split}", len(source)) as progress:
             card = write_shards(

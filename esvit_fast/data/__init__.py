@@ -11,7 +11,7 @@ from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, s
 from .multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
 from .place import absolute
 from .prefetch import prefetch
-from .sources import open_source, open_splits
+from .sources import open_source, open_splits, open_test
 from .workers import SharedMemoryFull, WorkerDied, interruptible
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "normalize",
     "open_source",
     "open_splits",
+    "open_test",
     "prefetch",
     "steps_per_epoch",
     "uniforms",

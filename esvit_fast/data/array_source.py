@@ -101,8 +101,8 @@ def _source(
         if labels is not None:
             own = _labels(spec, labels, len(source))
             numbered = by_number(own if classes is None else np.concatenate([own, classes]))
-            source.labels, source.classes = numbered.labels[: len(own)], tuple(numbered.classes)
-            source.marks = own
+            classed = numbered.of(np.arange(len(own)))
+            source.labels, source.classes, source.marks = classed.labels, tuple(classed.classes), own
         return source
     except _DAMAGE as error:
         if isinstance(error, SourceError):

@@ -56,7 +56,7 @@ _STARTS = {
 
 def is_hidden(path: str) -> bool:
     """Whether a /-separated relative path is hidden, or lies in what is hidden."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    return path.startswith((".", "__MACOSX/")) or "/." in path or "/__MACOSX/" in path
 
 
 def is_junk(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _part(spec: str, root: Path, paths: list[str], layout: Layout, split: str, m
         (top,) = tops
         root, chosen = root / top, [path.removeprefix(f"{top}/") for path in chosen]
     marks = by_first_folder(chosen) if split == "all" else None
-    classed = Classed(layout.labels[rows], layout.classes, marks)
+    classed = replace(Classed(layout.labels, layout.classes).of(rows), marks=marks)
     return FileSource(spec, root, chosen, classed, max_megapixels)
 
 

@@ -25,8 +25,10 @@ class Classed:
     """int64 [N]: what fingerprints hold instead of labels, where earlier versions numbered them otherwise."""
 
     def of(self, rows: np.ndarray) -> Classed:
-        """Those of some images; classes keep their numbers."""
-        return Classed(self.labels[rows], self.classes, None if self.marks is None else self.marks[rows])
+        """Those of some images; classes keep their numbers, and are none where no image has one."""
+        labels = self.labels[rows]
+        classes = self.classes if (labels >= 0).any() else ()
+        return Classed(labels, classes, None if self.marks is None else self.marks[rows])
 
 
 def without_labels(count: int) -> Classed:

@@ -15,9 +15,20 @@ from typing import NamedTuple
 import numpy as np
 
 from .account import Account, LeftOut
+from .doubts import classes_said, doubts, splits_in_names
 from .encoded import SourceError
 from .labels import UNLABELLED
-from .split_names import WORDS, companions, divided_names, has_both, is_sure, kind_of, split_word, word_in
+from .split_names import (
+    WORDS,
+    companions,
+    divided_names,
+    has_both,
+    is_images_word,
+    is_sure,
+    kind_of,
+    split_word,
+    word_in,
+)
 
 Parts = tuple[str, ...]
 
@@ -86,7 +97,7 @@ def understand(paths: Sequence[str], *, labelled: np.ndarray | None = None, lone
     if not has_labels:
         said.remarks += doubts(names, labels, splits)
     if not has_labels and not names and "all" in splits:
-        said.remarks += _splits_in_names(paths)
+        said.remarks += splits_in_names(paths)
     account = Account(", ".join(said.sentences), _unused(paths, folders, of), tuple(said.remarks))
     return Layout(splits, labels, names, account)
 
@@ -256,6 +267,7 @@ def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
             break
         for folder in used:
             folder.below = folder.below[1:]
+    _strip_images_of_a_split(used)
     above = len({folder.above for folder in used}) > 1 and not any(folder.below for folder in used)
     spellings: dict[str, set[str]] = {}
     for folder in used:
@@ -269,9 +281,22 @@ def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
     where = "the folders above the splits" if above else "folders"
     deeper = [folder for folder in used if len(folder.above if above else folder.below) > 1]
     said.remarks += [] if above else _folders_in_classes(used)
-    said.sentences.append(f"{_classes(len(spellings))} by {where}" + (", the first of several" if deeper else ""))
+    said.sentences.append(f"{classes_said(len(spellings))} by {where}" + (", the first of several" if deeper else ""))
     if twice := sorted(name for name, found in spellings.items() if len(found) > 1):
         said.sentences.append(f"{len(twice):,} of them spelled in two ways of Unicode ({twice[0]!r})")
+
+
+def _strip_images_of_a_split(folders: list[_Folder]) -> None:
+    """train/cat/ may be a class where all of test is in test/images/."""
+    tops: dict[str, set[str]] = {}
+    for folder in folders:
+        if folder.word:
+            tops.setdefault(folder.word, set()).add(folder.below[0] if folder.below else "")
+    alone = {word for word, names in tops.items() if len(names) == 1 and is_images_word(*names)}
+    classes = set().union(*(names for word, names in tops.items() if word not in alone))
+    for folder in folders:
+        if folder.word in alone and folder.below[0] not in classes:
+            folder.below = folder.below[1:]
 
 
 def _folders_in_classes(folders: list[_Folder]) -> list[str]:
@@ -324,7 +349,7 @@ def _of_splits(folders: list[_Folder], splits: dict[str, np.ndarray]) -> str:
     for kind in splits:
         words = {f.word for f in folders if f.word and not f.unused and kind_of(f.word) == kind}
         named = f" ({', '.join(sorted(words))})" if words != {kind} else ""
-        said.append(f"{kind}{named}: {len(splits[kind]):,} images")
+        said.append(f"{kind}{named}: {len(splits[kind]):,} image{'s' * (len(splits[kind]) != 1)}")
     return ", ".join(said)
 
 
@@ -338,38 +363,3 @@ def _unused(paths: Sequence[str], folders: list[_Folder], of: np.ndarray) -> tup
         rows = np.flatnonzero(np.isin(of, numbers))
         entries.append(LeftOut(why, len(rows), tuple(paths[row] for row in rows[:3].tolist())))
     return tuple(entries)
-
-
-def _splits_in_names(paths: Sequence[str]) -> list[str]:
-    """Whether all images are called after a split, and lie together all the same."""
-    found = set()
-    for path in paths:
-        name = path.rpartition("/")[2].lower()
-        word = next((word for word in ("train", "test", "val") if name.startswith(word)), "")
-        if not word:
-            return []
-        found.add(kind_of(word))
-    return (
-        ["names begin with train and with test, which divides nothing: put them in folders"] if len(found) == 2 else []
-    )
-
-
-def doubts(names: list[str], labels: np.ndarray, splits: dict[str, np.ndarray]) -> list[str]:
-    """What looks like a mistake among classes."""
-    doubts = []
-    folded: dict[str, list[str]] = {}
-    for name in names:
-        folded.setdefault(name.casefold().strip(), []).append(name)
-    if alike := [found for found in folded.values() if len(found) > 1]:
-        doubts.append(f"classes {alike[0][0]!r} and {alike[0][1]!r} differ in case or blanks only")
-    if splits.keys() == {"train", "test"}:
-        known = set(labels[splits["train"]].tolist())
-        if strange := sorted(set(labels[splits["test"]].tolist()) - known - {UNLABELLED}):
-            doubts.append(
-                f"{_classes(len(strange))} of test images without a training image, {names[strange[0]]!r} first"
-            )
-    return doubts
-
-
-def _classes(count: int) -> str:
-    return f"{count:,} class{'es' * (count > 1)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import repeat
 
 from .account import LeftOut, left_out
 from .content import EXTENSIONS, extension
@@ -44,6 +45,9 @@ def one_a_sample(
         of: the shard that each lies in, as a sample lies in one; None for all in the same.
         sure: the names are those of samples; else only masks and previews beside a bare extension are left out.
     """
+    stems = {(shard, name.rpartition(".")[0]) for shard, name in zip(of or repeat(0), names, strict=False)}
+    if len(stems) == len(names) and not any("." in stem.rpartition("/")[2] for _, stem in stems):
+        return list(range(len(names))), []  # names with one extension each, no two of a sample
     parts = [sample_and_field(name) for name in names]
     if of is not None:
         parts = [(f"{shard}/{sample}", field) for shard, (sample, field) in zip(of, parts, strict=True)]

@@ -30,6 +30,14 @@ def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -
     return look_at(spec, max_megapixels).take(split)
 
 
+def open_test(spec: str, max_megapixels: float = 64.0) -> Source | None:
+    """The images for testing; None where a source is divided, but has none. Other errors are those of `open_source`."""
+    try:
+        return open_source(spec, "test", max_megapixels)
+    except NoSplit:
+        return None
+
+
 def open_splits(spec: str, max_megapixels: float = 64.0) -> dict[str, Source]:
     """Open a source as `train` and `test`, or the one of these that it has; or, if it is not divided, as `all`."""
     opened, found = look_at(spec, max_megapixels), {}

@@ -29,11 +29,19 @@ _IMAGES = {"image", "images", "img", "imgs", "jpegimages", "rgb", "picture", "pi
 _COMPANIONS = {"annotation", "annotations", "label", "labels", "mask", "masks", "seg", "segs", "segmentation", "gt"}
 _COMPANIONS |= {"segmentations", "groundtruth", "groundtruths", "trimap", "trimaps", "depth", "depths", "preview"}
 _COMPANIONS |= {"previews", "thumb", "thumbs", "thumbnail", "thumbnails"}
+_OF_MASKS = {"class", "classes", "object", "objects", "instance", "instances", "semantic", "panoptic"}
 
 
 def is_companion_word(word: str) -> bool:
     """Whether a word is one for what belongs to an image: mask, preview, …"""
     return word.casefold() in _COMPANIONS
+
+
+@lru_cache(1 << 16)
+def is_images_word(name: str) -> bool:
+    """Whether a name says that there are images, and nothing else."""
+    tokens = _tokens(name)
+    return bool(tokens) and set(tokens) <= _IMAGES
 
 
 def kind_of(word: str) -> str:
@@ -84,11 +92,13 @@ def companions(names: Collection[str]) -> set[str]:
     """Of names beside each other, those that hold what belongs to the images of another: masks/ of images/."""
     tokens = {name: tuple(_tokens(name)) for name in names}
     bases = {tuple(sorted(of)) for of in tokens.values()}
-    has_images = any(of and set(of) <= _IMAGES for of in tokens.values())
+    has_images = any(map(is_images_word, names))
 
     def belongs(of: tuple[str, ...]) -> bool:
-        rest = tuple(sorted(token for token in of if token not in _COMPANIONS))
-        return len(rest) < len(of) and (has_images if not rest else rest in bases)
+        if _COMPANIONS.isdisjoint(of):
+            return False
+        rest = tuple(sorted(token for token in of if token not in _COMPANIONS | _OF_MASKS))
+        return has_images if not rest else rest in bases
 
     return {name for name, of in tokens.items() if belongs(of)}
 

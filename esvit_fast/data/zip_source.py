@@ -87,7 +87,7 @@ def open_zip(spec: str, file: Path, max_megapixels: float) -> Opened:
         def part(split: str) -> ZipSource:
             chosen = layout.splits[split]
             own = [names[row] for row in chosen.tolist()]
-            classed = Classed(layout.labels[chosen], layout.classes)
+            classed = Classed(layout.labels, layout.classes).of(chosen)
             return ZipSource(spec, file, own, places[chosen], classed, max_megapixels)
 
         return Opened(spec, {split: partial(part, split) for split in layout.splits}, layout.account.joined(account))

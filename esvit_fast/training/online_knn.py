@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..config import Config
-from ..data import Source, eval_image, open_source
+from ..data import Source, eval_image, open_test
 from ..evaluation.features import Features, extract_features, split_labelled, subset
 from ..evaluation.knn import knn
 from .distributed import Ranks, gather
@@ -30,7 +30,7 @@ class OnlineKnn:
         self.available = config.eval.knn_every_epochs > 0 and bool(source.classes)
         if not self.available:
             return
-        sides = split_labelled(source, open_source(config.data.source, "test", config.data.max_megapixels))
+        sides = split_labelled(source, open_test(config.data.source, config.data.max_megapixels))
         limits = config.eval.knn_bank, config.eval.knn_queries
         self._sides = [
             (_Kept(side), [rows[i] for i in subset(len(rows), limit)][ranks.rank :: ranks.world_size])

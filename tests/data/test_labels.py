@@ -11,6 +11,7 @@ from esvit_fast.data import fingerprint, open_source, open_splits
 from esvit_fast.data.labels import by_number, by_text
 
 from .stand_ins import pixels, write_images
+from .test_sources import pack
 
 
 def test_numbers_that_are_written():
@@ -81,3 +82,19 @@ def test_runs_that_began_with_the_numbers_as_they_were_given_go_on(tmp_path):
     assert source.classes == ("x", "y")
     expected = hashlib.sha256(b"Images/x/1.png\x000\0Images/y/2.png\x000\0").hexdigest()  # one class, as it was
     assert fingerprint(source)["sha256"] == expected
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_a_split_without_labels_has_no_classes_though_another_has(tmp_path, kind):
+    files = ["train/1.png", "train/2.png", "test/cat/3.png", "test/dog/4.png"]
+    root = write_images(tmp_path / "set", files)
+    spec = root
+    if kind == "zip":
+        spec = pack(root, tmp_path / "a.zip")
+    elif kind == "csv":
+        spec = root / "a.csv"
+        spec.write_text(
+            "path,label\n" + "".join(f"{file},{file.split('/')[1][:3] * ('test' in file)}\n" for file in files)
+        )
+    found = open_splits(str(spec))
+    assert (found["train"].classes, found["test"].classes) == ((), ("cat", "dog"))

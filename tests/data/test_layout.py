@@ -117,7 +117,15 @@ def test_masks_are_no_class():
         assert "belongs to the images beside it" in account.left_out[0].why
     assert read("train/1", "train_masks/2")[0] == {"train": ["train/1"]}
     assert set(read("masks/1", "gloves/2")[1].values()) == {"masks", "gloves"}
-    assert companions(["JPEGImages", "SegmentationClass", "Annotations", "x_seg", "x"]) == {"Annotations", "x_seg"}
+    assert companions(["JPEGImages", "SegmentationClass", "Annotations", "x_seg", "x", "y_seg", "cats"]) == {
+        *("SegmentationClass", "Annotations", "x_seg")
+    }
+
+
+def test_a_folder_called_images_in_one_split_is_no_class():
+    splits, labels, _ = read("train/cat/images/1", "train/dog/images/2", "val/images/3")
+    assert splits["test"] == ["val/images/3"] and list(labels.values()) == ["cat", "dog", ""]
+    assert read("train/images/1", "train/dog/2", "val/images/3")[1]["val/images/3"] == "images"
 
 
 def test_names_that_differ_by_the_split():

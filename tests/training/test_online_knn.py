@@ -12,6 +12,7 @@ from esvit_fast.evaluation.features import split_labelled, subset
 from esvit_fast.training import Ranks, build_backbone, online_knn
 from esvit_fast.training.online_knn import OnlineKnn
 from esvit_fast.training.progress import accuracy_line
+from tests.data.stand_ins import write_images
 
 from .runs import CPU, small
 
@@ -56,6 +57,13 @@ def test_images_that_there_is_no_room_for_are_decoded_again(decoded, monkeypatch
     evaluate = OnlineKnn(CONFIG, open_source("sample:50"), CPU)
     assert {**evaluate(backbone), "seconds": 0} == {**evaluate(backbone), "seconds": 0}
     assert len(decoded) == 41 + (20 + 1)  # ten of the bank and ten of the queries are kept
+
+
+def test_without_a_test_split_a_tenth_is_held_out(tmp_path):
+    root = write_images(tmp_path, [f"set/train/{name}/{n}.png" for name in "ab" for n in range(10)])
+    config = replace(CONFIG, data=replace(CONFIG.data, source=str(root)))
+    evaluate = OnlineKnn(config, open_source(str(root)), CPU)
+    assert evaluate.available and [len(rows) for _, rows in evaluate._sides] == [18, 2]
 
 
 def test_the_view_of_a_view_is_the_view():

@@ -1,0 +1,46 @@
+"""What looks like a mistake in a layout that has been understood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .labels import UNLABELLED
+from .split_names import kind_of
+
+
+def classes_said(count: int) -> str:
+    """A count of classes, in words."""
+    return f"{count:,} class{'es' * (count != 1)}"
+
+
+def splits_in_names(paths: Sequence[str]) -> list[str]:
+    """Whether all images are called after a split, and lie together all the same."""
+    found = set()
+    for path in paths:
+        name = path.rpartition("/")[2].lower()
+        word = next((word for word in ("train", "test", "val") if name.startswith(word)), "")
+        if not word:
+            return []
+        found.add(kind_of(word))
+    return (
+        ["names begin with train and with test, which divides nothing: put them in folders"] if len(found) == 2 else []
+    )
+
+
+def doubts(names: list[str], labels: np.ndarray, splits: dict[str, np.ndarray]) -> list[str]:
+    """What looks like a mistake among classes."""
+    doubts = []
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold().strip(), []).append(name)
+    if alike := [found for found in folded.values() if len(found) > 1]:
+        doubts.append(f"classes {alike[0][0]!r} and {alike[0][1]!r} differ in case or blanks only")
+    if splits.keys() == {"train", "test"}:
+        known = set(labels[splits["train"]].tolist())
+        if strange := sorted(set(labels[splits["test"]].tolist()) - known - {UNLABELLED}):
+            doubts.append(
+                f"{classes_said(len(strange))} of test images without a training image, {names[strange[0]]!r} first"
+            )
+    return doubts
