@@ -67,7 +67,12 @@ def is_junk(path: str) -> bool:
 
 def is_image_path(path: str) -> bool:
     """Whether a /-separated relative path names a visible image file."""
-    return not is_hidden(path) and extension(path) in _IMAGES
+    return not is_hidden(path) and is_image_name(path)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name, hidden or not, has the extension of an image."""
+    return extension(name) in _IMAGES
 
 
 def extension(path: str) -> str:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .account import Account, left_out
-from .content import extension, is_image_path
+from .content import extension, is_image_name
 from .encoded import SourceError
 from .files import SHARDS
 from .folder_source import FileSource
 from .labels import Classed, by_text
 from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, has_both
+from .split_names import SPLIT_COLUMNS, has_both, split_of
 
 LISTS = (".txt", ".csv", ".tsv")
 
@@ -129,8 +129,8 @@ def _of_columns(records: list[list[str]], delimiter: str, root: Path) -> tuple[l
     """Rows of a table, and what was understood of its columns."""
     names = [name.lower() for name in records[0]]
     at = _path_column(names)
-    by_content = next((n for n, cell in enumerate(records[-1]) if is_image_path(cell.replace("\\", "/"))), 0)
-    if at is None and any(map(_is_file_name, names)):
+    by_content = next((n for n, cell in enumerate(records[-1]) if _is_file_name(cell)), 0)
+    if at is None and (any(map(_is_file_name, names)) or (root / records[0][0]).is_file()):
         if _is_file_name(names[-1]) and (root / delimiter.join(records[0])).is_file():  # a comma in a path
             return [_Row(delimiter.join(cells)) for cells in records], Account()
         names = []
@@ -143,15 +143,20 @@ def _of_columns(records: list[list[str]], delimiter: str, root: Path) -> tuple[l
         free = [n for n in rest if n != split and (n >= len(names) or names[n] not in _NO_LABELS)]
         label = free[0] if label is None and len(free) == 1 else label
     else:
-        split = next((n for n in rest[1:] if has_both(_cell(cells, n) for cells in body)), None)
+        split = next((n for n in rest[1:] if has_both(split_of(_cell(cells, n)) for cells in body)), None)
         label = next((n for n in rest if n != split), None)
     unused = [names[n] if n < len(names) else f"number {n + 1}" for n in rest if n not in (label, split)]
     said = [f"columns {', '.join(unused)} not used"] if unused else []
-    if split is not None and not has_both(_cell(cells, split) for cells in body):
-        said.append(f"all of one split by column {names[split] if names else split + 1}")
-    rows = [_Row(_cell(cells, at), _cell(cells, label), _cell(cells, split)) for cells in body]
+    rows = [_Row(_cell(cells, at), _cell(cells, label), split_of(_cell(cells, split))) for cells in body]
+    doubts = []
+    values = {row.split for row in rows}
+    if split is not None and not has_both(values):
+        said.append(f"column {names[split]} divides nothing")
+        doubts += [f"column {names[split]} has {sorted(values)[0]!r} and {len(values) - 1} more, no splits"] * (
+            len(values) > 1
+        )
     bare = [str(row) for row in rows if not row.file]
-    account = Account(", ".join(said), tuple(left_out("rows without a path", bare)))
+    account = Account(", ".join(said), tuple(left_out("rows without a path", bare)), tuple(doubts))
     return [row for row in rows if row.file], account
 
 
@@ -160,7 +165,7 @@ def _cell(cells: Sequence[str], column: int | None) -> str:
 
 
 def _is_file_name(name: str) -> bool:
-    return is_image_path(name.replace("\\", "/")) or extension(name) in SHARDS
+    return is_image_name(name.replace("\\", "/")) or extension(name) in SHARDS
 
 
 def _by_line(line: str, whole: bool) -> _Row:

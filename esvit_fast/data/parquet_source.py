@@ -20,7 +20,7 @@ from .encoded import EncodedSource, SourceError
 from .labels import UNLABELLED, Classed, by_number, by_text, named
 from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, has_both
+from .split_names import SPLIT_COLUMNS, has_both, split_of
 
 try:
     import pyarrow
@@ -273,7 +273,7 @@ def _rows(opened: pyarrow.parquet.ParquetFile, facts: _Facts) -> tuple[list[str]
         names = [row["path"] for row in table.column(facts.path.removesuffix(".path")).to_pylist()]
     labels = table.column(facts.label).to_pylist() if facts.label else [None] * count
     splits = table.column(facts.split).to_pylist() if facts.split else [None] * count
-    return [name or str(row) for row, name in enumerate(names)], labels, [split or "" for split in splits]
+    return [name or str(row) for row, name in enumerate(names)], labels, [split_of(split or "") for split in splits]
 
 
 def _column(file: str, group: int, column: str) -> pyarrow.Array:

@@ -56,6 +56,11 @@ def split_word(name: str) -> str:
     return "" if others or {"train", "test"} <= words else next((word for word in WORDS if word in words), "")
 
 
+def split_of(value: str) -> str:
+    """The word of `WORDS` that a value in a column of splits means (PublicTest), or the value itself."""
+    return split_word(value) or word_in(value) or value
+
+
 def has_both(names: Iterable[str]) -> bool:
     """Whether some of these names mean training and others testing."""
     return {kind_of(word) for word in map(split_word, set(names)) if word} == {"train", "test"}

@@ -66,7 +66,7 @@ def test_a_column_of_splits_is_honoured(tmp_path, text):
 def test_columns_that_are_not_used_are_said(tmp_path):
     assert list(read(tmp_path, "a.csv", "path,label,split,text\n0.png,a,train,x\n1.png,b,train,y\n")) == ["all"]
     account = account_of(open_source(str(tmp_path / "a.csv")))
-    assert "columns text not used" in account.layout and "all of one split by column split" in account.layout
+    assert "columns text not used" in account.layout and "column split divides nothing" in account.layout
     read(tmp_path, "b.csv", "path,label\n0.png,a\n,b\n")
     assert account_of(open_source(str(tmp_path / "b.csv"))).left_out[0].count == 1
 
@@ -86,3 +86,27 @@ def test_lists_without_labels_are_understood_as_folders_are(tmp_path):
 def test_quotes_that_do_not_end_are_an_error(tmp_path):
     with pytest.raises(SourceError, match=r"cannot be read at line \d+: .*; check its quotes"):
         read(tmp_path, "a.csv", 'path,label\n0.png,"cat\n1.png,dog\n')
+
+
+def test_splits_that_nobody_knows_are_remarked(tmp_path):
+    assert list(read(tmp_path, "a.csv", "path,label,fold\n0.png,a,1\n1.png,b,2\n")) == ["all"]
+    assert account_of(open_source(str(tmp_path / "a.csv"))).remarks == ("column fold has '1' and 1 more, no splits",)
+    usage = "file,Usage\n0.png,Training\n1.png,PublicTest\n2.png,PrivateTest\n"
+    assert {split: list(images) for split, images in read(tmp_path, "b.csv", usage).items()} == {
+        "train": ["0.png"],
+        "test": ["1.png", "2.png"],
+    }
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+def test_names_without_extensions_and_steps_in_paths(tmp_path, name):
+    files = ("sub/0.png", "sub/1.png")
+    write_images(tmp_path, list(files))
+    for file in files:
+        (tmp_path / file[:-4]).write_bytes((tmp_path / file).read_bytes())
+    (tmp_path / "lists").mkdir()
+    for text in ("./sub/0.png,a\n./sub/1.png,b\n", "sub/0,a\nsub/1,b\n"):
+        assert len(read(tmp_path, name, text, ())["all"]) == 2
+    (tmp_path / "lists" / name).write_text("../sub/0.png,a\n../sub/1.png,b\n")
+    source = open_source(str(tmp_path / "lists" / name))
+    assert source.classes == ("a", "b") and source.image(1).shape == (24, 32, 3)
