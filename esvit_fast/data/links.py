@@ -25,7 +25,7 @@ def target_of(name: str, target: str) -> str:
 def follow(members: dict[str, T], links: dict[str, str]) -> tuple[dict[str, dict[str, T]], list[str]]:
     """Links with what they stand for, by name: one member, or those of a folder; and links that lead to nothing.
 
-    A folder's links are not followed further, nor is a link to a folder that encloses it.
+    Links in a folder that another leads to are not followed, nor is a link to a folder that encloses it.
     """
     found: dict[str, dict[str, T]] = {}
     nowhere: list[str] = []
@@ -46,4 +46,6 @@ def follow(members: dict[str, T], links: dict[str, str]) -> tuple[dict[str, dict
             nowhere.append(name)
         else:
             found[name] = {f"{name}/{one[len(prefix) :]}": members[one] for one in ordered[first:last]}
-    return found, nowhere
+    through = {name: member for members_of in found.values() for name, member in members_of.items()}
+    found |= {name: {name: through[links[name]]} for name in nowhere if links[name] in through}
+    return found, [name for name in nowhere if name not in found]

@@ -9,8 +9,9 @@ from itertools import repeat
 
 from .account import LeftOut, left_out
 from .content import EXTENSIONS, extension
-from .split_names import is_companion_word
+from .split_names import is_companion_word, is_images_word
 
+_ASIDE = 3
 _FIELD = re.compile(r"[^\W\d][\w-]*")
 
 
@@ -38,8 +39,8 @@ def one_a_sample(
 ) -> tuple[list[int], list[LeftOut]]:
     """The rows of the images to take, rising, and the fields that were left out.
 
-    A field that is a bare extension goes before others, a .jpg before a .png, and what a mask or preview is called is
-    taken only where no sample has anything else.
+    A field that is a bare extension goes before others, then what is called an image, a .jpg before a .png; what is
+    called a mask or preview is taken only where no sample has anything else.
 
     Args:
         of: the shard that each lies in, as a sample lies in one; None for all in the same.
@@ -61,9 +62,9 @@ def one_a_sample(
     for row, (sample, field) in enumerate(parts):
         (rank, _), taken = best[sample]
         if row == taken:
-            keep = rank < 2 or main == 2
+            keep = rank < _ASIDE or main == _ASIDE
         else:
-            keep = not sure and not (_rank(field)[0] == 2 and rank == 0)
+            keep = not sure and not (_rank(field)[0] == _ASIDE and rank == 0)
         if keep:
             rows.append(row)
         else:
@@ -77,9 +78,10 @@ def one_a_sample(
 
 
 def _rank(field: str) -> tuple[int, int]:
-    """0 for a bare extension, 2 for a mask or preview, 1 for any other; and the place of the extension."""
+    """0 for a bare extension, 1 for what is called an image, 3 for a mask or preview, 2 for any other; the extension."""
     kind = extension(field if "." in field else f".{field}")
     place = EXTENSIONS.index(kind) if kind in EXTENSIONS else len(EXTENSIONS)
     names = field.split(".")[:-1]
     aside = any(is_companion_word(word) for name in names for word in re.findall(r"[^\W\d_]+", name))
-    return (2 if aside else 1 if names else 0), place
+    called = any(is_images_word(name) or name in ("input", "original") for name in names)
+    return (_ASIDE if aside else 1 if called else 2 if names else 0), place

@@ -39,6 +39,7 @@ def test_a_sample_that_has_but_a_mask_is_left_out_unless_all_have():
 
 
 def test_views_of_a_sample_and_numbers_in_names():
+    assert taken("a.cond.png", "a.image.png") == (["a.image.png"], {".cond.png": 1})
     assert taken("a.left.png", "a.right.png") == (["a.left.png"], {".right.png": 1})
     names = ("shot.1.png", "shot.2.png", "x/shot.png")
     assert taken(*names) == (list(names), {})
