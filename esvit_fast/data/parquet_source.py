@@ -198,7 +198,8 @@ def _opened(
     tops = table.splits if by_row else [words[file] for file in file_of]
     paths = [f"{top}/{path}" if top or by_row else path for top, path in zip(tops, table.paths, strict=True)]
     classed = _numbered(spec, table.labels, facts.classes) if facts.label else None
-    layout = lay_out(spec, paths, labelled=None if classed is None else classed.labels >= 0)
+    labelled = None if classed is None else classed.labels >= 0
+    layout = lay_out(spec, paths, labelled=labelled, lone=any(words))
     marks = np.full(len(paths), UNLABELLED)  # they had no labels before
     classed = classed or Classed(layout.labels, layout.classes, marks)
 

@@ -78,7 +78,7 @@ def one_a_sample(
 
 
 def _rank(field: str) -> tuple[int, int]:
-    """0 for a bare extension, 1 for what is called an image, 3 for a mask or preview, 2 for any other; the extension."""
+    """0 for a bare extension, 1 for what is called an image, 3 for a mask or preview, else 2; and the extension."""
     kind = extension(field if "." in field else f".{field}")
     place = EXTENSIONS.index(kind) if kind in EXTENSIONS else len(EXTENSIONS)
     names = field.split(".")[:-1]

@@ -103,7 +103,10 @@ def open_shards(
             )
     names = [name for index in indices for name in index.names]
     cards = [read_card(folder) for folder in sorted({file.parent for file in files})]
-    set_ = _Set(spec, files, indices, next(filter(None, cards), None), max_megapixels)
+    card = max(
+        filter(None, cards), key=lambda card: len(card["classes"]), default=None
+    )  # not that of unlabelled images
+    set_ = _Set(spec, files, indices, card, max_megapixels)
     packed = all(card is not None for card in cards)
     # a packed set is what its pack made of it
     of_file = np.repeat(np.arange(len(files)), [len(index.names) for index in indices]).tolist()

@@ -269,3 +269,12 @@ def test_a_resume_tells_which_shard_is_gone(source, tmp_path):
     (tmp_path / "out" / "000001.tar").unlink()
     said = changes(then, fingerprint(open_source(f"{tmp_path}/out/*.tar")))
     assert "1 shard missing (000001.tar)" in said
+
+
+def test_splits_of_which_one_has_no_labels(tmp_path):
+    write_images(tmp_path / "set", ["train/cat/0.png", "train/dog/1.png", "test/2.png"])
+    for split, source in open_splits(str(tmp_path / "set")).items():
+        pack(source, tmp_path / "out" / split, TINY, workers=0)
+    found = open_splits(str(tmp_path / "out"))
+    assert (found["train"].classes, found["test"].classes) == (("cat", "dog"), ())
+    assert [found["train"].label(n) for n in range(2)] == [0, 1] and len(found["test"]) == 1

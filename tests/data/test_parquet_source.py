@@ -82,6 +82,29 @@ def test_files_of_hugging_face_are_divided_by_name(tmp_path):
     assert len(open_source(str(tmp_path))) == 8 and len(open_source(str(tmp_path), "test")) == 3
 
 
+def test_a_column_of_splits_divides(tmp_path):
+    images = [encoded(n) for n in range(5)]
+    columns = {"image": images, "label": [9, 4, 4, 9, 1], "split": ["train", "valid", "train", "train", "valid"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=2)
+    train, test = (open_source(str(tmp_path / "a.parquet"), split) for split in ("train", "test"))
+    assert [train.label(n) for n in range(3)] == [2, 1, 2] and [test.label(n) for n in range(2)] == [1, 0]
+    assert train.classes == test.classes == ("1", "4", "9")
+    for source, numbers in ((train, (0, 2, 3)), (test, (1, 4))):
+        assert all(np.array_equal(source.image(n), pixels(number)) for n, number in enumerate(numbers))
+        assert all(np.array_equal(pickle.loads(pickle.dumps(source)).image(n), source.image(n)) for n in range(2))
+
+
+@pytest.mark.parametrize(
+    "names", [("default/train/0000", "default/test/0000"), ("a-train-0", "a-valid-0"), ("Train/0", "Val/0")]
+)
+def test_splits_of_files_by_folder_and_name(tmp_path, names):
+    write(tmp_path / f"{names[0]}.parquet", range(4), [5, 0, 1, 1], names=())
+    write(tmp_path / f"{names[1]}.parquet", range(4, 6), [1, 0], names=())
+    train, test = (open_source(str(tmp_path), split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (4, 2) and train.classes == test.classes == ("0", "1", "5")
+    assert np.array_equal(test.image(1), pixels(5))
+
+
 def test_numbers_without_names(tmp_path):
     source = open_source(str(write(tmp_path / "a.parquet", range(2), [3, 0], names=())))
     assert source.classes == ("0", "3") and [source.label(i) for i in range(2)] == [1, 0]
