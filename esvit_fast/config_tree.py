@@ -55,16 +55,21 @@ def from_tree(cls: type, tree: Any, where: str = "") -> Any:
     for key, value in tree.items():
         if key not in hints:
             raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
-        values[key] = _coerce(hints[key], value, f"{where}: {key}")
+        values[key] = coerce(hints[key], value, f"{where}: {key}")
     return cls(**values)
 
 
-def _coerce(hint: Any, value: Any, where: str) -> Any:
+def coerce(hint: Any, value: Any, where: str) -> Any:
+    """A value of the type that a setting has, from what YAML, JSON or a command line has; `where` names it in errors.
+
+    Raises:
+        ConfigError: it has another type, or is none of the choices.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_tree(hint, value, where)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _coerce(next(a for a in args if a is not type(None)), value, where)
+        return None if value is None else coerce(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal:
         if value not in args:
             raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(str, args))}")
@@ -75,7 +80,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(inner) != len(value):
             raise ConfigError(f"{where}={value!r} must have {len(inner)} values")
-        return tuple(_coerce(a, v, where) for a, v in zip(inner, value, strict=True))
+        return tuple(coerce(a, v, where) for a, v in zip(inner, value, strict=True))
     if hint in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
         return _number(hint, value, where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

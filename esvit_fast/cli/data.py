@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,6 +22,8 @@ from ..data.check import Survey, copies_between
 from ..data.pack import PackSettings
 from ..data.pack import pack as write_shards
 from ..data.preview import preview as draw
+from .options import Parser
+from .settings import add_settings, changed
 
 _SOURCE = "images: a folder, list, archive, shards, … (see data.source of a recipe)"
 _SHOWN = 10
@@ -31,7 +32,7 @@ _DEFAULTS = DataConfig()
 
 def data(argv: Sequence[str]) -> int:
     """Check, pack or look at a source."""
-    parser = argparse.ArgumentParser("esvit-fast data", description="Look after a set of images.", add_help=False)
+    parser = Parser("data", "Look after a set of images.")
     parser.add_argument("what", choices=["check", "pack", "preview"], help="each has its own --help")
     if not argv or argv[0] in ("-h", "--help"):
         parser.print_help()
@@ -122,8 +123,9 @@ def preview(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the picture (%(default)s)")
     parser.add_argument("--count", type=int, default=4, help="images (%(default)d)")
     parser.epilog = "Every setting of the recipe can be changed, as in --data.crops.global-size 160 or --train.seed 1."
-    args, settings = parser.parse_known_args(list(argv))
-    config = validate(tyro.cli(Config, args=settings, default=load_config(args.recipe), prog="esvit-fast data preview"))
+    add_settings(parser)
+    args = parser.parse_args(argv)
+    config = changed(load_config(args.recipe), args.settings)
     if args.count < 1:
         raise ValueError(f"--count {args.count} must be 1 or more")
     source = open_source(args.source, "train", config.data.max_megapixels)
@@ -137,8 +139,8 @@ def preview(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser(what: str, description: str, reads_all: bool = True) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"esvit-fast data {what}", description=description, allow_abbrev=False)
+def _parser(what: str, description: str, reads_all: bool = True) -> Parser:
+    parser = Parser(f"data {what}", description)
     parser.add_argument("source", help=_SOURCE)
     if reads_all:
         parser.add_argument("--workers", type=int, default=-1, help="processes; -1: one per core but one, 0: this one")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 from ..config import load_config
-from ..training import pretrain, resume
-from ..training.start import check_folder
+from .options import Parser
 from .pretrain import run
-from .report import make_report
 
 MARK = "demo"
 """An empty file that tells the folder of a demo from that of another run."""
@@ -20,11 +17,13 @@ MARK = "demo"
 
 def demo(argv: Sequence[str]) -> int:
     """Pretrain a small network on drawn images and write its report."""
-    parser = argparse.ArgumentParser(
-        "esvit-fast demo", description="Train a small network on drawn images and show what it learned, in minutes."
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser = Parser("demo", "Train a small network on drawn images and show what it learned, in minutes.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (%(default)s)")
     args = parser.parse_args(argv)
+    from ..training import pretrain, resume
+    from ..training.start import check_folder
+    from .report import make_report
+
     config = load_config("sample")
     out = _free(args.out)
     if out != args.out:

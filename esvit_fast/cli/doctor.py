@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-import torch
-from rich.console import Console
 from rich.table import Table
 
-from ..ops import ORDER, BackendError, Facts, plan
-from ..ops._plan import asked_for_unproven, implementations, operators
-from ..ops._proven import PROVEN
-from ..training.environment import environment
+from .options import Parser
+from .tables import show
 
 
 def doctor(argv: Sequence[str]) -> int:
     """Say what this machine has and which backend would run each operator; 1 if a forced backend cannot be honoured."""
-    argparse.ArgumentParser(
-        "esvit-fast doctor", description="What this machine has, and which backend runs each operator."
-    ).parse_args(argv)
+    Parser("doctor", "What this machine has, and which backend runs each operator.").parse_args(argv)
+    import torch
+
+    from ..ops import ORDER, BackendError, Facts, plan
+    from ..ops._plan import asked_for_unproven, operators
+    from ..training.environment import environment
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     capability = torch.cuda.get_device_capability() if device.type == "cuda" else None
     forced = os.environ.get("ESVIT_FAST_BACKEND") or None
@@ -30,13 +29,13 @@ def doctor(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    console, failed = Console(), False
+    failed = False
 
     facts = Table(box=None, show_header=False)
     for name, value in environment(device).items():
         facts.add_row(name, "not installed" if value is None else str(value))
     facts.add_row("ESVIT_FAST_BACKEND", forced or "not set: the first of " + ", ".join(ORDER) + " that can run")
-    console.print(facts)
+    show(facts)
 
     table = Table("operator", "backend", "run on a GPU", "why not a faster one", box=None, header_style="bold")
     for op in operators():
@@ -53,8 +52,8 @@ def doctor(argv: Sequence[str]) -> int:
         except (BackendError, ValueError) as error:
             table.add_row(op, "none", _proven(op), str(error))
             failed = True
-    console.print()
-    console.print(table)
+    print()
+    show(table)
     if failed:
         print(f"ESVIT_FAST_BACKEND={forced} cannot be honoured; unset it or choose another", file=sys.stderr)
     return int(failed)
@@ -62,6 +61,9 @@ def doctor(argv: Sequence[str]) -> int:
 
 def _proven(op: str) -> str:
     """A line for each backend with kernels for GPUs: on which they have run and were right."""
+    from ..ops._plan import implementations
+    from ..ops._proven import PROVEN
+
     lines = []
     for backend in (name for name in ("cuda", "triton") if name in implementations(op)):
         on = ", ".join(f"sm_{major}{minor}" for major, minor in sorted(PROVEN.get((op, backend), ())))

@@ -30,6 +30,7 @@ from ..evaluation.result import K
 from ..models import create_model
 from ..models.checkpoint import weights_facts
 from ..training import build_backbone, pick_device
+from .options import Parser
 from .task_progress import task_progress
 
 PROTOCOLS = {"knn": evaluate_knn, "linear": evaluate_linear, "correspondence": evaluate_correspondence}
@@ -122,8 +123,8 @@ def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig
     return {which: model.to(args.device) for which, model in networks.items()}, config.data
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("esvit-fast eval", description="What frozen features are worth.")
+def _parser() -> Parser:
+    parser = Parser("eval", "What frozen features are worth.")
     parser.add_argument("what", choices=list(PROTOCOLS))
     parser.add_argument("weights", type=Path, help="a run, or a .safetensors file")
     parser.add_argument("--data", help="images with classes; for a run by default what it was trained on")

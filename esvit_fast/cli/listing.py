@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from ..config import RECIPES, load_config, recipe_names
+from .options import Parser
+from .tables import show
 
 
 def models(argv: Sequence[str]) -> int:
     """List the backbones."""
-    argparse.ArgumentParser("esvit-fast models", description="Backbones and their sizes.").parse_args(argv)
+    Parser("models", "Backbones and their sizes.").parse_args(argv)
     import torch
 
     from ..models import create_model, list_models
@@ -25,17 +25,17 @@ def models(argv: Sequence[str]) -> int:
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
         blocks = "+".join(str(len(stage.blocks)) for stage in model.layers)
         table.add_row(name, f"{parameters:.1f} M", str(model.num_features), f"{model.image_size} px", blocks)
-    Console().print(table)
+    show(table)
     return 0
 
 
 def recipes(argv: Sequence[str]) -> int:
     """List the recipes."""
-    argparse.ArgumentParser("esvit-fast recipes", description="Settings that come with the package.").parse_args(argv)
+    Parser("recipes", "Settings that come with the package.").parse_args(argv)
     table = Table("recipe", "model", "batch", "epochs", "what it is", box=None, header_style="bold")
     for name in recipe_names():
         config = load_config(name)
         what = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
         table.add_row(name, config.model.name, str(config.train.batch_size), f"{config.train.epochs:g}", what)
-    Console().print(table)
+    show(table)
     return 0

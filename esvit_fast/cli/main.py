@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _fail(str(error))
             os._exit(1)  # what it held may be locked for ever
         if _is_ours(error):
-            return _fail(str(error))
+            from .options import in_flags
+
+            return _fail(in_flags(str(error)))
         raise
     except OSError as error:
         if error.filename is None:

@@ -9,37 +9,42 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from ..config import Config
-from ..data import open_source
-from ..training import Ranks, pick_device
-from ..training.memory import keep_freed_memory
-from ..training.planner import RunPlan, plan_run
-from ..training.progress import slow_precision
-from .pretrain import configured
+from .options import Parser
+from .settings import as_words, configured
+from .tables import show
+
+if TYPE_CHECKING:
+    from ..training import Ranks
+    from ..training.planner import RunPlan
 
 
 def plan(argv: Sequence[str]) -> int:
     """Say what a run will take; 1 if it does not fit."""
-    parser = argparse.ArgumentParser(
-        "esvit-fast plan",
-        description="What a run will take: memory, images/s, time and disk, from seconds of steps and no training. "
+    parser = Parser(
+        "plan",
+        "What a run will take: memory, images/s, time and disk, from seconds of steps and no training. "
         "Every setting of the recipe can be changed, as in --train.batch-size 64.",
-        allow_abbrev=False,
-        add_help=False,
     )
     parser.add_argument("--memory", type=float, help="GiB that a device has; what it has without it")
     parser.add_argument("--world-size", type=int, default=1, help="devices of the run")
     parser.add_argument("--no-measure", action="store_true", help="memory and arithmetic only; no step is tried")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
-    args, config = configured(parser, argv)
+    args, config = configured(parser, list(argv))
     if args.memory is not None and not 0 < args.memory < math.inf:
         raise ValueError(f"--memory={args.memory:g} must be a positive number of GiB")
     if args.world_size < 1:
         raise ValueError(f"--world-size={args.world_size} must be at least 1")
+    from ..data import open_source
+    from ..training import Ranks, pick_device
+    from ..training.memory import keep_freed_memory
+    from ..training.planner import plan_run
+    from ..training.progress import slow_precision
+
     source = None
     if config.data.source:
         source = open_source(config.data.source, "train", config.data.max_megapixels)
@@ -64,7 +69,7 @@ def _command(args: argparse.Namespace, found: RunPlan) -> str:
     start = "esvit-fast pretrain"
     if args.world_size > 1:
         start = f"torchrun --standalone --nproc-per-node {args.world_size} -m esvit_fast pretrain"
-    given = ["--recipe", args.recipe, *(["--data", args.data] if args.data else []), *args.settings]
+    given = ["--recipe", args.recipe, *(["--data", args.data] if args.data else []), *as_words(args.settings)]
     return " ".join([start, shlex.join(given), *filter(None, [found.remedy]), "--out runs/a"])
 
 
@@ -107,7 +112,7 @@ def _show(found: RunPlan, config: Config, ranks: Ranks, command: str) -> None:
     table.add_row(
         "disk", f"{_size(found.disk)}; a checkpoint takes {_size(step.checkpoint)}, the model {_size(step.model)}"
     )
-    Console().print(table)
+    show(table)
     if found.remedy == "":
         print("\nIt does not fit, and no setting was found that would; take a smaller model or --data.crops sizes.")
     elif found.remedy:

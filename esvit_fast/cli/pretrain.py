@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tyro
+from ..config import load_config
+from ..config_changes import may_change
+from .options import Parser
+from .settings import add_settings, changed, configured, what_it_does
 
-from ..config import Config, load_config, recipe_names, validate
-from ..training import Outcome, Ranks, Reporter, setup_distributed, teardown_distributed
-from ..training import pretrain as start_run
-from ..training import resume as resume_run
-from ..training.memory import keep_freed_memory
-from ..training.profiling import WARM_UP
-from ..training.progress import make_reporter
-from ..training.start import changeable
+if TYPE_CHECKING:  # torch takes seconds to import, for which no help and no typo waits
+    from ..training import Outcome, Ranks, Reporter
 
 
 def pretrain(argv: Sequence[str]) -> int:
     """Start a run."""
-    parser = argparse.ArgumentParser(
-        "esvit-fast pretrain",
-        description="Pretrain a backbone. Every setting of the recipe can be changed, as in --train.batch-size 64.",
-        allow_abbrev=False,
-        add_help=False,
+    parser = Parser(
+        "pretrain",
+        "Pretrain a backbone. Every setting of the recipe can be changed, as in --train.batch-size 64.",
+        usage="esvit-fast pretrain --recipe NAME --data IMAGES --out FOLDER [OPTION …] [--SETTING VALUE …]",
     )
-    parser.add_argument("--out", type=Path, help="folder of the run, new or empty")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the run, new or empty")
     parser.add_argument(
         "--profile",
         type=int,
         default=0,
         metavar="N",
-        help=f"write into the folder where the time of N steps goes, after the first {WARM_UP} (profile.txt, "
-        "profile.json, and trace.json.gz for chrome://tracing or Perfetto); the run goes on",
+        help="write into the folder where the time of N steps goes, after the first few (profile.txt, profile.json, "
+        "and trace.json.gz for chrome://tracing or Perfetto); the run goes on",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run that --out holds, if it holds one")
-    args, config = configured(parser, argv)
+    args, config = configured(parser, list(argv))
+    if not config.data.source:
+        raise ValueError(f"--data is missing; pass images: {what_it_does('data.source').rstrip('.')}")
     if args.out is None:
         raise ValueError("--out is missing; it is the folder of the run")
     if args.profile < 0:
         raise ValueError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
+    from ..training import pretrain as start_run
 
     def start(ranks: Ranks, reporter: Reporter) -> Outcome:
         return start_run(config, args.out, ranks, reporter, args.profile, or_resume=args.resume)
@@ -51,35 +50,23 @@ def pretrain(argv: Sequence[str]) -> int:
     return run(start, args.out, config.train.device)
 
 
-def configured(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    """What a command is told, with what changes settings as `settings`, and the recipe with those changes."""
-    parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(recipe_names())}")
-    parser.add_argument("--data", help="images: a folder, list, archive, shards, … (see data.source)")
-    args, settings = parser.parse_known_args(list(argv))
-    args.settings = settings
-    if {"-h", "--help"} & set(settings):
-        parser.print_help()
-        print()
-    elif args.recipe is None:
-        raise ValueError(f"--recipe is missing; recipes: {', '.join(recipe_names())}")
-    config = load_config(args.recipe) if args.recipe else Config()
-    if args.data is not None:
-        config = replace(config, data=replace(config.data, source=args.data))
-    return args, validate(tyro.cli(Config, args=settings, default=config, prog=parser.prog))
-
-
 def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
-    parser = argparse.ArgumentParser(
-        "esvit-fast resume",
-        description="Go on with a run from its last checkpoint, on any number of ranks, with the settings and images "
-        "that it began with. One that is complete goes on with a larger --train.epochs.",
-        epilog=_kept(),
-        allow_abbrev=False,
+    argv = list(argv)
+    parser = Parser(
+        "resume",
+        "Go on with a run from its last checkpoint, on any number of ranks, with the settings and images that it began "
+        "with. One that is complete goes on with a larger --train.epochs. Of its settings, these may be given: such as "
+        "change nothing but where and how it is computed, as --train.micro-batch-size 64, and such as cure it, as "
+        "--train.learning-rate 1e-4, which a record in metrics.jsonl tells; a weight does not change from or to 0.",
+        usage="esvit-fast resume RUN [--SETTING VALUE …]",
     )
-    parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
-    parser.add_argument("--data", help="where its images are now, if they have been moved")
-    args, changes = parser.parse_known_args(list(argv))
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that `pretrain --out` was given")
+    parser.add_argument("--data", metavar="IMAGES", help="where its images are now, if they have been moved")
+    files = [file for word in argv if (file := Path(word, "config.yaml")).is_file()]
+    own = load_config(files[0]) if files else None
+    add_settings(parser, own, shown=may_change)
+    args = parser.parse_args(argv)
     if not (args.run / "config.yaml").is_file():
         raise ValueError(
             f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
@@ -87,22 +74,18 @@ def resume(argv: Sequence[str]) -> int:
     own = load_config(args.run / "config.yaml")
     if args.data is not None:
         own = replace(own, data=replace(own.data, source=args.data))
-    config = validate(tyro.cli(Config, args=changes, default=own, prog="esvit-fast resume"))
+    config = changed(own, args.settings)
+    from ..training import resume as resume_run
+
     return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter, config), args.run, config.train.device)
-
-
-def _kept() -> str:
-    """Which settings may change on resuming, in words."""
-    same, cures = (", ".join(names) for names in changeable())
-    return (
-        f"These may be given, as in --train.micro-batch-size 64, and change nothing but where and how it is computed: "
-        f"{same}. These make it another run from there on, to cure it, as in --train.learning-rate 1e-4, and a record "
-        f"in metrics.jsonl tells them: {cures}; a weight does not change from or to 0. All others stay as they are."
-    )
 
 
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
     """Make a run under the process group that torchrun asks for, and say how it ended."""
+    from ..training import setup_distributed, teardown_distributed
+    from ..training.memory import keep_freed_memory
+    from ..training.progress import make_reporter
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     ranks = setup_distributed(device)
     if ranks.device.type == "cpu":

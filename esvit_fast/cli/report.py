@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from ..evaluation import EvalSettings, Result, evaluate_run, write_report
 from ..models import create_model
 from ..training import build_backbone, pick_device
 from .evaluate import COLUMNS, show
+from .options import Parser
 from .task_progress import task_progress
 
 _DEFAULTS = EvalSettings()
@@ -24,7 +24,7 @@ _DEFAULTS = EvalSettings()
 
 def report(argv: Sequence[str]) -> int:
     """Evaluate a run before and after training and write its report."""
-    parser = argparse.ArgumentParser("esvit-fast report", description="Write report.html of a run.")
+    parser = Parser("report", "Write report.html of a run.")
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
     parser.add_argument("--out", type=Path, help="the page; by default report.html in the run's folder")
     parser.add_argument(

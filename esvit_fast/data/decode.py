@@ -10,9 +10,8 @@ import zlib
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from .deep import deep_values, mode_name, to_bytes
-
 from .content import FORMATS as _FORMATS
+from .deep import deep_values, mode_name, to_bytes
 
 try:
     import simplejpeg

@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 from ..config import Config, ConfigError, load_config, settings
+from ..config_changes import FREE, cures
 from ..data import Source, SourceError, absolute, open_source
 from .distributed import gather
 from .trainer import Trainer
-
-_FREE = re.compile(
-    r"eval\..*|data\.(source|workers|decode|max_corrupt_share)|model\.checkpoint_stages|"
-    r"train\.(device|accumulation_steps|micro_batch_size|shard|compile|cuda_graph)|"
-    r"train\.(checkpoint_every_steps|keep_checkpoints|log_every_steps|loggers|stop_on_collapse)"
-)
-"""Settings that may change when a run goes on: they say where and how the same is computed, and what is written."""
-_CURES = re.compile(
-    r"train\.(epochs|precision|matmul|(min_)?learning_rate|warmup_epochs|weight_decay(_end)?|clip_grad|clip_by)|"
-    r"method\.((view|region)_weight|student_temp|teacher_temp.*|teacher_momentum|centering|center_momentum|koleo_weight|match_dtype)"
-)
-"""Settings that make another run of it, from here on, and that whoever resumes a run may change on purpose: what its
-checkpoint holds fits all of them, but for a task that begins or ends: one of weight 0 has no head."""
 
 
 def check_folder(out: Path) -> None:
@@ -105,17 +92,6 @@ def check_epochs(trainer: Trainer) -> None:
         )
 
 
-def changeable() -> tuple[list[str], list[str]]:
-    """Names of the settings that may change when a run goes on: those that compute the same, and the cures."""
-    names = [name for name, _ in settings(Config())]
-    return [name for name in names if _FREE.fullmatch(name)], [name for name in names if _CURES.fullmatch(name)]
-
-
-def _cures(name: str, old: str, new: str) -> bool:
-    begins_or_ends = name in ("method.view_weight", "method.region_weight") and 0 in (float(old), float(new))
-    return bool(_CURES.fullmatch(name)) and not begins_or_ends
-
-
 def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple[Config, dict[str, list[str]]]:
     """The configuration with which a run goes on, its own or a given one, and what that cures: names of settings to
     their values before and from now on.
@@ -131,9 +107,9 @@ def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple
     differ = {
         name: [str(value), str(asked[name])]
         for name, value in settings(own)
-        if value != asked[name] and not _FREE.fullmatch(name)
+        if value != asked[name] and not FREE.fullmatch(name)
     }
-    curable = all(_cures(name, *values) for name, values in differ.items())
+    curable = all(cures(name, *values) for name, values in differ.items())
     if differ and not (on_purpose and curable):
         told = ", ".join(f"{name}={old} would become {new}" for name, (old, new) in differ.items())
         way = f"pass them to `esvit-fast resume {out}`" if curable else "keep its own"

@@ -137,19 +137,19 @@ def test_mistakes_of_data(capsys, run, recipe, tmp_path):
 def test_mistakes_of_settings(capsys, recipe, tmp_path):
     pretrain = ("pretrain", "--recipe", recipe, "--out", tmp_path / "x")
     message = fails(capsys, *pretrain, "--train.warmup-epochs", "3")
-    assert "train.warmup_epochs=3.0 is longer than train.epochs=0.5" in message
+    assert "--train.warmup-epochs=3.0 is longer than --train.epochs=0.5" in message
     assert "name='swin_nano_w5' is not a model; did you mean 'swin_nano_w4'?" in fails(
         capsys, *pretrain, "--model.name", "swin_nano_w5"
     )
-    code, _, err = call(capsys, *pretrain, "--train.batch-sise", "3")
-    assert code == 2 and "batch-size" in err
+    message = fails(capsys, *pretrain, "--train.batch-sise", "3")
+    assert "--train.batch-sise is no option of `esvit-fast pretrain`; did you mean '--train.batch-size'?" in message
 
 
 def test_mistakes_of_machine_and_disk(capsys, run, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for command in (("eval", "knn"), ("report",)):
         message = fails(capsys, *command, run, "--device", "cuda")
-        assert message.startswith("esvit-fast: error: device='cuda' needs an NVIDIA GPU")
+        assert message.startswith("esvit-fast: error: --device='cuda' needs an NVIDIA GPU")
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = fails(capsys, "pretrain", "--recipe", recipe, "--out", tmp_path / "x")
     assert "WORLD_SIZE=2 without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in message
@@ -172,7 +172,7 @@ def test_huge_images_are_refused_before_decoding(capsys, recipe, tmp_path, caplo
     code, _, message = call(capsys, *arguments, "--data.max-corrupt-share", "0.05", "--train.epochs", "5")
     assert code == 2
     assert "has 9000x9000 pixels, more than max_megapixels=64" in caplog.text
-    assert "data.max_corrupt_share=0.05 is exceeded" in message and "huge" in message
+    assert "--data.max-corrupt-share=0.05 is exceeded" in message and "huge" in message
 
 
 def test_weights_are_those_of_the_teacher(run):

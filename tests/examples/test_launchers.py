@@ -49,8 +49,10 @@ def called(monkeypatch, words):
         assert launch.module and launch.training_script == "esvit_fast"
         words = ["esvit-fast", *launch.training_script_args]
     seen = {}
-    monkeypatch.setattr(commands, "start_run", lambda config, out, *_, **options: seen.update(config=config, **options))
-    monkeypatch.setattr(commands, "resume_run", lambda out, *_: seen.update(resumed=str(out)))
+    monkeypatch.setattr(
+        "esvit_fast.training.pretrain", lambda config, out, *_, **options: seen.update(config=config, **options)
+    )
+    monkeypatch.setattr("esvit_fast.training.resume", lambda out, *_: seen.update(resumed=str(out)))
     monkeypatch.setattr(commands, "run", lambda call, out, device: call(None, None))
     getattr(commands, words[1])(words[2:])
     return launch, seen

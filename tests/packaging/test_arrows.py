@@ -12,7 +12,7 @@ from .tree import PACKAGE, ROOT, imported_modules, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
-LEAVES = ("data", "config")
+LEAVES = ("data", "config", "config_tree", "config_changes")
 ALLOWED = {
     **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
@@ -20,6 +20,7 @@ ALLOWED = {
     "config": {"config_tree"},
     "config_tree": set(),
     "launcher": set(),
+    "config_changes": set(),
     # augmentation is an operator
     "data": {"config", "ops"},
     "evaluation": {*CHAIN, *LEAVES},
