@@ -144,7 +144,8 @@ class TrainConfig:
     clip_by: Literal["tensor", "global"] = "tensor"
     """Clip every parameter tensor by its own norm, as published, or all by the global norm."""
     freeze_last_layer_epochs: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of activations. "auto": bf16 on devices that are fast in it, else fp32; a run keeps what it became."""
     matmul: Literal["exact", "fast"] = "exact"
     """Float32 matrix products on a GPU. "fast" lets them round what they multiply
     (torch.set_float32_matmul_precision("medium")); on a CPU it changes nothing."""

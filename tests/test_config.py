@@ -180,7 +180,7 @@ MISTAKES = {
     "data: {crops: {global_scale: [0.5]}}": "run.yaml: data: crops: global_scale=[0.5] must have 2 values",
     "data: {crops: {local_sizes: [96, x]}}": "run.yaml: data: crops: local_sizes='x' must be a number",
     # choices
-    "train: {precision: fp8}": "run.yaml: train: precision='fp8' must be one of fp32, bf16, fp16",
+    "train: {precision: fp8}": "run.yaml: train: precision='fp8' must be one of auto, fp32, bf16, fp16",
     "train: {clip_by: [1]}": "run.yaml: train: clip_by=[1] must be one of tensor, global",
     "method: {match_dtype: float64}": "method: match_dtype='float64' must be one of float32, float16, bfloat16",
     # ranges

@@ -43,12 +43,13 @@ def plan(argv: Sequence[str]) -> int:
     from ..training import Ranks, pick_device
     from ..training.memory import keep_freed_memory
     from ..training.planner import plan_run
-    from ..training.progress import slow_precision
+    from ..training.precision import settled, slow_precision
 
     source = None
     if config.data.source:
         source = open_source(config.data.source, "train", config.data.max_megapixels)
     ranks = Ranks(0, args.world_size, pick_device(config.train.device))
+    config = settled(config, ranks)
     limit = None if args.memory is None else int(args.memory * 2**30)
     if slow := slow_precision(config, ranks):
         print(slow, file=sys.stderr)

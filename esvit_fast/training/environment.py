@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__
 from ..data.loader import cores
+from .precision import precision_here
 
 _PACKAGES = ("torch", "torchvision", "triton", "timm", "numpy", "pillow", "simplejpeg", "safetensors")
 
@@ -26,6 +27,7 @@ def environment(device: torch.device | str = "cpu", world_size: int = 1) -> dict
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "precision": "auto is {}, as {}".format(*precision_here(device)),
         "world_size": world_size,
     }
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from ..models import create_model
 from .calibration import Calibration, calibrate, free_memory, loader_rate
 from .distributed import Ranks, accumulation_steps, least_images, micro_batch
 from .dry_step import DryStep, dry_step
+from .precision import settled
 from .schedules import total_steps
 
 OVERHEAD = 1.2
@@ -104,6 +105,7 @@ def plan_run(
     Raises:
         ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
     """
+    config = settled(config, ranks)
     train, images, least = config.train, micro_batch(config, ranks.world_size), least_images(config)
     length = train.batch_size if source is None else len(source)
     MicroBatches(

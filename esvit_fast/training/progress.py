@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from threading import Event, Thread
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..config import Config
-from .distributed import Ranks
+from .precision import slow_precision
 from .trainer import Trainer
 
 
@@ -23,7 +23,7 @@ def make_reporter(console: Console | None = None) -> BarReporter | LineReporter:
 def summary(record: dict[str, Any]) -> str:
     """The figures of a training record that tell whether a run is well."""
     return (
-        f"{record['images_per_s']:.0f} images/s  data wait {record['data_wait_share']:.0%}  "
+        f"{_few_digits(record['images_per_s'])} images/s  data wait {record['data_wait_share']:.0%}  "
         f"loss {record['loss']:.3f}  teacher entropy {_entropy(record):.2f}"
     )
 
@@ -33,11 +33,12 @@ def alarm(record: dict[str, Any]) -> str:
     return f"warning: {record['finding']} since step {record['since']:,}: {record['evidence']}; {record['remedy']}"
 
 
-def slow_precision(config: Config, ranks: Ranks) -> str:
-    """A warning in a line where another precision takes a fraction of the time; else nothing."""
-    if config.train.precision != "fp16" or ranks.device.type != "cpu":
-        return ""
-    return "warning: train.precision=fp16 is slow on CPUs, which mostly compute in float32; pass --train.precision fp32"
+def _few_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _entropy(record: dict[str, Any]) -> float:
@@ -48,8 +49,8 @@ def _starting(trainer: Trainer) -> str:
     config = trainer.config
     return (
         f"{config.model.name} on {config.data.source}: {trainer.total_steps:,} steps of {config.train.batch_size} "
-        f"images, {trainer.epoch_samples:,} an epoch, on {trainer.ranks.world_size} x {trainer.ranks.device}"
-        + (f", from step {trainer.step:,}" if trainer.step else "")
+        f"images, {trainer.epoch_samples:,} an epoch, on {trainer.ranks.world_size} x {trainer.ranks.device} in "
+        f"{config.train.precision}" + (f", from step {trainer.step:,}" if trainer.step else "")
     )
 
 
@@ -67,6 +68,8 @@ class BarReporter:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("<"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.description}"),
             console=console,
@@ -77,13 +80,18 @@ class BarReporter:
         self.progress.console.print(_starting(trainer), highlight=False)
         if slow := slow_precision(trainer.config, trainer.ranks):
             self.progress.console.print(slow, style="yellow", highlight=False, markup=False)
-        self.task = self.progress.add_task("", total=trainer.total_steps, completed=trainer.step)
+        self.task = self.progress.add_task(
+            "the first step is under way", total=trainer.total_steps, completed=trainer.step
+        )
+        self._begun = trainer.step
         self.progress.start()
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
         self.progress.update(self.task, completed=step)
         if record is not None:
             self.progress.update(self.task, description=summary(record) + self._knn)
+        elif self._begun == step - 1:
+            self.progress.update(self.task, description="")
 
     def knn(self, record: dict[str, Any]) -> None:
         self._knn = f"  k-NN {record['top1']:.1f} %"
@@ -97,21 +105,31 @@ class BarReporter:
 
 
 class LineReporter:
-    """A line at the start, for every k-NN accuracy and warning, and at most every `seconds` for a training step."""
+    """A line at the start, for every k-NN accuracy and warning, and at most every `seconds` for a training step; while
+    the first step lasts longer, lines that say for how long, at ever longer intervals."""
 
     def __init__(self, seconds: float = 10.0):
         self.seconds, self._last = seconds, 0.0
+        self._first = Event()
 
     def start(self, trainer: Trainer) -> None:
-        self.total = trainer.total_steps
+        self.total, self._begun, self._at = trainer.total_steps, trainer.step, time.monotonic()
+        self._first.clear()
+        if trainer.step < trainer.total_steps:
+            Thread(target=self._wait, args=(trainer.step + 1,), daemon=True).start()
         self._say(_starting(trainer))
         if slow := slow_precision(trainer.config, trainer.ranks):
             self._say(slow)
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
-        if record is not None and (time.monotonic() - self._last >= self.seconds or step == self.total):
-            self._last = time.monotonic()
+        self._first.set()
+        now = time.monotonic()
+        if record is not None and (now - self._last >= self.seconds or step == self.total):
+            self._last = now
             self._say(f"step {step:,}/{self.total:,}  {summary(record)}")
+        elif record is None and now - self._last >= 3 * self.seconds:  # steps are slow, records far apart
+            self._last = now
+            self._say(f"step {step:,}/{self.total:,}  {_few_digits((now - self._at) / (step - self._begun))} s a step")
 
     def knn(self, record: dict[str, Any]) -> None:
         self._say(accuracy_line(record))
@@ -122,5 +140,11 @@ class LineReporter:
     def _say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
+    def _wait(self, step: int) -> None:
+        seconds = self.seconds
+        while not self._first.wait(seconds):
+            self._say(f"step {step:,}/{self.total:,}  under way for {_duration(time.monotonic() - self._at)}")
+            seconds *= 1.5
+
     def stop(self) -> None:
-        """Nothing to end."""
+        self._first.set()

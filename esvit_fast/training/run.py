@@ -106,7 +106,7 @@ def pretrain(
             remove_unfinished(out)
             facts = {**environment(ranks.device, ranks.world_size), "launch": launch()}
             write_atomic(out / "environment.json", _json(facts))
-            write_config(out, config)
+            write_config(out, trainer.config)
         barrier()
         return _run(trainer, inputs, out, reporter, profile)
 
@@ -143,7 +143,7 @@ def resume(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     with only_writer(out, ranks):
-        config, cured = settings_of_run(out, config, on_purpose=not unless_collapsed)
+        config, cured = settings_of_run(out, config, ranks, on_purpose=not unless_collapsed)
         micro_batch(config, ranks.world_size)
         source = source_of_run(config)
         _say_what_is_left_out(source, ranks)
@@ -151,7 +151,7 @@ def resume(
         corrupt = _load(trainer, out)
         inputs = _inputs(trainer, source, corrupt)
         if ranks.is_main:
-            write_config(out, config)
+            write_config(out, trainer.config)
             # without a checkpoint, what was measured before the first step is measured again
             truncate_after(out / "metrics.jsonl", trainer.step or -1)
             if cured:

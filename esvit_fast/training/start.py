@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config, ConfigError, load_config, settings
 from ..config_changes import FREE, cures
 from ..data import Source, SourceError, absolute, open_source
-from .distributed import gather
+from .distributed import Ranks, gather
+from .precision import settled
 from .trainer import Trainer
 
 
@@ -92,18 +94,23 @@ def check_epochs(trainer: Trainer) -> None:
         )
 
 
-def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple[Config, dict[str, list[str]]]:
+def settings_of_run(
+    out: Path, config: Config | None, ranks: Ranks, on_purpose: bool
+) -> tuple[Config, dict[str, list[str]]]:
     """The configuration with which a run goes on, its own or a given one, and what that cures: names of settings to
     their values before and from now on.
 
     Args:
-        on_purpose: the run may become another one.
+        on_purpose: the run may become another one. Otherwise `train.precision: auto` is what it became as it began.
 
     Raises:
         ConfigError: with every setting that differs and must not.
     """
     own = load_config(out / "config.yaml")
-    asked = dict(settings(config or own))
+    if config is not None and config.train.precision == "auto" and not on_purpose:
+        config = replace(config, train=replace(config.train, precision=own.train.precision))
+    config = settled(config or own, ranks)
+    asked = dict(settings(config))
     differ = {
         name: [str(value), str(asked[name])]
         for name, value in settings(own)
@@ -114,4 +121,4 @@ def settings_of_run(out: Path, config: Config | None, on_purpose: bool) -> tuple
         told = ", ".join(f"{name}={old} would become {new}" for name, (old, new) in differ.items())
         way = f"pass them to `esvit-fast resume {out}`" if curable else "keep its own"
         raise ConfigError(f"run={str(out)!r} began with other settings: {told}; {way}, or choose another folder")
-    return config or own, differ
+    return config, differ

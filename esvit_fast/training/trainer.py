@@ -31,6 +31,7 @@ from .optimizer import (
     make_optimizer,
     optimizer_tensors,
 )
+from .precision import settled
 from .profiling import UPDATE
 from .schedules import SchedulePoint, schedule, total_steps
 from .sharding import divided_like, prototypes_whole, shard, units, whole
@@ -126,7 +127,7 @@ class Trainer:
     On a GPU no step waits for it: whether a step is taken is decided there, and counted here a step later.
 
     Args:
-        config: of the run.
+        config: of the run; `train.precision: auto` is settled here, for all ranks alike.
         epoch_samples: images of an epoch, a multiple of the batch size.
         ranks: this process among those of the run.
         data: `data.fingerprint` of the images, which a checkpoint must match.
@@ -138,6 +139,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, epoch_samples: int, ranks: Ranks, data: Fingerprint | str = ""):
+        config = settled(config, ranks)
         # not on a CPU, where torch would take those of oneDNN: see ops._cpu.linear
         fast = config.train.matmul == "fast" and ranks.device.type != "cpu"
         torch.set_float32_matmul_precision("medium" if fast else "highest")
