@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,10 +53,12 @@ class Calibration:
         return accumulation_steps * each + self.update
 
 
-def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -> Calibration:
+def calibrate(
+    config: Config, images: int, ranks: Ranks, budget: float = 45.0, say: Callable[[str], None] = lambda line: None
+) -> Calibration:
     """Time steps of 1, 2, 4, … images, until that of `images` is reached or the budget of seconds would be exceeded.
 
-    Those of the fewest images are taken whatever they last.
+    A step of the fewest images is taken whatever it lasts. `say` is told what each size takes.
     """
     begun_at, least = time.perf_counter(), least_images(config)
     alone = {"batch_size": images, "accumulation_steps": 1, "micro_batch_size": 0, "freeze_last_layer_epochs": 0.0}
@@ -70,17 +73,19 @@ def calibrate(config: Config, images: int, ranks: Ranks, budget: float = 45.0) -
     size = min(least, images)
     while True:
         _reset_peak(ranks.device)
-        taken = []
-        for number in range(_STEPS):
+        taken: list[tuple[float, float]] = []
+        while len(taken) < _STEPS and (not taken or time.perf_counter() - begun_at < budget):
             batch, begin = noise(config, size), now(ranks.device)
             trainer.train_step([batch])
             end = now(ranks.device)
-            if number >= _WARM_UP and begun:
-                updates.append(end - begun[-1])
-                taken.append(begun[-1] - begin)
+            middle = begun[-1] if begun else end
+            taken.append((middle - begin, end - middle))
             begun.clear()
+        taken = taken[_WARM_UP:] or taken[-1:]
+        updates += [update for _, update in taken]
         sizes.append(size)
-        seconds.append(statistics.median(taken))
+        seconds.append(statistics.median(step for step, _ in taken))
+        say(f"a step of {size} image{'s' * (size > 1)} takes {seconds[-1] + updates[-1]:.2g} s")
         grown += [] if (most := _grown(process, ranks.device)) is None else [most]
         following = min(2 * size, images)
         left = budget - (time.perf_counter() - begun_at)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from unittest.mock import patch
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from ..config import Config
 from ..data import Batch
 from ..data.device_decode import HELD_BYTES
 from ..data.draws import AUGMENT
-from ..ops._cpu.prototype_cross_entropy import scratch_bytes
-from ..ops._flops import FLOPS
 from .distributed import Ranks, accumulation_steps
+from .estimate import Work
 from .sharding import units
 from .trainer import Trainer, teacher_weights
+from .watch import UPDATE, Watch, bytes_of
 
 KINDS = {
     "weights": "the student's parameters",
@@ -40,8 +38,6 @@ KINDS = {
     "batch": "crops of all micro-batches of a step, as the loader gives them, and images that a GPU decodes",
 }
 """What memory is taken for."""
-
-_SCALAR = torch.ops.aten._local_scalar_dense.default
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,9 @@ class DryStep:
         parameters: of the student's backbone, of its heads, and of both those that are trained.
         checkpoint: bytes of the tensors of a checkpoint.
         model: bytes of the teacher's backbone, model.safetensors.
+        traced: micro-batches of the step that was looked at.
+        work: of these, every operator.
+        course: bytes of tensors whenever there were more, from its begin to its end.
     """
 
     peak: int
@@ -65,6 +64,9 @@ class DryStep:
     parameters: dict[str, int]
     checkpoint: int
     model: int
+    traced: int = 1
+    work: tuple[Work, ...] = field(default=(), repr=False)
+    course: tuple[int, ...] = field(default=(), repr=False)
 
 
 def noise(config: Config, images: int, device: torch.device | str = "cpu") -> Batch:
@@ -85,7 +87,8 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
     The step is that of `Trainer`, with the backends that this machine chooses for the device. What an operator of ours
     holds while it runs is counted for the loss over prototypes on the CPU, whose scratch is the largest there; the
     others' is not seen, nor what the allocator keeps, nor what torch.compile saves, nor the crops that a CUDA graph
-    keeps. The oracles, on which GPUs without proven kernels fall back, hold much more.
+    keeps. The oracles, on which GPUs without proven kernels fall back, hold much more. Where torch has no GPU, a step
+    on one is looked at on tensors of the CPU, with the autocast of GPUs.
     """
     accumulated = accumulation_steps(config.train, ranks.world_size)
     trained = min(2, accumulated)  # the second finds the gradients of the first
@@ -94,15 +97,16 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
     augment = replace(config.data.augment, exact_pil=False)
     config = replace(config, train=train, data=replace(config.data, augment=augment))
     # a loss that counts once has its gradients made; others scale them
-    watch = _Watch(scaled=trained > 1 or config.train.precision == "fp16" or ranks.device.type != "cpu")
-    with _without_memory(), watch:
-        trainer = _prepared(config, Ranks(0, 1, ranks.device))
-        on_gpu = ranks.device.type == "cuda"
+    on_gpu = ranks.device.type == "cuda"
+    here = ranks.device if not on_gpu or torch.cuda.is_available() else torch.device("cpu")
+    watch = Watch(trained > 1 or config.train.precision == "fp16" or on_gpu, on_gpu)
+    with _without_memory(), watch, _norms_of_gpus() if here != ranks.device else nullcontext():
+        trainer = _prepared(config, Ranks(0, 1, here))
         with watch.noting("batch"):
             # on a GPU, the next one is copied while a step runs
-            batches = [noise(config, images, ranks.device) for _ in range(accumulated + on_gpu)]
+            batches = [noise(config, images, here) for _ in range(accumulated + on_gpu)]
             decoding = on_gpu and config.data.decode == "gpu"
-            batches.append(torch.empty(HELD_BYTES * decoding, dtype=torch.uint8, device=ranks.device))
+            batches.append(torch.empty(HELD_BYTES * decoding, dtype=torch.uint8, device=here))
         flops = _flops_of_parts(watch, trainer)
         _note_kinds(watch, trainer)
         divided = config.train.shard and ranks.world_size > 1
@@ -110,6 +114,7 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
             _reduce_in_buckets(watch, trainer, trained)
         watch.begin()
         trainer.train_step(batches[:trained])
+        work, course = watch.work(), tuple(watch.course)
         total = {name: watch.flops[name] // (trained * images) for name in ("student", "teacher", "loss")}
         sides = Counter(config.data.crops.sizes)
         forward, views = sum(total.values()), trainer.method.teacher_views
@@ -130,9 +135,35 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
                 "heads": _count(student.parameters()) - _count(student.backbone.parameters()),
                 "trained": _count(_trained(student)),
             },
-            _bytes_of(tensors.values()),
-            _bytes_of(teacher_weights(tensors).values()),
+            bytes_of(tensors.values()),
+            bytes_of(teacher_weights(tensors).values()),
+            trained,
+            work,
+            course,
         )
+
+
+def peak_of(images: int, known: dict[int, DryStep]) -> int | None:
+    """The peak of a step of any number of images from steps of two; None if these did not take the same course.
+
+    What is there at each moment is linear in images, as long as no term of the loss compares them with each other.
+    """
+    (few, first), (many, last) = sorted(known.items())
+    same = len(first.course) == len(last.course)
+    if not same or any(step.peak != max(step.course) for step in known.values()):  # or parts of it were divided
+        return None
+    begin, end = np.array(first.course), np.array(last.course)
+    return int(np.max(begin + (end - begin) * ((images - few) / (many - few))))
+
+
+def _norms_of_gpus() -> AbstractContextManager:
+    """Autocast of GPUs lets layer norms compute and return float32, that of CPUs what they are given."""
+    norm = F.layer_norm
+
+    def in_float32(x: Tensor, *args, **kwargs) -> Tensor:
+        return norm(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **kwargs)
+
+    return patch.object(F, "layer_norm", in_float32)
 
 
 @contextmanager
@@ -162,7 +193,7 @@ def _prepared(config: Config, ranks: Ranks) -> Trainer:
     return trainer
 
 
-def _note_kinds(watch: _Watch, trainer: Trainer) -> None:
+def _note_kinds(watch: Watch, trainer: Trainer) -> None:
     """Say what a run's tensors are for, and at each time of a step what is made then."""
     method = trainer.method
     for kind, module in (("weights", method.student), ("teacher", method.teacher), ("loss", method.loss)):
@@ -188,10 +219,10 @@ def _note_kinds(watch: _Watch, trainer: Trainer) -> None:
             return augment(*args)
 
     trainer.augment = augmented
-    trainer.optimizer.register_step_pre_hook(lambda *_: watch.enter("optimizer", "optimizer"))
+    trainer.optimizer.register_step_pre_hook(lambda *_: watch.enter("optimizer", UPDATE))
 
 
-def _reduce_in_buckets(watch: _Watch, trainer: Trainer, steps: int) -> None:
+def _reduce_in_buckets(watch: Watch, trainer: Trainer, steps: int) -> None:
     """Several ranks sum gradients in buckets, which are always there; the last micro-batch's gradients move there."""
     done = Counter()
 
@@ -210,14 +241,14 @@ def _divided(trainer: Trainer, count: int) -> dict[str, int]:
     """Bytes of what `sharding.shard` divides, at most: own parts, all that is in no unit, and two units, as the next
     one is fetched while one is at work."""
     student = trainer.method.student
-    sizes = [_bytes_of(unit.parameters()) for unit in units(student.backbone)]
-    own = _bytes_of(student.parameters()) // count
-    at_work = _bytes_of(student.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
-    moments = sum(_bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count
+    sizes = [bytes_of(unit.parameters()) for unit in units(student.backbone)]
+    own = bytes_of(student.parameters()) // count
+    at_work = bytes_of(student.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
+    moments = sum(bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count
     return {"weights": own + at_work, "teacher": own + at_work, "gradients": own + at_work, "optimizer": moments}
 
 
-def _flops_of_parts(watch: _Watch, trainer: Trainer) -> dict[str, int]:
+def _flops_of_parts(watch: Watch, trainer: Trainer) -> dict[str, int]:
     """Of a view of each side through the backbone."""
     found = {}
     for side in dict.fromkeys(trainer.config.data.crops.sizes):
@@ -234,101 +265,3 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)
-
-
-def _bytes_of(tensors: Iterable[Tensor]) -> int:
-    return sum(map(_bytes, tensors))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.itemsize
-
-
-class _Watch(TorchDispatchMode):
-    """Counts the bytes of storages from when they are made until they are gone, and the arithmetic of operators."""
-
-    def __init__(self, scaled: bool):
-        super().__init__()
-        self.scaled = scaled
-        self.kind = self.part = "activations"
-        self.held: dict[int, tuple[int, str]] = {}
-        self.live: Counter[str] = Counter()
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the peak so far, and what was computed."""
-        self.total, self.flops = sum(self.live.values()), Counter()
-        self.high, self.most = self.total, Counter(self.live)
-
-    def enter(self, kind: str, part: str) -> None:
-        """From now on, new tensors are of this kind, and arithmetic of this part."""
-        self.kind, self.part = kind, part
-
-    @contextmanager
-    def noting(self, kind: str) -> Iterator[None]:
-        """Let what is made within be of this kind."""
-        before, self.kind = self.kind, kind
-        try:
-            yield
-        finally:
-            self.kind = before
-
-    def note(self, tensor: Tensor, kind: str) -> None:
-        """Count a tensor among those of a kind, whatever it was thought to be."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.held:
-            self.live[self.held[key][1]] -= size
-        else:
-            weakref.finalize(storage, self._free, key)
-            self.total += size
-        self.held[key] = size, kind
-        self.live[kind] += size
-        if self.total > self.high:
-            self.high, self.most = self.total, Counter(self.live)
-
-    def passing(self, kind: str, size: int, beside: Iterable[Tensor]) -> None:
-        """Count bytes of a kind that were there for a moment, with tensors that are about to be noted."""
-        size += sum(map(_bytes, beside))
-        if self.total + size > self.high:
-            self.high, self.most = self.total + size, self.live + Counter({kind: size})
-
-    def _free(self, key: int) -> None:
-        size, kind = self.held.pop(key)
-        self.live[kind] -= size
-        self.total -= size
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is _SCALAR:  # a number that nobody knows: no check finds that anything is wrong
-            return args[0].dtype != torch.bool and 0.0
-        if func.namespace == "esvit_fast":
-            out = self._operator(func, args)
-        else:
-            out = func(*args, **kwargs)
-            if formula := flop_registry.get(func.overloadpacket):
-                self.flops[self.part] += formula(*args, **kwargs, out_val=out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.held:
-                self.note(tensor, self.kind)
-        return out
-
-    def _operator(self, func, args) -> object:
-        """An operator of ours: its arithmetic, whoever does it."""
-        name = func._opname
-        if name in FLOPS:
-            self.flops[self.part] += FLOPS[name](*args[:-1])
-        if name == "prototype_cross_entropy_backward" and not self.scaled:
-            return args[-4:-1]
-        out = func(*args)
-        if name == "prototype_cross_entropy" and args[-1] == "cpu":
-            self.passing(self.kind, _scratch_of_loss(*args), out)
-        return out
-
-
-def _scratch_of_loss(student, weight, weight_g, teacher, *rest) -> int:
-    """Bytes that the larger of its two passes over prototypes takes beside its results."""
-    needs = rest[-2]
-    size = torch.promote_types(student.dtype, torch.float32).itemsize
-    passes = (teacher, True), (student, needs[0])
-    return max(scratch_bytes(*rows.shape, len(weight), size, means, any(needs[1:])) for rows, means in passes)

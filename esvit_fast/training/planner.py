@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,10 +14,12 @@ import torch
 from ..config import Config
 from ..data import Source
 from ..data.loader import MicroBatches, cores, worker_count
+from ..gpus import Gpu
 from ..models import create_model
 from .calibration import Calibration, calibrate, free_memory, loader_rate
 from .distributed import Ranks, accumulation_steps, least_images, micro_batch
-from .dry_step import DryStep, dry_step
+from .dry_step import DryStep, dry_step, peak_of
+from .estimate import CONTEXT, seconds
 from .precision import settled
 from .schedules import total_steps
 
@@ -92,20 +94,31 @@ class RunPlan:
 
 
 def plan_run(
-    config: Config, ranks: Ranks, source: Source | None = None, limit: int | None = None, measure: bool = True
+    config: Config,
+    ranks: Ranks,
+    source: Source | None = None,
+    limit: int | None = None,
+    measure: bool = True,
+    *,
+    gpu: Gpu | None = None,
+    budget: float = 45.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> RunPlan:
-    """Predict a run on `ranks.world_size` devices like `ranks.device`.
+    """Predict a run on `ranks.world_size` devices like `ranks.device`, or GPUs that are not here.
 
     Args:
         source: its images; without, there is no time to finish.
         limit: bytes of a device's memory; None: what it has.
-        measure: take steps, for 45 seconds or as long as the smallest last; otherwise only memory and arithmetic are
-            predicted.
+        measure: take steps; otherwise only memory and arithmetic are predicted.
+        gpu: what all devices are; nothing is measured then, and time is estimated from arithmetic and bytes.
+        budget: seconds in which steps are taken; one of the fewest images is taken whatever it lasts.
+        say: is told what is under way, line by line.
 
     Raises:
         ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
     """
-    config = settled(config, ranks)
+    ranks = ranks if gpu is None else replace(ranks, device=torch.device("cuda"))
+    config = settled(config, ranks, gpu and gpu.capability)
     train, images, least = config.train, micro_batch(config, ranks.world_size), least_images(config)
     length = train.batch_size if source is None else len(source)
     MicroBatches(
@@ -118,17 +131,21 @@ def plan_run(
         world_size=ranks.world_size,
         accumulation_steps=accumulation_steps(train, ranks.world_size),
     )
+    say("counting memory and arithmetic …")
     peaks = lru_cache(maxsize=None)(lambda config, images: dry_step(config, images, ranks))
-    step, limit = peaks(config, images), limit or free_memory(ranks)
-    measured, process, fixed, overhead = None, 0, 0, OVERHEAD
-    if measure and (limit is None or OVERHEAD * peaks(config, least).peak < limit):
-        measured = calibrate(config, images, Ranks(0, 1, ranks.device))
+    peak = _peaks(config, images, peaks)
+    step, limit = peaks(config, images), limit or (free_memory(ranks) if gpu is None else gpu.memory)
+    measured, process, fixed, overhead = None, 0 if gpu is None else CONTEXT, 0, OVERHEAD
+    if measure and gpu is None and (limit is None or OVERHEAD * peak(least) < limit):
+        say(f"trying steps, for about {budget:.0f} s at most …")
+        measured = calibrate(config, images, Ranks(0, 1, ranks.device), budget, say)
         process = measured.process
         fixed, overhead = around_tensors(config, measured, ranks)
     room = None if limit is None else (limit - process - fixed) / overhead
-    largest = None if room is None else largest_batch(lambda n: peaks(config, n).peak, room, images, least)
+    largest = None if room is None else largest_batch(peak, room, images, least)
     remedy = None
     if room is not None and step.peak > room:
+        say("looking for what would fit …")
         ways = list(_remedies(config, ranks, largest))
         first = bisect_left(ways, True, key=lambda way: peaks(way.config, way.images).peak <= room)
         remedy = ways[first].flags if first < len(ways) else ""
@@ -136,10 +153,24 @@ def plan_run(
         images,
         step,
         Memory(process, fixed, overhead, process + fixed + round(overhead * step.peak), limit, largest),
-        None if measured is None else _time(config, ranks, measured, images, source),
+        _time(config, ranks, step if gpu else measured, images, source, gpu, say) if gpu or measured else None,
         (train.keep_checkpoints + 1) * step.checkpoint + 2 * step.model,
         remedy,
     )
+
+
+def _peaks(config: Config, images: int, steps: Callable[[Config, int], DryStep]) -> Callable[[int], int]:
+    """The peak of a micro-batch of any size: a line through two dry steps, where the loss compares no images."""
+
+    @cache
+    def peak(count: int) -> int:
+        ends = (2, max(images, 4))
+        if count in ends or config.method.koleo_weight:
+            return steps(config, count).peak
+        on_line = peak_of(count, {end: steps(config, end) for end in ends})
+        return steps(config, count).peak if on_line is None else on_line
+
+    return peak
 
 
 def around_tensors(config: Config, measured: Calibration, ranks: Ranks) -> tuple[int, float]:
@@ -227,12 +258,27 @@ def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
         yield changed("method.out-dim", method.out_dim, method=method)
 
 
-def _time(config: Config, ranks: Ranks, measured: Calibration, images: int, source: Source | None) -> Time:
-    train = config.train
-    step = measured.step_seconds(images, accumulation_steps(train, ranks.world_size))
+def _time(
+    config: Config,
+    ranks: Ranks,
+    known: Calibration | DryStep,
+    images: int,
+    source: Source | None,
+    gpu: Gpu | None,
+    say: Callable[[str], None],
+) -> Time:
+    train, accumulated = config.train, accumulation_steps(config.train, ranks.world_size)
+    if isinstance(known, DryStep):
+        step = seconds(known.work, gpu, config, accumulated, known.traced)
+    else:
+        step = known.step_seconds(images, accumulated)
     network = train.batch_size / step
     if source is None:
         return Time(step, network, None, network, None, None, None, None)
+    steps = total_steps(config, len(source) // train.batch_size * train.batch_size)
+    if gpu is not None:  # this machine's cores are not those beside it
+        return Time(step, network, None, network, None, None, steps, steps * step)
+    say("trying the loader …")
     workers = worker_count(config.data.workers)
     rate = loader_rate(config, source, ranks.device)  # of one rank
     busy = max(1, workers) / rate  # seconds of a core for an image
@@ -244,7 +290,6 @@ def _time(config: Config, ranks: Ranks, measured: Calibration, images: int, sour
     else:
         together = max(each, 1 / rate)
     run = ranks.world_size / together
-    steps = total_steps(config, len(source) // train.batch_size * train.batch_size)
     limit = "loader" if 1 / rate > each else "network"
     loader = ranks.world_size * rate
     return Time(step, network, loader, run, limit, busy / each, steps, steps * train.batch_size / run)

@@ -69,11 +69,15 @@ def precision_here(device: torch.device) -> Precision:
     return fast_precision(device.type, capability, cpu_features() if device.type == "cpu" else frozenset(), most)
 
 
-def settled(config: Config, ranks: Ranks) -> Config:
-    """A configuration in which `train.precision: auto` is what all ranks can do fast; others stay as they are."""
+def settled(config: Config, ranks: Ranks, capability: tuple[int, int] | None = None) -> Config:
+    """A configuration in which `train.precision: auto` is what all ranks can do fast, or a GPU of some capability that
+    is not here; others stay as they are."""
     if config.train.precision != "auto":
         return config
-    found = {precision.name for precision in gather([precision_here(ranks.device)])}
+    if capability is not None:
+        found = {fast_precision("cuda", capability, frozenset(), "").name}
+    else:
+        found = {precision.name for precision in gather([precision_here(ranks.device)])}
     return replace(config, train=replace(config.train, precision="bf16" if found == {"bf16"} else "fp32"))
 
 

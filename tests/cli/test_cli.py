@@ -81,6 +81,23 @@ def test_plan(capsys, recipe):
     assert "is not divisible by world_size=3" in fails(capsys, "plan", "--recipe", recipe, "--world-size", "3")
     assert "is neither a file nor a recipe" in fails(capsys, "plan", "--recipe", "swin_tiny_w8")
     assert "--recipe is missing; recipes: " in fails(capsys, "plan")
+    assert "--gpu='h101' is not in the table; did you mean 'h100'?" in fails(
+        capsys, "plan", "--recipe", recipe, "--gpu", "h101"
+    )
+
+
+def test_plan_for_a_gpu_that_is_not_here(capsys, recipe):
+    arguments = ("plan", "--recipe", recipe, "--gpu", "H100", "--world-size", "8", "--train.precision", "auto")
+    code, out, err = call(capsys, *arguments)
+    assert code == 0 and err.splitlines() == ["counting memory and arithmetic …"]  # also where nobody looks
+    out = " ".join(out.split())
+    assert "8 x NVIDIA H100 SXM, bf16, 8 images a step in micro-batches of 1" in out
+    assert "speed about " in out and "estimated from arithmetic and bytes, not measured" in out
+    assert "NVIDIA H100 data sheet" in out and "CPU" not in out
+    found = json.loads(call(capsys, *arguments, "--json")[1])
+    assert found["device"] == "NVIDIA H100 SXM" and "not measured" in found["estimate"] and "work" not in found["step"]
+    out = call(capsys, "plan", "--recipe", recipe, "--no-measure", "--world-size", "8")[1]
+    assert "This is a plan for CPUs, as no GPU is here; --gpu h100" in out
 
 
 def test_pretrain_and_resume(capsys, recipe, tmp_path):

@@ -12,7 +12,7 @@ from .tree import PACKAGE, ROOT, imported_modules, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
-LEAVES = ("data", "config", "config_tree", "config_changes")
+LEAVES = ("data", "config", "config_tree", "config_changes", "gpus", "text")
 ALLOWED = {
     **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
@@ -21,6 +21,8 @@ ALLOWED = {
     "config_tree": set(),
     "launcher": set(),
     "config_changes": set(),
+    "gpus": {"config_tree"},
+    "text": set(),
     # augmentation is an operator
     "data": {"config", "ops"},
     "evaluation": {*CHAIN, *LEAVES},

@@ -1,6 +1,7 @@
 """Plans: what fits, what would, and how long it takes."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -66,12 +67,27 @@ def test_what_is_around_tensors():
 
 def test_a_real_calibration():
     config = small()
-    found = calibrate(config, 8, CPU, budget=600.0)
+    said = []
+    found = calibrate(config, 8, CPU, budget=600.0, say=said.append)
+    assert len(said) == 4 and said[0].startswith("a step of 1 image takes ") and " 8 images " in said[3]
     assert found.images == (1, 2, 4, 8)
     assert all(seconds > 0 for seconds in (*found.seconds, found.update))
     assert len(found.grown) in (0, 4)
     source = open_source(config.data.source, "train")
     assert loader_rate(config, source, CPU.device, seconds=0.1) > 0
+
+
+def test_a_budget_ends_a_calibration_after_one_step():
+    taken = []
+    step = Trainer.train_step
+
+    def count(self, batches):
+        taken.append(1)
+        return step(self, batches)
+
+    with patch.object(Trainer, "train_step", count):
+        found = calibrate(small(), 8, CPU, budget=0.0)
+    assert len(taken) == 1 and found.images == (1,) and found.seconds[0] > 0
 
 
 @pytest.mark.slow
