@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from pathlib import Path
 
 from torch import nn
@@ -50,16 +51,50 @@ def create_model(
         num_classes: 0: the model returns pooled features [B, num_features]; otherwise logits.
         drop_path_rate: stochastic depth of the last block.
         pretrained: a run directory or a .safetensors file with weights of this architecture.
-        options: further arguments of the model's class, such as image_size.
+        options: further arguments of the model's class, such as image_size or in_channels.
 
     Raises:
-        ValueError: there is no such model, or the weights are of another architecture.
+        ValueError: there is no such model or option, or the weights are of another architecture.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(list_models())}"
         raise ValueError(f"name={name!r} is not a model{hint}")
+    _check(options)
+    if pretrained is True:
+        raise ValueError(
+            "pretrained=True names no weights, and none come with this library; pass the folder of a run or a "
+            ".safetensors file"
+        )
     model = SwinTransformer(**{**_MODELS[name], **options}, num_classes=num_classes, drop_path_rate=drop_path_rate)
-    if pretrained is not None:
+    if pretrained:
         load_backbone(model, pretrained)
     return model
+
+
+_ELSEWHERE = {
+    "img_size": "is called image_size here; a model takes images of any size, and this one is what it is made for",
+    "in_chans": "is called in_channels here",
+    "features_only": "is no option, as every model has its maps: forward_features(x) gives the last, [B, H, W, C], and "
+    "forward_last_blocks(x, n) those of the last blocks",
+    "global_pool": "is no option: with num_classes=0 a model returns its features pooled by their mean",
+    "drop_rate": "is no option; drop_path_rate is",
+    "checkpoint_path": "is called pretrained here",
+    "embed_dim": "is called dim here",
+    "strict_img_size": "is no option: a model takes images of any size",
+}
+"""Options of timm, and what is said of them."""
+
+
+def _check(options: dict[str, object]) -> None:
+    """Refuse what no model takes.
+
+    Raises:
+        ValueError: with the name that it has here, or the nearest one.
+    """
+    known = list(inspect.signature(SwinTransformer).parameters)
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"is no option of a model; did you mean {near[0]!r}?" if near else f"is none of {', '.join(known)}"
+            raise ValueError(f"{name}={value!r} {_ELSEWHERE.get(name, hint)}")
