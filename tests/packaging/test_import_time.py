@@ -39,5 +39,22 @@ def test_public_names_are_found_when_they_are_asked_for():
     assert esvit_fast.create_model is models.create_model
     assert esvit_fast.plan is ops.plan
     assert all(getattr(esvit_fast, name) is not None for name in esvit_fast.__all__)
+    assert set(esvit_fast.__all__) <= set(dir(esvit_fast))
     with pytest.raises(AttributeError, match="module 'esvit_fast' has no attribute 'nonsense'"):
         _ = esvit_fast.nonsense
+
+
+def test_dir_imports_nothing_and_type_checkers_see_what_is_there():
+    import ast
+
+    code = "import sys, esvit_fast\nassert set(esvit_fast.__all__) <= set(dir(esvit_fast))\n"
+    code += f"assert not set(sys.modules) & set({HEAVY})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    body = ast.parse((ROOT / "esvit_fast" / "__init__.py").read_text()).body
+    for_checkers = next(node.body for node in body if isinstance(node, ast.If))
+    import esvit_fast
+
+    seen = {alias.name: node.module for node in for_checkers for alias in node.names}
+    assert seen == esvit_fast._ROOMS and {*seen, "__version__"} == set(esvit_fast.__all__)
+    assert all(node.level == 1 for node in for_checkers)
