@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -22,11 +23,20 @@ if wanted not in CHOICES:
     raise SystemExit(f"ESVIT_FAST_BUILD={wanted!r} must be one of {', '.join(CHOICES)}")
 
 
+def say(line: str) -> None:
+    """Print a line where whoever installs can see it: pip shows nothing of a build that succeeds."""
+    print(line, file=sys.stderr)
+    builds = {"bdist_wheel", "editable_wheel", "build_ext", "develop", "install"} & set(sys.argv)
+    if builds and not sys.stderr.isatty():
+        with suppress(OSError), open("/dev/tty", "w") as terminal:
+            print(f"\n{line}", file=terminal)
+
+
 def without(kind: str, reason: str) -> None:
     """Go on without a library, or stop where it was asked for."""
     if wanted == kind.lower() or wanted == "cuda":
         raise SystemExit(f"ESVIT_FAST_BUILD={wanted}: {reason}")
-    print(f"esvit_fast is built without {kind} kernels: {reason}", file=sys.stderr)
+    say(f"esvit_fast is built without {kind} kernels: {reason}")
 
 
 def toolkit() -> tuple[str | None, str]:
@@ -88,6 +98,7 @@ def nvcc_flags() -> list[str] | None:
 def libraries() -> dict:
     """Arguments of `setup` for the libraries; none where none is to be built."""
     if wanted == "python":
+        say("esvit_fast is built without kernels, as ESVIT_FAST_BUILD=python asks: plain torch computes, more slowly")
         return {}
     try:
         import torch  # noqa: F401

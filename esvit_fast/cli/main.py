@@ -9,6 +9,7 @@ from importlib import import_module
 
 from ..launcher import end_with_launcher
 from .streams import write_anything
+from .warned import show_own_warnings_in_a_line
 
 COMMANDS = {
     "demo": ("demo", "train a small network on drawn images and show what it learned, in minutes"),
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_with_launcher()
     write_anything()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
+    show_own_warnings_in_a_line()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.autograd import forward_ad
 
+from . import _native
 from ._proven import unproven
 
 ORDER = ("cuda", "triton", "cpu", "chunked", "reference")
@@ -219,12 +220,25 @@ def choose(
 _warned: set[tuple] = set()
 
 
+class BackendWarning(UserWarning):
+    """A faster backend that exists was passed over."""
+
+
 def _warn_once(op: str, chosen: str, passed_over: tuple[tuple[str, str], ...]) -> None:
+    unbuilt = _native.CPU_MISSING is not None and passed_over == (("cpu", _native.CPU_MISSING),)
+    key = ("", _native.CPU_MISSING) if unbuilt else (op, chosen, passed_over)
     # torch.compile cannot trace a warning
-    if (op, chosen, passed_over) in _warned or torch.compiler.is_compiling():
+    if key in _warned or torch.compiler.is_compiling():
         return
-    _warned.add((op, chosen, passed_over))
+    _warned.add(key)
+    if unbuilt:  # once for all operators
+        warnings.warn(
+            f"plain torch computes, which takes longer, as {_native.CPU_MISSING}", BackendWarning, stacklevel=4
+        )
+        return
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
     warnings.warn(
-        f"{op} runs on {chosen} because {reasons}; pass backend={chosen!r} to accept this silently", stacklevel=4
+        f"{op} runs on {chosen} because {reasons}; pass backend={chosen!r} to accept this silently",
+        BackendWarning,
+        stacklevel=4,
     )

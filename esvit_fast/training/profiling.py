@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,7 @@ class StepProfiler:
             return
         self._begun += 1
         if self._begun == WARM_UP + 1:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it reports errors that are none, such as a missing GPU
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
             self._profile = profile(activities=activities, acc_events=True)
             self._profile.start()

@@ -3,6 +3,9 @@
 import gzip
 import json
 import logging
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +93,19 @@ def test_a_run_that_ends_too_early_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         pretrain(small(epochs=0.5, warmup_epochs=0), tmp_path / "run", CPU, Silent(), profile=2)
     assert f"after the first {WARM_UP}" in caplog.text and not (tmp_path / "run" / "profile.txt").exists()
+
+
+def test_no_library_speaks_up_while_steps_are_looked_at(tmp_path):
+    """In a process of its own, as what C++ writes goes past what Python captures."""
+    code = (
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from esvit_fast.training.profiling import WARM_UP, StepProfiler\n"
+        "with StepProfiler(1, Path(sys.argv[1]), torch.device('cpu')) as profiler:\n"
+        "    for _ in range(WARM_UP + 2):\n        profiler.next()\n        torch.ones(3) + 1\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (tmp_path / "trace.json.gz").exists()
+    leaked = [line for line in done.stderr.splitlines() if "ERROR" in line or "arn" in line or ".cpp" in line]
+    assert leaked == []
