@@ -22,6 +22,7 @@ from ..data.check import Survey, copies_between
 from ..data.pack import PackSettings
 from ..data.pack import pack as write_shards
 from ..data.preview import preview as draw
+from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed
 
@@ -112,7 +113,8 @@ def pack(argv: Sequence[str]) -> int:
             )
         size = sum(shard["bytes"] for shard in card["shards"])
         skipped = f"; {len(card['skipped']):,} could not be read: see shards.json" if card["skipped"] else ""
-        print(f"{out}: {card['images']:,} images in {len(card['shards']):,} shards, {_bytes(size)}{skipped}")
+        shards = counted(len(card["shards"]), "shard")
+        print(f"{out}: {counted(card['images'], 'image')} in {shards}, {_bytes(size)}{skipped}")
     return 0
 
 
@@ -210,9 +212,11 @@ def _classes(classes: dict[str, Any] | None) -> str:
     counts = classes["images"]
     low, high = counts[classes["smallest"]], counts[classes["largest"]]
     each = (
-        f"{low:,} images each" if low == high else f"{low:,} ({classes['smallest']}) to {high:,} ({classes['largest']})"
+        f"{counted(low, 'image')} each"
+        if low == high
+        else f"{low:,} ({classes['smallest']}) to {high:,} ({classes['largest']})"
     )
-    unlabelled = f"; {classes['unlabelled']:,} images have none" if classes["unlabelled"] else ""
+    unlabelled = f"; {counted(classes['unlabelled'], 'image')} without one" if classes["unlabelled"] else ""
     return f"{classes['count']:,}, {each}{unlabelled}"
 
 

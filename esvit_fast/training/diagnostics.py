@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..config import Config
+from ..text import counted
 
 RECORDS, STEPS = 3, 20
 """A sign is told after so many records in a row that span so many steps; it is gone after as many without it."""
@@ -158,7 +159,7 @@ def _divergence(run: Diagnosis, record: Record) -> str | None:
     return _all(
         *lost,
         f"gradient norm {norm:.3g}, untrained {first:.3g}" if norm > 100 * first else None,
-        f"{record['skipped_steps']:.0f} steps were not finite" if skipped else None,
+        f"{counted(round(record['skipped_steps']), 'step')} not finite" if skipped else None,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ..text import counted
+
 logger = logging.getLogger(__name__)
 
 WARM_UP = 3
@@ -166,7 +168,7 @@ def group(path: list[str], on_gpu: bool = False) -> str:
 def table(summary: dict[str, Any]) -> str:
     """A summary for people."""
     groups = summary["groups"]
-    lines = [f"{summary['title']}: {summary['ms']:,.0f} ms a step, mean of {summary['steps']} steps", ""]
+    lines = [f"{summary['title']}: {summary['ms']:,.0f} ms a step, mean of {counted(summary['steps'], 'step')}", ""]
 
     def line(name: str, share: float, ms: float, calls: float | None = None) -> str:
         often = "" if calls is None else f"{calls:9,.0f} calls"

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..text import counted
 from .precision import slow_precision
 from .trainer import Trainer
 
@@ -46,11 +47,12 @@ def _entropy(record: dict[str, Any]) -> float:
 
 
 def _starting(trainer: Trainer) -> str:
-    config = trainer.config
+    config, ranks = trainer.config, trainer.ranks
+    steps, batch = counted(trainer.total_steps, "step"), counted(config.train.batch_size, "image")
     return (
-        f"{config.model.name} on {config.data.source}: {trainer.total_steps:,} steps of {config.train.batch_size} "
-        f"images, {trainer.epoch_samples:,} an epoch, on {trainer.ranks.world_size} x {trainer.ranks.device} in "
-        f"{config.train.precision}" + (f", from step {trainer.step:,}" if trainer.step else "")
+        f"{config.model.name} on {config.data.source}: {steps} of {batch}, {trainer.epoch_samples:,} an epoch, "
+        f"on {ranks.world_size} x {ranks.device} in {config.train.precision}"
+        + (f", from step {trainer.step:,}" if trainer.step else "")
     )
 
 

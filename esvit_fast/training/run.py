@@ -30,6 +30,7 @@ from ..data import (
     steps_per_epoch,
     warning_of,
 )
+from ..text import counted
 from .agreement import agree_on_checkpoint, agree_on_images, agree_on_settings
 from .atomic import remove_unfinished, write_atomic
 from .checkpoint import clean, load_latest
@@ -302,8 +303,8 @@ def _run(
 def _title(trainer: Trainer) -> str:
     train, device = trainer.config.train, trainer.ranks.device
     on_cpu, images = device.type == "cpu", train.batch_size // trainer.ranks.world_size
-    where = f"{torch.get_num_threads()} threads of a CPU" if on_cpu else torch.cuda.get_device_name(device)
-    return f"{trainer.config.model.name}, {images} images on {where}, {train.precision}"
+    where = f"{counted(torch.get_num_threads(), 'thread')} of a CPU" if on_cpu else torch.cuda.get_device_name(device)
+    return f"{trainer.config.model.name}, {counted(images, 'image')} on {where}, {train.precision}"
 
 
 def _json(tree: dict[str, Any]) -> bytes:
