@@ -122,7 +122,8 @@ def in_flags(message: str) -> str:
 
     def flag(found: re.Match) -> str:
         name = "--" + found[0].replace("_", "-")
-        return name if name in _known else found[0]
+        sections = [known for known in _known if known.endswith("." + name[2:])]
+        return name if name in _known else sections[0] if len(sections) == 1 else found[0]
 
     message = re.sub(r"(?<![\w.'\"/-])[a-z]+(\.[a-z_]+)+(?![\w.])", flag, message)
     return re.sub(r"^[a-z_]+(?==)", flag, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -144,16 +145,19 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
 
 
 def peak_of(images: int, known: dict[int, DryStep]) -> int | None:
-    """The peak of a step of any number of images from steps of two; None if these did not take the same course.
+    """The peak of a step of any number of images from steps of a few; None if these did not take the same course.
 
-    What is there at each moment is linear in images, as long as no term of the loss compares them with each other.
+    What is there at each moment is linear in images, for which two steps are enough, and quadratic where the loss
+    compares images with each other, for which it takes three.
     """
-    (few, first), (many, last) = sorted(known.items())
-    same = len(first.course) == len(last.course)
+    same = len({len(step.course) for step in known.values()}) == 1
     if not same or any(step.peak != max(step.course) for step in known.values()):  # or parts of it were divided
         return None
-    begin, end = np.array(first.course), np.array(last.course)
-    return int(np.max(begin + (end - begin) * ((images - few) / (many - few))))
+    course = 0.0
+    for at, step in known.items():  # the polynomial through all of them, as Lagrange wrote it
+        share = math.prod((images - other) / (at - other) for other in known if other != at)
+        course = course + share * np.array(step.course)
+    return round(np.max(course))
 
 
 def _norms_of_gpus() -> AbstractContextManager:

@@ -160,15 +160,16 @@ def plan_run(
 
 
 def _peaks(config: Config, images: int, steps: Callable[[Config, int], DryStep]) -> Callable[[int], int]:
-    """The peak of a micro-batch of any size: a line through two dry steps, where the loss compares no images."""
+    """The peak of a micro-batch of any size, from dry steps of two sizes, or of three where images are compared."""
+    most = max(images, 4)
+    sizes = (2, most, 2 * most) if config.method.koleo_weight else (2, most)
 
     @cache
     def peak(count: int) -> int:
-        ends = (2, max(images, 4))
-        if count in ends or config.method.koleo_weight:
+        if count in sizes:
             return steps(config, count).peak
-        on_line = peak_of(count, {end: steps(config, end) for end in ends})
-        return steps(config, count).peak if on_line is None else on_line
+        found = peak_of(count, {size: steps(config, size) for size in sizes})
+        return steps(config, count).peak if found is None else found
 
     return peak
 

@@ -134,6 +134,8 @@ def test_messages_name_options_where_the_command_has_them():
         "--train.batch-size=3 is odd; pass --train.seed 1 or --data.source='a/train.epochs'"
     )
     assert in_flags("out='x' is taken") == "--out='x' is taken"
+    assert in_flags("device='cuda' needs a GPU") == "--train.device='cuda' needs a GPU"
+    assert in_flags("seeds=3 is odd") == "seeds=3 is odd"
     assert in_flags("run='out' is none, see data.train.seed") == "run='out' is none, see data.train.seed"
     Parser("doctor", "").parse_args([])
     assert in_flags("train.batch_size=3") == "train.batch_size=3"

@@ -86,6 +86,16 @@ def test_peaks_of_any_size_lie_on_lines_through_two(images, changes):
     assert found == pytest.approx(dry_step(config, images, CPU).peak, abs=1)
 
 
+@pytest.mark.parametrize("images", [3, 20, 200])
+def test_peaks_where_images_are_compared_lie_on_parabolas(images):
+    config = small(batch_size=16)
+    config = replace(config, method=replace(config.method, koleo_weight=0.5))
+    known = {count: dry_step(config, count, CPU) for count in (2, 16, 32)}
+    assert peak_of(images, known) == pytest.approx(dry_step(config, images, CPU).peak, abs=1)
+    line = peak_of(4000, {count: known[count] for count in (2, 16)})
+    assert line < 0.99 * peak_of(4000, known)  # which a line would miss
+
+
 def test_what_is_no_line_is_not_taken_for_one():
     known = {count: dry_step(small(), count, CPU) for count in (2, 16)}
     other = dry_step(small(accumulation_steps=2), 16, CPU)
