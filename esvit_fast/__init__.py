@@ -1,8 +1,8 @@
 """EsViT, fast: self-supervised multi-stage windowed vision transformers, with their operators as building blocks."""
 
-from typing import TYPE_CHECKING
+import typing
 
-if TYPE_CHECKING:  # torch takes seconds to import, and `esvit-fast --help` needs none of it
+if typing.TYPE_CHECKING:  # torch takes seconds to import, and `esvit-fast --help` needs none of it
     from .models import create_model, list_models
     from .nn import patch_model, unpatch_model
     from .ops import backend, plan
@@ -29,4 +29,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})
+    return sorted({*globals(), *__all__} - {"typing"})
