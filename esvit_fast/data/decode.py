@@ -20,8 +20,8 @@ except ImportError:
 
 # what Pillow's parsers raise on damaged files
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 _PNG, _METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")

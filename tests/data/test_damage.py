@@ -8,10 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from esvit_fast.data import CorruptImage, SourceError, open_source
+from esvit_fast.data import CorruptImage, SourceError, decode_image, open_source
+from esvit_fast.data.content import FORMATS
 from esvit_fast.data.pack import PackSettings, pack
 
-from .stand_ins import encoded, pixels
+from .stand_ins import encoded, jpeg, pixels
 
 FORMS = ("a.npy", "stored.npz", "deflated.npz", "a.zip", "a.tar", "a.parquet")
 
@@ -67,3 +68,18 @@ def test_only_errors_that_say_what_is_wrong(files, tmp_path, name):
             except CorruptImage as error:
                 assert "\n" not in str(error), error
     assert 5 < refused < 60
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "PPM"])
+def test_damaged_images_of_rarer_formats_are_corrupt_images(kind):
+    if kind not in FORMATS:
+        pytest.skip("this Pillow has no AVIF")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    whole, rng, refused = jpeg(noise, kind), random.Random(kind), 0
+    for _ in range(200):
+        try:
+            assert decode_image(bytes(damaged(whole, rng)), "a").shape[2] == 3
+        except CorruptImage as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 20 < refused < 200
