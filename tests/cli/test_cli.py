@@ -145,7 +145,7 @@ def test_mistakes_of_data(capsys, run, recipe, tmp_path):
     assert "empty" in fails(capsys, *pretrain, tmp_path / "empty")
     assert "does not exist" in fails(capsys, *pretrain, tmp_path / "nowhere")
     message = fails(capsys, *pretrain, images(tmp_path / "few"))
-    assert "batch_size=8 is larger than the data, which has 6 images" in message
+    assert "--train.batch-size=8 is larger than the data, which has 6 images" in message
     assert not (tmp_path / "x").exists()
     message = fails(capsys, "eval", "knn", run, "--data", tmp_path / "few")
     assert "has no classes, which eval knn needs" in message
