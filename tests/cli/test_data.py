@@ -110,7 +110,7 @@ def test_pack_skips_what_it_cannot_read(capsys, tmp_path):
     root = write_images(tmp_path / "images", [f"{n}.png" for n in range(4)])
     (root / "2.png").write_bytes(b"")
     code, said, _ = call(capsys, "data", "pack", root, tmp_path / "out", "--workers", "0")
-    assert code == 0 and "3 images in 1 shards" in said and "; 1 could not be read: see shards.json" in said
+    assert code == 0 and "3 images in 1 shard" in said and "; 1 could not be read: see shards.json" in said
     (root / "3.png").write_bytes(b"")
     assert "2 of 4 images cannot be read" in fails(capsys, "data", "pack", root, tmp_path / "b", "--workers", "0")
 
