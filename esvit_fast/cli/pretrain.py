@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config import load_config
 from ..config_changes import may_change
+from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed, configured, what_it_does
 
@@ -109,4 +110,4 @@ def _ending(outcome: Outcome, out: Path) -> str:
             f"{out} is complete at step {outcome.step}; nothing to do, {weights}; "
             f"`esvit-fast resume {out} --train.epochs N` with a larger N goes on"
         )
-    return f"done: {outcome.step} steps in {outcome.seconds:.0f} s; {weights}"
+    return f"done: {counted(outcome.step, 'step')} in {outcome.seconds:.0f} s; {weights}"
