@@ -38,12 +38,8 @@ def plain_torch() -> Iterator[None]:
         )
         return loss, ops.Statistics(*statistics.unbind())
 
-    def attention(qkv, bias, *, num_heads, window_size, shift_size, pad_kv):
-        window, shift = ((n, n) if isinstance(n, int) else tuple(n) for n in (window_size, shift_size))
-        fixed = {"pad_mode": "before_roll", "mask_value": -100.0, "scale": (qkv.shape[-1] // 3 // num_heads) ** -0.5}
-        return reference.window_attention(
-            qkv, bias, pad_kv, num_heads=num_heads, window_size=window, shift_size=shift, **fixed
-        )
+    def attention(qkv, bias, *, pad_kv, **options):
+        return reference.window_attention(qkv, bias, pad_kv, **options)
 
     def augment(images, parameters, *, mean, std, blur_radius, dtype):
         return reference.multicrop_augment(images, parameters, mean, std, blur_radius, dtype)
