@@ -7,7 +7,7 @@ the same dtype, and one rounding: half a unit in the last place of the result, i
 **Torch's error is the largest of several draws.** On one problem it may be small by luck: where a gradient is a single
 number, the roundings of its sum may happen to cancel, on one processor and not on another. A draw is the same problem
 with every number moved by a few units in its last place: other roundings, of the same size. Only who exceeds the first
-draw sees more of them, and only as many as tell the size of an error: a hundred for one number, eight for hundreds.
+draw sees more of them, up to a hundred: of one number, or of many that one sum's rounding moves, few tell little.
 
 **A wrong result does not hide.** A term that is left out, an element of a mask or a sum in a narrower dtype is far
 beyond twice torch's largest error. An error of 4 units in the last place, which is 8 roundings, in every number of a
@@ -20,6 +20,7 @@ error is below one and a half, as it is in 16 bits and in short sums.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -33,9 +34,9 @@ Draw = tuple[Results, Results]
 Given = TypeVar("Given")
 
 DRAWS = 100
-"""At most."""
-NUMBERS, FEWEST = 1000, 8
-"""Draws of so many numbers tell how large an error is; of larger results, so many draws do."""
+"""At most; of one number, or of many that all are off by the same sum's rounding."""
+HOPELESS = 8, 10
+"""After so many draws nobody is asked for more whose error is so many times what is allowed."""
 MOVED = 4
 """By how many units in the last place the numbers of a draw differ from those of the problem, at most."""
 
@@ -65,7 +66,6 @@ class Judged:
 
     name: str | int
     measure: Measure
-    numbers: int
     error: float
     floor: float
     factor: int = 2
@@ -76,12 +76,6 @@ class Judged:
         """Infinite for what is no number."""
         allowed = self.factor * self.torchs + self.floor
         return self.error / allowed if self.error < math.inf else math.inf
-
-    @property
-    def draws(self) -> int:
-        """By how many draws torch's error is known. What a result has in common is one number."""
-        numbers = 1 if self.measure is common else self.numbers
-        return min(max(NUMBERS // numbers, FEWEST), DRAWS)
 
     def __str__(self) -> str:
         return (
@@ -153,7 +147,7 @@ def judge(
         dtype: what is computed in, of whose roundings one is allowed; each result's own by default.
     """
     rows: list[Judged] = []
-    for number, (plain, truth) in enumerate(draws):
+    for number, (plain, truth) in enumerate(itertools.islice(draws, DRAWS)):
         if number == 0:
             rows = undecided = _rows(found, plain, truth if exact is None else exact, measures, dtype)
             for row in rows:
@@ -163,7 +157,8 @@ def judge(
             scale = 1.0 if exact is None else torch.finfo(found[row.name].dtype).eps / torch.finfo(theirs.dtype).eps
             row.torchs = max(row.torchs, scale * _error(row.measure, theirs, truth[row.name]))
         undecided = [row for row in undecided if row.ratio > 1]
-        if not undecided or any(row.error == math.inf or number + 1 >= row.draws for row in undecided):
+        worst = max((row.ratio for row in undecided), default=0.0)
+        if not undecided or worst == math.inf or (number + 1 >= HOPELESS[0] and worst > HOPELESS[1]):
             break
     return max(rows, key=lambda row: row.ratio)
 
@@ -206,7 +201,7 @@ def _rows(
             error = _error(measure, ours, target) if fits else math.inf
             # exponentials below the smallest normal float32 may count as zero
             floor = unit * measure(target, target).item() + torch.finfo(torch.float32).tiny
-            rows.append(Judged(name, measure, target.numel(), error, floor))
+            rows.append(Judged(name, measure, error, floor))
     return rows
 
 
