@@ -291,11 +291,13 @@ inline void softmax_backward(const WindowAttention<T>& p, int64_t n, int64_t m, 
   for (int64_t i = 0; i < n; ++i) {
     const T* s = w.s + i * columns;
     T *ds = w.ds + i * columns, *to = dtile + i * p.tile_columns;
-    // a number taken from all of ds changes nothing but rounding, which hurts where the virtual key has most weight
-    const T offset = m > n && s[n] > T(0.5) ? ds[n] : T(0);
-    vec<T> sum = {};
-    for (int64_t j = 0; j < columns; j += size) sum += load(s + j) * (load(ds + j) - offset);
-    const T delta = horizontal_sum<T>(sum);
+    // a number taken from all of ds changes nothing but rounding, which hurts where one key has most weight: so the mean
+    // is found twice, the second time from what differs from the first
+    vec<T> sum = {}, rest = {};
+    for (int64_t j = 0; j < columns; j += size) sum += load(s + j) * load(ds + j);
+    const T offset = horizontal_sum<T>(sum);
+    for (int64_t j = 0; j < columns; j += size) rest += load(s + j) * (load(ds + j) - offset);
+    const T delta = horizontal_sum<T>(rest);
     for (int64_t j = 0; j < columns; j += size) {
       const vec<T> value = load(s + j) * (load(ds + j) - offset - delta);
       store(ds + j, value);
