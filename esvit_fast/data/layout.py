@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from .account import Account, LeftOut
+from .divide import Folder, LayoutError, Parts, Said, as_told, children, depth_of, divide
 from .doubts import classes_said, doubts, splits_in_names
 from .encoded import SourceError
 from .labels import UNLABELLED
@@ -24,13 +25,10 @@ from .split_names import (
     divided_names,
     has_both,
     is_images_word,
-    is_sure,
     kind_of,
     split_word,
     word_in,
 )
-
-Parts = tuple[str, ...]
 
 
 class Layout(NamedTuple):
@@ -45,45 +43,33 @@ class Layout(NamedTuple):
     account: Account
 
 
-class LayoutError(ValueError):
-    """Nobody can say what is a split there and what a class; the message says what is in the way."""
-
-
-@dataclass
-class _Folder:
-    """A folder with images directly in it: what is around, above and below its split, and why it is left out."""
-
-    parts: Parts
-    images: int
-    unused: str = ""
-    word: str = ""
-    above: Parts = ()
-    below: Parts = ()
-    label: str = ""
-
-
-@dataclass
-class _Said:
-    sentences: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-
-def understand(paths: Sequence[str], *, labelled: np.ndarray | None = None, lone: bool = True) -> Layout:
+def understand(
+    paths: Sequence[str],
+    *,
+    labelled: np.ndarray | None = None,
+    lone: bool = True,
+    words: Sequence[str] | None = None,
+) -> Layout:
     r"""Divide images into splits and classes by their paths, relative, with / or \ between folders.
 
     Args:
         labelled: bool [N], whether an image has a label of its own; of several test splits, one with labels is taken.
         lone: whether images of one split alone are that split, and not simply all that there are.
+        words: the split of each image where a table or the name of its file tells it, which no folder overrules: a
+            word of `split_names.WORDS`, or something else for none.
 
     Raises:
         LayoutError: most images lie beside splits that stand somewhere deep among them.
     """
-    folders, of = _folders(paths)
-    said = _Said()
+    folders, of = _folders(paths, words)
+    said = Said()
     _leave_out_companions(folders)
     used = [folder for folder in folders if not folder.unused]
-    around = _strip_around(used, lone)
-    _divide(used, lone, said)
+    around = _strip_around(used, lone and words is None)
+    if words is None or ({folder.word for folder in used} == {"train"} and depth_of(used) is not None):
+        divide(used, lone, said)
+    else:
+        as_told(used, said)
     has_labels = labelled is not None and bool(labelled.any())
     _label(used, said, has_labels)
     _choose_test(folders, of, labelled)
@@ -102,10 +88,17 @@ def understand(paths: Sequence[str], *, labelled: np.ndarray | None = None, lone
     return Layout(splits, labels, names, account)
 
 
-def lay_out(spec: str, paths: Sequence[str], *, labelled: np.ndarray | None = None, lone: bool = True) -> Layout:
+def lay_out(
+    spec: str,
+    paths: Sequence[str],
+    *,
+    labelled: np.ndarray | None = None,
+    lone: bool = True,
+    words: Sequence[str] | None = None,
+) -> Layout:
     """`understand`, with an error that names the source."""
     try:
-        return understand(paths, labelled=labelled, lone=lone)
+        return understand(paths, labelled=labelled, lone=lone, words=words)
     except LayoutError as error:
         raise SourceError(f"data.source={spec!r}: {error}") from None
 
@@ -126,20 +119,24 @@ def words_of(paths: Sequence[str], *, lone: bool) -> tuple[list[str | None], Acc
         named = [folder for folder, _, _ in pairs]
     folders, of = _folders([f"{name}/" for name in named])
     _strip_around(folders, lone)
-    _divide(folders, lone, _Said())
+    divide(folders, lone, Said())
     if not lone and len({kind_of(folder.word) for folder in folders if folder.word}) < 2:
         return [""] * len(paths), Account()
     words = [None if folder.unused else folder.word for folder in folders]
     return [words[number] for number in of.tolist()], Account("", _unused(paths, folders, of))
 
 
-def _folders(paths: Sequence[str]) -> tuple[list[_Folder], np.ndarray]:
-    """The folders of images, and the folder of each, int64 [N]."""
-    number: dict[str, int] = {}
-    of = np.fromiter((number.setdefault(_folder(path), len(number)) for path in paths), np.int64, len(paths))
-    parts = [tuple(part for part in name.split("/") if part not in ("", ".")) for name in number]
+def _folders(paths: Sequence[str], words: Sequence[str] | None = None) -> tuple[list[Folder], np.ndarray]:
+    """The folders of images, one for each split that is told in it, and the folder of each, int64 [N]."""
+    number: dict[tuple[str, str], int] = {}
+    keys = zip(map(_folder, paths), repeat("", len(paths)) if words is None else words, strict=True)
+    of = np.fromiter((number.setdefault(key, len(number)) for key in keys), np.int64, len(paths))
+    parts = [tuple(part for part in name.split("/") if part not in ("", ".")) for name, _ in number]
     counts = np.bincount(of, minlength=len(parts)).tolist()
-    return [_Folder(*pair) for pair in zip(_with_words_apart(parts), counts, strict=True)], of
+    found = [Folder(*pair) for pair in zip(_with_words_apart(parts), counts, strict=True)]
+    for folder, (_, word) in zip(found, number, strict=True):
+        folder.word = word
+    return found, of
 
 
 def _folder(path: str) -> str:
@@ -160,17 +157,9 @@ def _with_words_apart(every: list[Parts]) -> list[Parts]:
     return every
 
 
-def _children(folders: Sequence[_Folder]) -> dict[Parts, set[str]]:
-    found: dict[Parts, set[str]] = {}
-    for folder in folders:
-        for depth, name in enumerate(folder.parts):
-            found.setdefault(folder.parts[:depth], set()).add(name)
-    return found
-
-
-def _leave_out_companions(folders: list[_Folder]) -> None:
+def _leave_out_companions(folders: list[Folder]) -> None:
     """Masks and the like lie beside the images that they belong to."""
-    aside = {(*parent, name) for parent, names in _children(folders).items() for name in companions(names)}
+    aside = {(*parent, name) for parent, names in children(folders).items() for name in companions(names)}
     for folder in folders if aside else ():
         for depth in range(len(folder.parts)):
             if (top := folder.parts[: depth + 1]) in aside:
@@ -178,7 +167,7 @@ def _leave_out_companions(folders: list[_Folder]) -> None:
                 break
 
 
-def _strip_around(folders: list[_Folder], lone: bool) -> Parts:
+def _strip_around(folders: list[Folder], lone: bool) -> Parts:
     """Take away, and return, the folders that lie around everything."""
     around: Parts = ()
     while folders and all(folder.parts for folder in folders) and len({folder.parts[0] for folder in folders}) == 1:
@@ -191,74 +180,7 @@ def _strip_around(folders: list[_Folder], lone: bool) -> Parts:
     return around
 
 
-def _divide(folders: list[_Folder], lone: bool, said: _Said) -> None:
-    """Find the split of each folder, if there are any."""
-    tops = {folder.parts[0] if folder.parts else "" for folder in folders}
-    words = {name: word for name in tops if (word := split_word(name))}
-    depth = _depth(folders)
-    if depth is not None:
-        inside = sum(f.images for f in folders if len(f.parts) > depth and split_word(f.parts[depth]))
-        outside = sum(folder.images for folder in folders) - inside
-        if depth and outside > inside:
-            found = next(f for f in folders if len(f.parts) > depth and split_word(f.parts[depth]))
-            raise LayoutError(
-                f"{'/'.join(found.parts[: depth + 1])}/ looks like a split, but {outside:,} images lie in none and "
-                f"only {inside:,} in one; give the folder of the splits alone, or rename what is none"
-            )
-        _split_at(folders, depth)
-    elif words and {kind_of(word) for word in words.values()} == {"train"}:
-        deep = any(len(f.parts) > 1 and f.parts[0] in words for f in folders)
-        if deep or not tops - words.keys() - {""}:
-            _split_at(folders, 0)
-        else:
-            said.sentences.append(f"{'/ and '.join(sorted(words))}/ a class like those beside it")
-            _undivided(folders)
-    elif words and not tops - words.keys():
-        _split_at(folders, 0)
-    elif sure := sorted(filter(is_sure, words)):
-        _undivided(folders)
-        for folder in folders:
-            if folder.parts and folder.parts[0] in sure:
-                folder.word, folder.below = words[folder.parts[0]], folder.parts[1:]
-            else:
-                folder.word = "train"
-        names = "/ and ".join(sure)
-        said.remarks.append(f"what lies outside of {names}/ is taken for training; rename {names}/ if it is a class")
-    else:
-        _undivided(folders)
-
-
-def _depth(folders: list[_Folder]) -> int | None:
-    """How deep splits lie: where a folder holds both kinds, or folders that hold nothing else do together."""
-    kinds: dict[int, set[str]] = {}
-    for parent, names in _children(folders).items():
-        words = [split_word(name) for name in names]
-        if all(words) or has_both(names):
-            kinds.setdefault(len(parent), set()).update(kind_of(word) for word in words if word)
-    return min((depth for depth, found in kinds.items() if len(found) == 2), default=None)
-
-
-def _split_at(folders: list[_Folder], depth: int) -> None:
-    for folder in folders:
-        if len(folder.parts) > depth and (word := split_word(folder.parts[depth])):
-            folder.word, folder.above, folder.below = word, folder.parts[:depth], folder.parts[depth + 1 :]
-        else:
-            where = f"in {folder.parts[0]}/, which is" if folder.parts else "in"
-            folder.unused = f"{where} none of the splits"
-    for kind in ("train", "test"):  # train/train/, and train/val/ beside it
-        inside = [folder for folder in folders if folder.word and kind_of(folder.word) == kind]
-        while inside and all(folder.below and split_word(folder.below[0]) for folder in inside):
-            for folder in inside:
-                folder.word, folder.below = split_word(folder.below[0]), folder.below[1:]
-            inside = [folder for folder in inside if kind_of(folder.word) == kind]
-
-
-def _undivided(folders: list[_Folder]) -> None:
-    for folder in folders:
-        folder.below = folder.parts
-
-
-def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
+def _label(folders: list[Folder], said: Said, has_labels: bool) -> None:
     """Find the class of each folder."""
     used = [folder for folder in folders if not folder.unused]
     # one class is none; but images outside of folders may lie beside it where nothing is divided
@@ -286,7 +208,7 @@ def _label(folders: list[_Folder], said: _Said, has_labels: bool) -> None:
         said.sentences.append(f"{len(twice):,} of them spelled in two ways of Unicode ({twice[0]!r})")
 
 
-def _strip_images_of_a_split(folders: list[_Folder]) -> None:
+def _strip_images_of_a_split(folders: list[Folder]) -> None:
     """train/cat/ may be a class where all of test is in test/images/."""
     tops: dict[str, set[str]] = {}
     for folder in folders:
@@ -299,7 +221,7 @@ def _strip_images_of_a_split(folders: list[_Folder]) -> None:
             folder.below = folder.below[1:]
 
 
-def _folders_in_classes(folders: list[_Folder]) -> list[str]:
+def _folders_in_classes(folders: list[Folder]) -> list[str]:
     """Whether one class is a folder of folders, and another holds images: the one may be a folder of classes."""
     inside: dict[str, set[str]] = {}
     for folder in folders:
@@ -317,7 +239,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _choose_test(folders: list[_Folder], of: np.ndarray, labelled: np.ndarray | None) -> None:
+def _choose_test(folders: list[Folder], of: np.ndarray, labelled: np.ndarray | None) -> None:
     """Of several splits for testing take the first that has labels, or else the first."""
     own = np.zeros(len(folders), dtype=bool)
     if labelled is not None:
@@ -333,7 +255,7 @@ def _choose_test(folders: list[_Folder], of: np.ndarray, labelled: np.ndarray | 
             folder.unused = folder.unused or f"the test split is {taken}, and not {folder.word}"
 
 
-def _rows(folders: list[_Folder], of: np.ndarray, lone: bool) -> dict[str, np.ndarray]:
+def _rows(folders: list[Folder], of: np.ndarray, lone: bool) -> dict[str, np.ndarray]:
     kinds = np.array(["" if f.unused else kind_of(f.word) if f.word else "all" for f in folders], dtype=object)
     found = {kind for kind in ("train", "test", "all") if (kinds == kind).any()}
     if len(found) == 1 and not lone:
@@ -342,7 +264,7 @@ def _rows(folders: list[_Folder], of: np.ndarray, lone: bool) -> dict[str, np.nd
     return {kind: np.flatnonzero((kinds == kind)[of]) for kind in ("train", "test", "all") if kind in found}
 
 
-def _of_splits(folders: list[_Folder], splits: dict[str, np.ndarray]) -> str:
+def _of_splits(folders: list[Folder], splits: dict[str, np.ndarray]) -> str:
     if "all" in splits:
         return "not divided into splits"
     said = []
@@ -353,7 +275,7 @@ def _of_splits(folders: list[_Folder], splits: dict[str, np.ndarray]) -> str:
     return ", ".join(said)
 
 
-def _unused(paths: Sequence[str], folders: list[_Folder], of: np.ndarray) -> tuple[LeftOut, ...]:
+def _unused(paths: Sequence[str], folders: list[Folder], of: np.ndarray) -> tuple[LeftOut, ...]:
     reasons: dict[str, list[int]] = {}
     for n, folder in enumerate(folders):
         if folder.unused:

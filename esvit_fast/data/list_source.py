@@ -61,8 +61,8 @@ def open_list(spec: str, path: Path, max_megapixels: float) -> Opened:
     by_row = has_both(row.split for row in rows)
     here = f"{path.parent.absolute()}/".replace("\\", "/")
     names = [file.removeprefix(here) for file in files]
-    names = [f"{row.split}/{name}" for row, name in zip(rows, names, strict=True)] if by_row else names
-    layout = lay_out(spec, names, labelled=labelled if labelled.any() else None, lone=False)
+    words = [row.split for row in rows] if by_row else None
+    layout = lay_out(spec, names, labelled=labelled if labelled.any() else None, lone=False, words=words)
     classed = given if labelled.any() else Classed(layout.labels, layout.classes, given.labels)
     part = partial(_part, spec, path.parent, files, classed, max_megapixels)
     parts = {split: partial(part, chosen) for split, chosen in layout.splits.items()}

@@ -195,12 +195,11 @@ def _opened(
     sizes = np.diff(groups[:, 2], append=len(table.paths))
     file_of = np.repeat(groups[:, 0], sizes).tolist()
     by_row = has_both(table.splits) and not any(words)
-    tops = table.splits if by_row else [words[file] for file in file_of]
-    paths = [f"{top}/{path}" if top or by_row else path for top, path in zip(tops, table.paths, strict=True)]
+    told = table.splits if by_row else [words[file] for file in file_of] if any(words) else None
     classed = _numbered(spec, table.labels, facts.classes) if facts.label else None
     labelled = None if classed is None else classed.labels >= 0
-    layout = lay_out(spec, paths, labelled=labelled, lone=any(words))
-    marks = np.full(len(paths), UNLABELLED)  # they had no labels before
+    layout = lay_out(spec, table.paths, labelled=labelled, lone=any(words), words=told)
+    marks = np.full(len(table.paths), UNLABELLED)  # they had no labels before
     classed = classed or Classed(layout.labels, layout.classes, marks)
 
     def part(split: str) -> ParquetSource:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .account import Account
+from .divide import LayoutError
 from .encoded import SourceError
-from .layout import LayoutError, words_of
+from .layout import words_of
 from .opened import Opened
 
 

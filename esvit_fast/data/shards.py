@@ -111,11 +111,10 @@ def open_shards(
     # a packed set is what its pack made of it
     of_file = np.repeat(np.arange(len(files)), [len(index.names) for index in indices]).tolist()
     rows, others = (list(range(len(names))), []) if packed else one_a_sample(names, of_file, sure=True)
-    inside = ["" if packed else names[row] for row in rows]
-    tops = [words[of_file[row]] for row in rows]
-    paths = [f"{top}/{name}" if top else name for top, name in zip(tops, inside, strict=True)]
+    paths = ["" if packed else names[row] for row in rows]
+    told = [words[of_file[row]] for row in rows] if any(words) else None
     left = Account("", tuple(merged(entry for index in indices for entry in index.left_out)))
-    return _opened(set_, np.array(rows), paths, account.joined(left, Account("", tuple(others))))
+    return _opened(set_, np.array(rows), paths, account.joined(left, Account("", tuple(others))), told)
 
 
 class _Set(NamedTuple):
@@ -127,12 +126,14 @@ class _Set(NamedTuple):
     is_archive: bool = False
 
 
-def _opened(of: _Set, rows: np.ndarray, paths: Sequence[str], account: Account) -> Opened:
-    """The splits of some rows, by paths that begin with the split of their file."""
+def _opened(
+    of: _Set, rows: np.ndarray, paths: Sequence[str], account: Account, words: Sequence[str] | None = None
+) -> Opened:
+    """The splits of some rows, by their paths and what the names of their files tell."""
     classed = None
     if of.card is not None or any(index.texts for index in of.indices):
         classed = _labels(of).of(rows)
-    layout = lay_out(of.spec, paths, labelled=None if classed is None else classed.labels >= 0)
+    layout = lay_out(of.spec, paths, labelled=None if classed is None else classed.labels >= 0, words=words)
     if classed is None:
         by_top = "all" in layout.splits and not of.is_archive
         classed = Classed(layout.labels, layout.classes, by_first_folder(paths) if by_top else None)

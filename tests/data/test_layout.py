@@ -7,7 +7,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from esvit_fast.data.layout import LayoutError, understand, words_of
+from esvit_fast.data.divide import LayoutError
+from esvit_fast.data.layout import understand, words_of
 from esvit_fast.data.split_names import companions, divided_names, split_word
 
 
@@ -105,6 +106,45 @@ def test_a_split_alone():
     assert read("test/1")[0] == {"test": ["test/1"]}
     for paths in (["train/a/1", "train/b/2"], ["x/test/1"]):
         assert read(*paths, lone=False)[0] == {"all": paths}
+
+
+@pytest.mark.parametrize("where", ["", "train/", "test/", "val/", "train/cats/", "data/val/n1/"])
+def test_a_split_that_is_told_is_overruled_by_no_folder(where):
+    paths = [f"{where}{number}" for number in range(4)]
+    for words in (["train", "test", "train", "val"], ["test", "train", "train", "test"]):
+        splits, _, account = read(*paths, words=words, lone=False)
+        assert splits["train"] == [path for path, word in zip(paths, words, strict=True) if word == "train"]
+        assert set(splits["test"]) == {path for path, word in zip(paths, words, strict=True) if word == "test"}
+        assert [entry.first for entry in account.left_out] == ([(paths[3],)] if words[3] == "val" else [])
+
+
+def test_sets_that_are_divided_anew_lose_no_image():
+    paths = ["train/a/1", "train/b/2", "test/a/3", "test/b/4"]
+    splits, labels, account = read(*paths, words=["test", "train", "train", "test"], lone=False)
+    assert splits == {"train": ["train/b/2", "test/a/3"], "test": ["train/a/1", "test/b/4"]}
+    assert list(labels.values()) == ["a", "b", "a", "b"]
+    assert account.left_out == () and account.remarks == (
+        "images in test/ are for training, as is told of each of them",
+    )
+    splits, _, account = read("train/1", "train/2", "train/3", words=["train", "test", "extra"])
+    assert splits == {"train": ["train/1"], "test": ["train/2"]}
+    assert str(account.left_out[0]) == (
+        "1 left out: of the split 'extra', which is neither for training nor for testing (train/3)"
+    )
+    splits, _, _ = read("train/1", "val/2", words=["train", "train"])  # a name that all files have tells less
+    assert splits == {"train": ["train/1"], "test": ["val/2"]}
+
+
+def test_nothing_of_a_test_folder_is_trained_on():
+    paths = ["train/train/1", "val/train/2"]
+    assert read(*paths)[:2] == ({"train": paths[:1], "test": paths[1:]}, dict.fromkeys(paths, ""))
+    paths = ["train/train/1", "train/val/2", "test/train/3", "test/val/4"]
+    assert read(*paths)[0]["train"] == paths[:1]
+    paths = ["train/train/1", "train/val/2"]
+    assert read(*paths, "test/3")[0] == {"train": paths[:1], "test": ["test/3"]}
+    splits, _, account = read("train/val/n1/1", "train/val/n2/2", "test/val/n1/3")
+    assert splits == {"train": ["train/val/n1/1", "train/val/n2/2"], "test": ["test/val/n1/3"]}
+    assert "what lies in val/ inside of train/ is taken for training" in account.remarks[0]
 
 
 def test_masks_are_no_class():

@@ -60,7 +60,15 @@ def test_a_column_of_splits_is_honoured(tmp_path, text):
         "train": {"0.png": "cat", "1.png": "dog"},
         "test": {"2.png": "cat"},
     }
-    assert account_of(open_source(str(tmp_path / "a.csv"))).left_out[0].first == ("extra/3.png",)
+    assert account_of(open_source(str(tmp_path / "a.csv"))).left_out[0].first == ("3.png",)
+
+
+@pytest.mark.parametrize("folder", ["train", "test", "val", "train/cats"])
+def test_a_column_of_splits_is_overruled_by_no_folder(tmp_path, folder):
+    files = [f"{folder}/{n}.png" for n in range(4)]
+    text = "path,label,split\n" + "".join(f"{file},a,{'test' if n < 1 else 'train'}\n" for n, file in enumerate(files))
+    found = read(tmp_path, "a.csv", text, files)
+    assert {split: list(images) for split, images in found.items()} == {"train": files[1:], "test": files[:1]}
 
 
 def test_columns_that_are_not_used_are_said(tmp_path):
