@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from .folder_source import FileSource
 from .labels import Classed, by_text
 from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, has_both, split_of
+from .split_names import SPLIT_COLUMNS, has_both, split_of, told_by_column
 
 LISTS = (".txt", ".csv", ".tsv")
 
@@ -35,7 +36,7 @@ _DELIMITERS = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";"), ".txt": ("\t"
 class _Row(NamedTuple):
     file: str
     label: str = ""
-    split: str = ""
+    split: str | None = None
 
 
 def open_list(spec: str, path: Path, max_megapixels: float) -> Opened:
@@ -58,10 +59,9 @@ def open_list(spec: str, path: Path, max_megapixels: float) -> Opened:
         return open_files(spec, [path.parent / file for file in files], max_megapixels, None, account)
     given = by_text([row.label for row in rows])
     labelled = given.labels >= 0
-    by_row = has_both(row.split for row in rows)
     here = f"{path.parent.absolute()}/".replace("\\", "/")
     names = [file.removeprefix(here) for file in files]
-    words = [row.split for row in rows] if by_row else None
+    words = None if rows[0].split is None else [row.split for row in rows]
     layout = lay_out(spec, names, labelled=labelled if labelled.any() else None, lone=False, words=words)
     classed = given if labelled.any() else Classed(layout.labels, layout.classes, given.labels)
     part = partial(_part, spec, path.parent, files, classed, max_megapixels)
@@ -147,14 +147,13 @@ def _of_columns(records: list[list[str]], delimiter: str, root: Path) -> tuple[l
         label = next((n for n in rest if n != split), None)
     unused = [names[n] if n < len(names) else f"number {n + 1}" for n in rest if n not in (label, split)]
     said = [f"columns {', '.join(unused)} not used"] if unused else []
-    rows = [_Row(_cell(cells, at), _cell(cells, label), split_of(_cell(cells, split))) for cells in body]
-    doubts = []
-    values = {row.split for row in rows}
-    if split is not None and not has_both(values):
-        said.append(f"column {names[split]} divides nothing")
-        doubts += [f"column {names[split]} has {sorted(values)[0]!r} and {len(values) - 1} more, no splits"] * (
-            len(values) > 1
-        )
+    rows = [_Row(_cell(cells, at), _cell(cells, label)) for cells in body]
+    doubts: list[str] = []
+    if split is not None:
+        column = names[split] if names else f"number {split + 1}"
+        words, doubts = told_by_column(column, [split_of(_cell(cells, split)) for cells in body])
+        rows = [row._replace(split=word) for row, word in zip(rows, words or repeat(None), strict=False)]
+        said += [f"column {column} divides nothing"] if words is None else []
     bare = [str(row) for row in rows if not row.file]
     account = Account(", ".join(said), tuple(left_out("rows without a path", bare)), tuple(doubts))
     return [row for row in rows if row.file], account

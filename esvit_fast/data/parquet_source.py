@@ -20,7 +20,7 @@ from .encoded import EncodedSource, SourceError
 from .labels import UNLABELLED, Classed, by_number, by_text, named
 from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, has_both, split_of
+from .split_names import SPLIT_COLUMNS, split_of, told_by_column
 
 try:
     import pyarrow
@@ -194,8 +194,10 @@ def _opened(
     groups = np.array(table.groups, dtype=np.int64)
     sizes = np.diff(groups[:, 2], append=len(table.paths))
     file_of = np.repeat(groups[:, 0], sizes).tolist()
-    by_row = has_both(table.splits) and not any(words)
-    told = table.splits if by_row else [words[file] for file in file_of] if any(words) else None
+    told, remarks = [words[file] for file in file_of] if any(words) else None, []
+    if told is None and facts.split:
+        told, remarks = told_by_column(facts.split, table.splits)
+    account = Account("", (), tuple(remarks)).joined(account)
     classed = _numbered(spec, table.labels, facts.classes) if facts.label else None
     labelled = None if classed is None else classed.labels >= 0
     layout = lay_out(spec, table.paths, labelled=labelled, lone=any(words), words=told)

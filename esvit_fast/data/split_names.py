@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 WORDS = {
@@ -59,6 +59,22 @@ def split_word(name: str) -> str:
 def split_of(value: str) -> str:
     """The word of `WORDS` that a value in a column of splits means (PublicTest), or the value itself."""
     return split_word(value) or word_in(value) or value
+
+
+def told_by_column(column: str, values: Sequence[str]) -> tuple[list[str] | None, list[str]]:
+    """The split of each row by a column of `split_of` values, None if that divides nothing; and what is to be said."""
+    found = set(values)
+    tests = sorted(value for value in found & WORDS.keys() if kind_of(value) == "test")
+    others = sorted(found - set(tests))
+    if has_both(found):
+        return list(values), []
+    if tests and others:
+        said = f"column {column} has no value for training: rows that are not {' or '.join(tests)} are taken for it"
+        return [value if value in tests else "train" for value in values], [said]
+    if len(found) < 2:
+        return None, []
+    what = "none of them for training" if tests else "no splits"
+    return None, [f"column {column} has {min(found)!r} and {len(found) - 1} more, {what}"]
 
 
 def has_both(names: Iterable[str]) -> bool:

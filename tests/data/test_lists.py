@@ -99,6 +99,16 @@ def test_quotes_that_do_not_end_are_an_error(tmp_path):
 def test_splits_that_nobody_knows_are_remarked(tmp_path):
     assert list(read(tmp_path, "a.csv", "path,label,fold\n0.png,a,1\n1.png,b,2\n")) == ["all"]
     assert account_of(open_source(str(tmp_path / "a.csv"))).remarks == ("column fold has '1' and 1 more, no splits",)
+    text = "path,label,fold\n0.png,a,A\n1.png,b,Test\n2.png,b,\n"
+    found = read(tmp_path, "c.csv", text)
+    assert {split: list(images) for split, images in found.items()} == {"train": ["0.png", "2.png"], "test": ["1.png"]}
+    assert account_of(open_source(str(tmp_path / "c.csv"))).remarks == (
+        "column fold has no value for training: rows that are not test are taken for it",
+    )
+    assert list(read(tmp_path, "d.csv", "path,fold\n0.png,val\n1.png,test\n")) == ["all"]
+    assert account_of(open_source(str(tmp_path / "d.csv"))).remarks == (
+        "column fold has 'test' and 1 more, none of them for training",
+    )
     usage = "file,Usage\n0.png,Training\n1.png,PublicTest\n2.png,PrivateTest\n"
     assert {split: list(images) for split, images in read(tmp_path, "b.csv", usage).items()} == {
         "train": ["0.png"],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from esvit_fast.data import open_splits
+from esvit_fast.data import open_source, open_splits
+from esvit_fast.data.account import account_of
 
 from .stand_ins import encoded
 from .test_shards import shard
@@ -30,7 +31,9 @@ def test_paths_of_rows_do_not_overrule_their_column(tmp_path, folder):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"bytes": encoded(n), "path": f"{folder}/{n}.png"} for n in range(4)]
     pq.write_table(pa.table({"image": rows, "split": ["train", "test", "train", "train"]}), tmp_path / "a.parquet")
-    assert images(tmp_path / "a.parquet") == {
-        "train": [f"{folder}/{n}.png" for n in (0, 2, 3)],
-        "test": [f"{folder}/1.png"],
-    }
+    truth = {"train": [f"{folder}/{n}.png" for n in (0, 2, 3)], "test": [f"{folder}/1.png"]}
+    assert images(tmp_path / "a.parquet") == truth
+    pq.write_table(pa.table({"image": rows, "split": ["A", "test", "B", None]}), tmp_path / "a.parquet")
+    assert images(tmp_path / "a.parquet") == truth
+    (remark,) = account_of(open_source(str(tmp_path / "a.parquet"))).remarks
+    assert remark == "column split has no value for training: rows that are not test are taken for it"
