@@ -27,6 +27,7 @@ from .split_names import (
     is_images_word,
     kind_of,
     split_word,
+    told_by_names,
     word_in,
 )
 
@@ -106,12 +107,15 @@ def lay_out(
 def words_of(paths: Sequence[str], *, lone: bool) -> tuple[list[str | None], Account]:
     """The split of each file of a set by its folders, or by its name where names tell both training and test.
 
+    Where names tell of testing alone, the others are for training if they are called the same but for that.
+
     Returns:
         A word of `split_names.WORDS` for each, "" if the files are not divided, None for one that lies in no split; and
-        what is to be said of the latter.
+        what is to be said of that.
     """
     pairs = [path.replace("\\", "/").rpartition("/") for path in paths]
-    by_name = [word_in(name.rpartition(".")[0]) for _, _, name in pairs]
+    names = [name.rpartition(".")[0] for _, _, name in pairs]
+    by_name = list(map(word_in, names))
     if {kind_of(word) for word in by_name if word} == {"train", "test"}:
         named = [f"{folder}/{word}" if word else folder for (folder, _, _), word in zip(pairs, by_name, strict=True)]
         lone = True
@@ -119,11 +123,18 @@ def words_of(paths: Sequence[str], *, lone: bool) -> tuple[list[str | None], Acc
         named = [folder for folder, _, _ in pairs]
     folders, of = _folders([f"{name}/" for name in named])
     _strip_around(folders, lone)
-    divide(folders, lone, Said())
-    if not lone and len({kind_of(folder.word) for folder in folders if folder.word}) < 2:
-        return [""] * len(paths), Account()
+    said = Said()
+    divide(folders, lone, said)
+    kinds = {kind_of(folder.word) for folder in folders if folder.word}
+    if "test" not in kinds:
+        told, remarks = told_by_names(names)
+        if told is not None:
+            return list(told), Account("", (), tuple(remarks))
+        said.remarks += remarks
+    if len(kinds) < 2 and not lone:
+        return [""] * len(paths), Account("", (), tuple(said.remarks))
     words = [None if folder.unused else folder.word for folder in folders]
-    return [words[number] for number in of.tolist()], Account("", _unused(paths, folders, of))
+    return [words[number] for number in of.tolist()], Account("", _unused(paths, folders, of), tuple(said.remarks))
 
 
 def _folders(paths: Sequence[str], words: Sequence[str] | None = None) -> tuple[list[Folder], np.ndarray]:

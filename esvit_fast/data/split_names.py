@@ -77,6 +77,23 @@ def told_by_column(column: str, values: Sequence[str]) -> tuple[list[str] | None
     return None, [f"column {column} has {min(found)!r} and {len(found) - 1} more, {what}"]
 
 
+def told_by_names(names: Sequence[str]) -> tuple[list[str] | None, list[str]]:
+    """The split of each file by names of which none says training, None if they divide nothing; and what is to be said.
+
+    Beside shard-0000, both test-0000 and shard-test-0000 are for testing; test-tube-0000 may be something else.
+    """
+    tests = {name: word for name in names if kind_of(word := word_in(name)) == "test" and word}
+    rests = {tuple(_words(name)[1]) for name in names if name not in tests}
+    fitting = {name for name in tests if split_word(name) or tuple(_words(name)[1]) in rests}
+    if not tests or not rests:
+        return None, []
+    if any(not _SURE.isdisjoint(_tokens(name)) for name in fitting):
+        said = f"files that are not called like {min(fitting)!r} are taken for training; rename those that are none"
+        return [tests[name] if name in fitting else "train" for name in names], [said]
+    said = f"file {min(tests)!r} may be test images by its name, but is trained on like those beside it"
+    return None, [f"{said}; call those train if it is"]
+
+
 def has_both(names: Iterable[str]) -> bool:
     """Whether some of these names mean training and others testing."""
     return {kind_of(word) for word in map(split_word, set(names)) if word} == {"train", "test"}

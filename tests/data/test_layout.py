@@ -202,12 +202,32 @@ def test_classes_that_look_like_a_mistake_are_told():
         (["train-0.tar", "train-1.tar"], ["", ""]),
         (["000.tar", "001.tar"], ["", ""]),
         (["cat/0.tar", "dog/0.tar"], ["", ""]),
+        (["shard-0000.tar", "shard-0001.tar", "test-0000.tar"], ["train", "train", "test"]),
+        (["in1k-0.parquet", "in1k-validation-0.parquet"], ["train", "val"]),
+        (["a/shard-0.tar", "b/shard-0.tar", "b/shard-test-0.tar"], ["train", "train", "test"]),
+        (["a/shard-0.tar", "a/shard-1.tar", "val/0.tar"], ["train", "train", "val"]),
+        (["test-0.tar", "test-1.tar"], ["", ""]),
+        (["beaker-0.tar", "test-tube-0.tar"], ["", ""]),
+        (["shard-0.tar", "dev-0.tar"], ["", ""]),
     ],
 )
 def test_splits_of_files(files, words):
     found, account = words_of(files, lone=False)
     assert found == words
     assert [entry.first for entry in account.left_out] == ([(files[-1],)] if None in words else [])
+
+
+def test_files_that_are_called_test_beside_others_are_told():
+    for beside, said in (
+        ("test-0", "files that are not called like 'test-0' are taken for training"),
+        ("dev-0", "file 'dev-0' may be test images by its name, but is trained on"),
+        ("test-tube-0", "file 'test-tube-0' may be test images by its name, but is trained on"),
+        ("val/0", "what lies outside of val/ is taken for training"),
+    ):
+        for lone in (False, True):
+            (remark,) = words_of([f"{beside}.tar", "a/shard-0.tar", "a/shard-1.tar"], lone=lone)[1].remarks
+            assert remark.startswith(said)
+    assert words_of(["test-0.tar", "test-1.tar"], lone=True)[1].remarks == ()
 
 
 def test_many_images_take_one_look_at_each_folder():
