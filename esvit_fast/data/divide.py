@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .split_names import WORDS, has_both, is_sure, kind_of, split_word
+from .split_names import WORDS, has_both, is_sure, kind_of, split_word, word_in
 
 Parts = tuple[str, ...]
 
@@ -58,18 +58,19 @@ def divide(folders: list[Folder], lone: bool, said: Said) -> None:
                 f"{'/'.join(found.parts[: depth + 1])}/ looks like a split, but {outside:,} images lie in none and "
                 f"only {inside:,} in one; give the folder of the splits alone, or rename what is none"
             )
-        _split_at(folders, depth, said)
+        _split_at(folders, depth, {}, said)
     elif words and {kind_of(word) for word in words.values()} == {"train"}:
+        tests = {name: word for name in tops if kind_of(word := word_in(name)) == "test" and word}
         deep = any(len(f.parts) > 1 and f.parts[0] in words for f in folders)
-        if deep or not tops - words.keys() - {""}:
-            _split_at(folders, 0, said)
+        if deep or not tops - words.keys() - tests.keys() - {""}:
+            _split_at(folders, 0, tests, said)  # PublicTest beside Training, test_hidden beside train
         else:
             said.sentences.append(f"{'/ and '.join(sorted(words))}/ a class like those beside it")
-            _undivided(folders)
+            _undivided(folders, said)
     elif words and not tops - words.keys():
-        _split_at(folders, 0, said)
+        _split_at(folders, 0, {}, said)
     elif sure := sorted(filter(is_sure, words)):
-        _undivided(folders)
+        _undivided([f for f in folders if not f.parts or f.parts[0] not in sure], said)
         for folder in folders:
             if folder.parts and folder.parts[0] in sure:
                 folder.word, folder.below = words[folder.parts[0]], folder.parts[1:]
@@ -78,7 +79,7 @@ def divide(folders: list[Folder], lone: bool, said: Said) -> None:
         names = "/ and ".join(sure)
         said.remarks.append(f"what lies outside of {names}/ is taken for training; rename {names}/ if it is a class")
     else:
-        _undivided(folders)
+        _undivided(folders, said)
 
 
 def depth_of(folders: list[Folder]) -> int | None:
@@ -91,9 +92,11 @@ def depth_of(folders: list[Folder]) -> int | None:
     return min((depth for depth, found in kinds.items() if len(found) == 2), default=None)
 
 
-def _split_at(folders: list[Folder], depth: int, said: Said) -> None:
+def _split_at(folders: list[Folder], depth: int, tests: dict[str, str], said: Said) -> None:
+    """Divide folders by their names at a depth, of which these are for testing although they say more."""
     for folder in folders:
-        if len(folder.parts) > depth and (word := split_word(folder.parts[depth])):
+        name = folder.parts[depth] if len(folder.parts) > depth else ""
+        if word := split_word(name) or tests.get(name, ""):
             folder.word, folder.above, folder.below = word, folder.parts[:depth], folder.parts[depth + 1 :]
         else:
             where = f"in {folder.parts[0]}/, which is" if folder.parts else "in"
@@ -129,6 +132,13 @@ def as_told(folders: list[Folder], said: Said) -> None:
             folder.below = folder.below[1:]
 
 
-def _undivided(folders: list[Folder]) -> None:
+def _undivided(folders: list[Folder], said: Said) -> None:
+    """Leave folders whole; those that may be test images all the same are told."""
     for folder in folders:
         folder.below = folder.parts
+    names = {name for folder in folders for name in folder.parts}
+    if tests := sorted(name for name in names if (word := word_in(name)) and kind_of(word) == "test"):
+        more = f" and {len(tests) - 1:,} more" if len(tests) > 1 else ""
+        said.remarks.append(
+            f"{tests[0]}/{more} may be test images by name, but are trained on; put the others into train/ if they are"
+        )

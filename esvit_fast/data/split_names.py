@@ -8,7 +8,7 @@ from functools import lru_cache
 
 WORDS = {
     "train": ("train", "training", "trainval"),
-    "test": ("test", "testing"),
+    "test": ("test", "tests", "testing"),
     "val": ("val", "valid", "validation"),
     "dev": ("dev", "development"),
     "eval": ("eval", "evaluation"),

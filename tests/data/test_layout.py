@@ -147,6 +147,37 @@ def test_nothing_of_a_test_folder_is_trained_on():
     assert "what lies in val/ inside of train/ is taken for training" in account.remarks[0]
 
 
+@pytest.mark.parametrize(
+    ("train", "tests"),
+    [
+        ("Training", ["PublicTest", "PrivateTest"]),
+        ("train", ["test_hidden"]),
+        ("train", ["test_A", "test_B"]),
+        ("train", ["tests"]),
+        ("train", ["val_clean", "test_noisy"]),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "cat/"])
+def test_names_that_say_test_and_more_are_for_testing_beside_train(train, tests, below):
+    paths = [f"{train}/{below}1", f"{train}/{below}2", *(f"{name}/{below}{n}" for n, name in enumerate(tests))]
+    for lone in (False, True):
+        splits, labels, account = read(*paths, lone=lone)
+        left = [path for entry in account.left_out for path in entry.first]
+        assert splits["train"] == paths[:2] and sorted([*splits["test"], *left]) == sorted(paths[2:])
+        assert not set(labels.values()) & {train, *tests}
+
+
+def test_classes_that_may_be_test_images_are_told():
+    for name in ("valid", "testing", "holdout", "tests", "test_hidden", "test tube", "dev"):
+        (remark,) = read("c0/1", "c1/2", f"{name}/3")[2].remarks
+        assert remark.startswith(f"{name}/ may be test images by name, but are trained on;")
+    assert read("train/1", "tram/2", "test tube/3")[2].remarks[0].startswith("test tube/ may be test images")
+    assert read("train_clean/a/1", "test_noisy/a/2")[2].remarks[0].startswith("test_noisy/ may be test images")
+    assert any(said.startswith("test_2x/ may") for said in read("val/1", "test_2x/2", "c/3")[2].remarks)
+    assert "test_A/ and 1 more may be" in read("a/train/1", "a/test_A/2", "b/train/3", "b/test_B/4")[2].remarks[0]
+    assert read("train/1", "tram/2", "bus/3")[2].remarks == () == read("a/1", "contest/2")[2].remarks
+
+
 def test_masks_are_no_class():
     for paths in (
         ["images/train/1", "images/val/2", "masks/train/1"],
