@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .labels import UNLABELLED
-from .split_names import kind_of
+from .split_names import kind_of, word_in
+
+_NO_DIGITS = str.maketrans("0123456789", "_" * 10)
 
 
 def classes_said(count: int) -> str:
@@ -16,17 +18,16 @@ def classes_said(count: int) -> str:
 
 
 def splits_in_names(paths: Sequence[str]) -> list[str]:
-    """Whether all images are called after a split, and lie together all the same."""
+    """Whether all images are called after a split, and are not divided all the same."""
     found = set()
     for path in paths:
-        name = path.rpartition("/")[2].lower()
-        word = next((word for word in ("train", "test", "val") if name.startswith(word)), "")
+        name = path.rpartition("/")[2].rpartition("\\")[2]
+        word = word_in((name.rpartition(".")[0] or name).translate(_NO_DIGITS))  # few different names are left
         if not word:
             return []
         found.add(kind_of(word))
-    return (
-        ["names begin with train and with test, which divides nothing: put them in folders"] if len(found) == 2 else []
-    )
+    said = "names of files say both training and testing, which divides nothing: put them in folders"
+    return [said] if len(found) == 2 else []
 
 
 def doubts(names: list[str], labels: np.ndarray, splits: dict[str, np.ndarray]) -> list[str]:

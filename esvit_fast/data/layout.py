@@ -83,7 +83,7 @@ def understand(
     said.sentences.insert(0, _of_splits(folders, splits))
     if not has_labels:
         said.remarks += doubts(names, labels, splits)
-    if not has_labels and not names and "all" in splits:
+    if "all" in splits:
         said.remarks += splits_in_names(paths)
     account = Account(", ".join(said.sentences), _unused(paths, folders, of), tuple(said.remarks))
     return Layout(splits, labels, names, account)

@@ -279,3 +279,13 @@ def test_what_may_be_meant_otherwise_is_remarked():
     assert read("animals/a/1", "animals/b/2", "plants/c/3", "plants/d/4")[2].remarks == ()
     assert "put them in folders" in read("train_1", "test_2", "val_3")[2].remarks[0]
     assert read("train_1", "other_2", "test_3")[2].remarks == ()
+
+
+@pytest.mark.parametrize("name", ["{}_{}.jpg", "{}{}", "set-{}-{}.png", "{}.{}"])
+def test_splits_in_names_of_files_are_remarked(name):
+    paths = [f"c{c}/{name.format(split, n)}" for c in range(2) for split in ("train", "test", "val") for n in range(2)]
+    for options in ({}, {"labelled": np.ones(len(paths), dtype=bool)}, {"lone": False}):
+        (remark,) = read(*paths, **options)[2].remarks
+        assert remark.startswith("names of files say both training and testing, which divides nothing")
+    assert read("c0/trainer_1", "c0/valley_2", "c1/testament_3")[2].remarks == ()
+    assert read("train/c0/train_1", "test/c0/test_2")[2].remarks == ()
