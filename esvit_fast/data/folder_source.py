@@ -13,8 +13,9 @@ from .account import Account, left_out
 from .content import HEAD, is_hidden, is_junk, sort_out
 from .encoded import EncodedSource, SourceError, nothing_found
 from .files import OPEN_FLAGS, SHARDS, encloses
-from .labels import Classed, by_first_folder
+from .labels import Classed
 from .layout import Layout, lay_out
+from .marks import SPLIT_FOLDERS, marks_of
 from .opened import Opened
 
 
@@ -45,7 +46,7 @@ def open_folder(spec: str, root: Path, max_megapixels: float) -> Opened:
     Raises:
         SourceError: it holds neither, or cannot be read.
     """
-    files, walked = _walk(spec, root)
+    files, in_splits, walked = _walk(spec, root)
     files.sort()
     rows, others = sort_out(files, partial(_head, root, files))
     paths = [files[row] for row in rows]
@@ -59,28 +60,32 @@ def open_folder(spec: str, root: Path, max_megapixels: float) -> Opened:
     if not paths:
         raise nothing_found(spec, f"{root}/", account)
     layout = lay_out(spec, paths)
-    parts = {split: partial(_part, spec, root, paths, layout, split, max_megapixels) for split in layout.splits}
+    part = partial(_part, spec, root, paths, layout, in_splits, max_megapixels)
+    parts = {split: partial(part, split) for split in layout.splits}
     return Opened(spec, parts, layout.account.joined(account))
 
 
-def _part(spec: str, root: Path, paths: list[str], layout: Layout, split: str, max_megapixels: float) -> FileSource:
+def _part(
+    spec: str, root: Path, paths: list[str], layout: Layout, in_splits: set[str], max_megapixels: float, split: str
+) -> FileSource:
     rows = layout.splits[split]
+    marks = marks_of(paths, rows, in_splits)
     chosen = [paths[row] for row in rows.tolist()]
     tops = {path.partition("/")[0] if "/" in path else "" for path in chosen}
     if split != "all" and len(tops) == 1 and "" not in tops:  # names within a split do not name it
         (top,) = tops
         root, chosen = root / top, [path.removeprefix(f"{top}/") for path in chosen]
-    marks = by_first_folder(chosen) if split == "all" else None
     classed = replace(Classed(layout.labels, layout.classes).of(rows), marks=marks)
     return FileSource(spec, root, chosen, classed, max_megapixels)
 
 
-def _walk(spec: str, root: Path) -> tuple[list[str], Account]:
-    """Relative paths of all files, in any order, and what is none or cannot be followed.
+def _walk(spec: str, root: Path) -> tuple[list[str], set[str], Account]:
+    """Relative paths of all files, in any order; names of folders in those of splits; and what cannot be followed.
 
     Links are followed, except to a folder that encloses them.
     """
     files: list[str] = []
+    in_splits: set[str] = set()
     closed: list[str] = []
     circles: list[str] = []
     nowhere: list[str] = []
@@ -96,6 +101,7 @@ def _walk(spec: str, root: Path) -> tuple[list[str], Account]:
                 circles.append(f"{path}/")
             else:
                 waiting.append(f"{path}/")
+                in_splits.update({entry.name} if folder[:-1] in SPLIT_FOLDERS else ())
         elif entry.is_file():
             files.append(path)
         elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -124,7 +130,7 @@ def _walk(spec: str, root: Path) -> tuple[list[str], Account]:
         *left_out("pipes, sockets or devices", sorted(special)),
         *left_out("hidden", sorted(hidden)),
     )
-    return files, Account("", found)
+    return files, in_splits, Account("", found)
 
 
 def _head(root: Path, files: Sequence[str], row: int) -> bytes:

@@ -57,7 +57,7 @@ def understand(
         labelled: bool [N], whether an image has a label of its own; of several test splits, one with labels is taken.
         lone: whether images of one split alone are that split, and not simply all that there are.
         words: the split of each image where a table or the name of its file tells it, which no folder overrules: a
-            word of `split_names.WORDS`, or something else for none.
+            word of `split_names.WORDS`, or something else for none. If `lone`, one for training alone tells nothing.
 
     Raises:
         LayoutError: most images lie beside splits that stand somewhere deep among them.
@@ -67,7 +67,7 @@ def understand(
     _leave_out_companions(folders)
     used = [folder for folder in folders if not folder.unused]
     around = _strip_around(used, lone and words is None)
-    if words is None or ({folder.word for folder in used} == {"train"} and depth_of(used) is not None):
+    if words is None or (lone and {folder.word for folder in used} == {"train"} and depth_of(used) is not None):
         divide(used, lone, said)
     else:
         as_told(used, said)

@@ -153,7 +153,7 @@ def _of_columns(records: list[list[str]], delimiter: str, root: Path) -> tuple[l
         column = names[split] if names else f"number {split + 1}"
         words, doubts = told_by_column(column, [split_of(_cell(cells, split)) for cells in body])
         rows = [row._replace(split=word) for row, word in zip(rows, words or repeat(None), strict=False)]
-        said += [f"column {column} divides nothing"] if words is None else []
+        said += [] if has_both(words or ()) else [f"column {column} divides nothing"]
     bare = [str(row) for row in rows if not row.file]
     account = Account(", ".join(said), tuple(left_out("rows without a path", bare)), tuple(doubts))
     return [row for row in rows if row.file], account

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from .encoded import EncodedSource, SourceError, Strings, nothing_found
 from .files import Files
 from .labels import UNLABELLED, Classed, by_first_folder, by_text, named
 from .layout import lay_out
+from .marks import marks_of
 from .opened import Opened
 from .samples import one_a_sample
 from .shard_index import Index, indices_of
@@ -134,10 +136,16 @@ def _opened(
     if of.card is not None or any(index.texts for index in of.indices):
         classed = _labels(of).of(rows)
     layout = lay_out(of.spec, paths, labelled=None if classed is None else classed.labels >= 0, words=words)
-    if classed is None:
-        by_top = "all" in layout.splits and not of.is_archive
-        classed = Classed(layout.labels, layout.classes, by_first_folder(paths) if by_top else None)
-    parts = {split: partial(_part, of, rows[chosen], classed.of(chosen)) for split, chosen in layout.splits.items()}
+
+    def part(split: str) -> ShardSource:
+        chosen = layout.splits[split]
+        if classed is not None:
+            return _part(of, rows[chosen], classed.of(chosen))
+        own = [paths[row] for row in chosen.tolist()]
+        marks = marks_of(paths, chosen, around=True) if of.is_archive else by_first_folder(own)
+        return _part(of, rows[chosen], replace(Classed(layout.labels, layout.classes).of(chosen), marks=marks))
+
+    parts = {split: partial(part, split) for split in layout.splits}
     return Opened(of.spec, parts, layout.account.joined(account))
 
 

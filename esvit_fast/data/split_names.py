@@ -66,7 +66,7 @@ def told_by_column(column: str, values: Sequence[str]) -> tuple[list[str] | None
     found = set(values)
     tests = sorted(value for value in found & WORDS.keys() if kind_of(value) == "test")
     others = sorted(found - set(tests))
-    if has_both(found):
+    if has_both(found) or found == {"train"}:
         return list(values), []
     if tests and others:
         said = f"column {column} has no value for training: rows that are not {' or '.join(tests)} are taken for it"

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .files import Files
 from .labels import Classed
 from .layout import lay_out
 from .links import follow, plain, target_of
+from .marks import marks_of
 from .opened import Opened
 
 ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, ArithmeticError, struct.error)
@@ -87,7 +89,9 @@ def open_zip(spec: str, file: Path, max_megapixels: float) -> Opened:
         def part(split: str) -> ZipSource:
             chosen = layout.splits[split]
             own = [names[row] for row in chosen.tolist()]
-            classed = Classed(layout.labels, layout.classes).of(chosen)
+            classed = replace(
+                Classed(layout.labels, layout.classes).of(chosen), marks=marks_of(names, chosen, around=True)
+            )
             return ZipSource(spec, file, own, places[chosen], classed, max_megapixels)
 
         return Opened(spec, {split: partial(part, split) for split in layout.splits}, layout.account.joined(account))

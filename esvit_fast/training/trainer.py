@@ -363,9 +363,11 @@ class Trainer:
             )
         meta = checkpoint.meta
         if changed := changes(meta["data"], self.data):
+            others = ", and if the others are test images now, with a list of all that says train in a column split"
+            then, now = (of["images"] if isinstance(of, dict) else 0 for of in (meta["data"], self.data))
             raise CheckpointError(
                 f"checkpoint={str(checkpoint.path)!r} saw other images than data.source={self.config.data.source!r} "
-                f"has now: {changed}; resume with the data that it began with"
+                f"has now: {changed}; resume with the data that it began with{others * (then > now)}"
             )
         begun = meta["config"]["train"]["batch_size"]
         if begun != self.config.train.batch_size:

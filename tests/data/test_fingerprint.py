@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -88,6 +90,46 @@ def test_a_label_alone_differs(tmp_path):
     assert said == "2 images then, 2 now; the first that differs is number 1, 'b.png', with another label"
 
 
+@pytest.mark.parametrize(
+    ("images", "hashes"),
+    [
+        ("a/0 b/0", ("239a6ec625", "239a6ec625", "239a6ec625")),
+        ("train/a/0 train/b/0 test/a/0 test/b/0", ("239a6ec625", "4b877528ee", "4b877528ee")),
+        ("train/images/0 test/images/0", ("b9f5b0875c", "378e4e8167", "378e4e8167")),
+        ("train/all/0 train/all/1 val/all/0", ("d28d6789a0", "254015f76a", "254015f76a")),
+        ("train/x/a/0 train/x/b/0 test/x/a/0", ("8cee433fb5", "79d189075c", "79d189075c")),
+        ("train/b/0 train/c/0 test/b/0 test/c/0 val/a/0", ("adfe5fe9e6", "bffff75b57", "bffff75b57")),
+        ("train/b/0 train/c/0 test/a/0 test/b/0", ("adfe5fe9e6", "bffff75b57", "bffff75b57")),
+        ("train/0 train/1 test/0", ("176fd25167", "ca0f3ce5de", "ca0f3ce5de")),
+        ("train/a/0 train/b/0 train/x test/a/0", ("ad9f716e60", "d2dc3b15b0", "d2dc3b15b0")),
+        ("data/a/0 data/b/0", ("d24455deae", "282f2a3d1f", "282f2a3d1f")),
+        ("Images/a/0 Images/b/0 logo", ("7098752adf", "7098752adf", "7098752adf")),
+        ("train/a/0 train/b/0", ("239a6ec625", "4b877528ee", "4b877528ee")),
+        ("train/b/0 train/c/0 test/b/0 train/a/", ("adfe5fe9e6", "96676049b4", "96676049b4")),
+    ],
+)
+def test_runs_that_began_before_go_on_with_the_same_images(tmp_path, images, hashes):
+    """These are the hashes of training images when classes were numbered otherwise: as a folder, .zip and .tar."""
+    names = [f"{name}.png" for name in images.split() if not name.endswith("/")]
+    write_images(tmp_path / "set", names)
+    for empty in (name for name in images.split() if name.endswith("/")):
+        (tmp_path / "set" / empty).mkdir()
+    for kind in ("zip", "tar"):
+        shutil.make_archive(str(tmp_path / "set"), kind, tmp_path / "set")
+    specs = (tmp_path / "set", tmp_path / "set.zip", tmp_path / "set.tar")
+    assert tuple(fingerprint(open_source(str(spec)))["sha256"][:10] for spec in specs) == hashes
+
+
+def test_a_list_that_says_train_of_every_image_goes_on(tmp_path):
+    names = ["train/a/0.png", "train/b/1.png", "test/a/2.png"]
+    write_images(tmp_path, names)
+    expected = hashlib.sha256("".join(f"{name}\0-1\0" for name in names).encode()).hexdigest()
+    (tmp_path / "a.csv").write_text("path\n" + "".join(f"{name}\n" for name in names))
+    assert len(open_source(str(tmp_path / "a.csv"))) == 2
+    (tmp_path / "a.csv").write_text("path,split\n" + "".join(f"{name},train\n" for name in names))
+    assert fingerprint(open_source(str(tmp_path / "a.csv")))["sha256"] == expected
+
+
 def test_older_checkpoints_hold_only_the_hash():
     now = fingerprint(Named(numbered(5)))
     assert changes(now["sha256"], now) is None
@@ -96,7 +138,5 @@ def test_older_checkpoints_hold_only_the_hash():
 
 def test_the_hash_is_what_it_was():
     """Of `name, NUL, label, NUL` for every image."""
-    import hashlib
-
     expected = hashlib.sha256(b"".join(f"{i}.png\0\0".encode() for i in range(5))).hexdigest()
     assert fingerprint(Named(numbered(5)))["sha256"] == expected
