@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from ..config import Config, DataConfig, load_config
-from ..data import open_source
+from ..data import open_source, open_test
 from ..evaluation import (
     Bench,
     EvalSettings,
@@ -60,7 +60,8 @@ def eval(argv: Sequence[str]) -> int:
     chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(EvalSettings) if field.name in args}
     settings = EvalSettings(**chosen | {"k": None if args.k is None else tuple(args.k)})
     networks, data = _subject(args)
-    train, test = (open_source(data.source, split, data.max_megapixels) for split in ("train", "test"))
+    train = open_source(data.source, "train", data.max_megapixels)
+    test = open_test(data.source, data.max_megapixels)
     if args.what != "correspondence":
         require_labels(train, f"eval {args.what}")
     images = evaluated_images(train, test, settings)

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from ..config import load_config
-from ..data import open_source
+from ..data import open_source, open_test
 from ..evaluation import EvalSettings, Result, evaluate_run, write_report
 from ..models import create_model
 from ..training import build_backbone, pick_device
@@ -59,7 +59,8 @@ def make_report(
     config = load_config(run / "config.yaml")
     untrained = build_backbone(config).to(device)
     model = create_model(config.model.name, pretrained=run).to(device)
-    train, test = (open_source(config.data.source, split, config.data.max_megapixels) for split in ("train", "test"))
+    train = open_source(config.data.source, "train", config.data.max_megapixels)
+    test = open_test(config.data.source, config.data.max_megapixels)
     console = Console(stderr=True)
     with task_progress(console) as progress:
         results = evaluate_run(

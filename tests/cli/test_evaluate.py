@@ -157,3 +157,16 @@ def test_report_of_unlabelled_images(capsys, tmp_path):
     assert call(capsys, "report", tmp_path / "run")[0] == 0
     assert "data:image/png;base64," in (tmp_path / "run" / "report.html").read_text()
     assert evaluated(capsys, "correspondence", tmp_path / "run")["queries"] == 20
+
+
+def test_a_source_that_has_no_test_split_holds_images_out_as_training_does(capsys, run, tmp_path):
+    data = images(tmp_path / "data" / "train", ("a", "b"), each=10).parent
+    shutil.copytree(run, tmp_path / "run")
+    save_config(with_data(load_config(run / "config.yaml"), source=str(data)), tmp_path / "run" / "config.yaml")
+    rule = "no test split of its own: a tenth of the images is held out, and not among the neighbours"
+    for protocol, options in {"knn": (), "linear": ("--epochs", "1")}.items():
+        found = evaluated(capsys, protocol, tmp_path / "run", *options)
+        assert (found["bank"], found["queries"], found["remarks"]) == (18, 2, [rule])
+    assert evaluated(capsys, "correspondence", tmp_path / "run")["queries"] == 20
+    assert call(capsys, "report", tmp_path / "run")[0] == 0
+    assert rule[1:] in (tmp_path / "run" / "report.html").read_text()
