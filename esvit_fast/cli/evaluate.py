@@ -24,6 +24,7 @@ from ..evaluation import (
     evaluate_knn,
     evaluate_linear,
     evaluated_images,
+    pictured_images,
     require_labels,
 )
 from ..evaluation.result import K
@@ -62,9 +63,11 @@ def eval(argv: Sequence[str]) -> int:
     networks, data = _subject(args)
     train = open_source(data.source, "train", data.max_megapixels)
     test = open_test(data.source, data.max_megapixels)
-    if args.what != "correspondence":
+    if args.what == "correspondence":
+        images = pictured_images(train, test)
+    else:
         require_labels(train, f"eval {args.what}")
-    images = evaluated_images(train, test, settings)
+        images = evaluated_images(train, test, settings)
     with task_progress(Console(stderr=True)) as progress:
         result = PROTOCOLS[args.what](Bench(networks, images, settings, data.augment, args.device, progress))
     if args.json:

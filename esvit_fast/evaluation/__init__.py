@@ -19,6 +19,7 @@ from esvit_fast.evaluation.protocols import (
     evaluate_knn,
     evaluate_linear,
     evaluated_images,
+    pictured_images,
 )
 from esvit_fast.evaluation.report import write_report
 from esvit_fast.evaluation.result import EvalSettings, Result
@@ -51,6 +52,7 @@ __all__ = [
     "knn",
     "linear_probe",
     "nearest",
+    "pictured_images",
     "require_labels",
     "subset",
     "write_report",

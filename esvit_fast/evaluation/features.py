@@ -87,7 +87,7 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     if not train.classes:
         return None
     rows, queries = _labelled(train), _labelled(test) if test is not None and test.classes else []
-    if queries and not _same_images(train, test):
+    if queries and not same_images(train, test):
         if test.classes == train.classes:
             return (train, rows), (test, queries)
         if not set(test.classes) & set(train.classes):
@@ -138,7 +138,8 @@ def _labelled(source: Source) -> list[int]:
     return list(range(len(source))) if labels is None else [i for i, label in enumerate(labels) if label >= 0]
 
 
-def _same_images(one: Source, other: Source) -> bool:
+def same_images(one: Source, other: Source) -> bool:
+    """Whether two sources are the same files in the same order, as the splits of what is not divided are."""
     return len(one) == len(other) and all(one.path(i) == other.path(i) for i in range(len(one)))
 
 

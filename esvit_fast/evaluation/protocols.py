@@ -11,7 +11,7 @@ from torch import nn
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import Source, eval_transform
 from esvit_fast.evaluation.correspondence import PAIRS, correspondence_accuracy
-from esvit_fast.evaluation.features import Features, Side, extract_features, split_labelled, subset
+from esvit_fast.evaluation.features import Features, Side, extract_features, same_images, split_labelled, subset
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.evaluation.knn import check_k, knn
 from esvit_fast.evaluation.linear import linear_probe
@@ -30,12 +30,21 @@ class RawPixels(nn.Flatten):
     image_size = PIXEL_SIDE
 
 
+class Shown(NamedTuple):
+    """The images that are looked at one by one: those for testing, where there are any."""
+
+    source: Source
+    split: str
+    """Which split they are, in words; empty where the source is not divided."""
+
+
 class Images(NamedTuple):
     """The images of an evaluation."""
 
     data: str
     sides: tuple[Side, ...]
-    """Bank and queries; the images alone, if they have no classes."""
+    """Bank and queries; the images alone, if they have no classes; none for correspondence alone."""
+    shown: Shown
     remarks: tuple[str, ...] = ()
 
 
@@ -125,15 +134,28 @@ class Bench:
         ]
 
 
+def shown_images(train: Source, test: Source | None) -> Shown:
+    """The test images, with classes or without; the training images where there are no others."""
+    if test is None:
+        return Shown(train, "training split")
+    return Shown(test, "" if same_images(train, test) else "test split")
+
+
+def pictured_images(train: Source, test: Source | None) -> Images:
+    """What correspondence alone needs, for which classes do not matter."""
+    return Images(train.name, (), shown_images(train, test))
+
+
 def evaluated_images(train: Source, test: Source | None, settings: EvalSettings) -> Images:
     """Bank and queries; of a training source without classes, its images alone.
 
     Raises:
         ValueError: as `split_labelled`.
     """
-    sides = split_labelled(train, test)
+    sides, shown = split_labelled(train, test), shown_images(train, test)
     if sides is None:
-        return Images(train.name, ((train, list(range(len(train)))),), ("no classes: neither k-NN nor linear probe",))
+        every = (train, list(range(len(train))))
+        return Images(train.name, (every,), shown, ("no classes: neither k-NN nor linear probe",))
     remarks, chosen = [], []
     if sides[0][0] is sides[1][0]:
         remarks.append("no test split of its own: a tenth of the images is held out, and not among the neighbours")
@@ -144,7 +166,7 @@ def evaluated_images(train: Source, test: Source | None, settings: EvalSettings)
                 f"{len(picked):,} of {count(len(rows), f'{what} image')} drawn: others may give other numbers"
             )
         chosen.append((source, picked))
-    return Images(train.name, tuple(chosen), tuple(remarks))
+    return Images(train.name, tuple(chosen), shown, tuple(remarks))
 
 
 def evaluate_knn(bench: Bench) -> Result:
@@ -185,7 +207,7 @@ def evaluate_linear(bench: Bench) -> Result:
 
 def evaluate_correspondence(bench: Bench) -> Result:
     """Whether regions find themselves in another view, for every network but raw pixels: a row for each of `PAIRS`."""
-    source, settings, numbers = bench.images.sides[-1][0], bench.settings, {}
+    (source, split), settings, numbers = bench.images.shown, bench.settings, {}
     for name, model in bench.networks.items():
         if isinstance(model, RawPixels):
             continue
@@ -207,7 +229,8 @@ def evaluate_correspondence(bench: Bench) -> Result:
         f"published: {eval_transform(size)}; the second view mirrored, colors jittered (4 times of 5) and gray. "
         f"crops: two of 40 to 80 % at {size} x {size} px, colors kept, the second mirrored half of the times"
     )
-    return Result("correspondence", source.name, 0, found.images, 0, transform, {"seed": settings.seed}, numbers)
+    data = f"{source.name}, {split}" if split else source.name
+    return Result("correspondence", data, 0, found.images, 0, transform, {"seed": settings.seed}, numbers)
 
 
 def evaluate_health(bench: Bench) -> Result:

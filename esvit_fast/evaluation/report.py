@@ -20,6 +20,7 @@ from esvit_fast.evaluation import pictures
 from esvit_fast.evaluation.curves import Metrics, charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import split_labelled, subset
 from esvit_fast.evaluation.pictures import Models
+from esvit_fast.evaluation.protocols import shown_images
 from esvit_fast.evaluation.result import Result
 from esvit_fast.evaluation.style import CSS
 from esvit_fast.evaluation.svg import Bar, Mark, bar_chart
@@ -58,7 +59,7 @@ def write_report(
     run_dir, models = Path(run_dir), Models(untrained, model)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     environment = _read_json(run_dir / "environment.json")
-    shown = test_source if test_source is not None else source
+    shown = shown_images(source, test_source).source
     images = pictures.readable(shown, range(len(shown)), IMAGES)
     if not images:
         raise ValueError(f"source={shown.name!r}: none of the images tried can be read; check that the files are whole")

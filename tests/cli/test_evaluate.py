@@ -170,3 +170,20 @@ def test_a_source_that_has_no_test_split_holds_images_out_as_training_does(capsy
     assert evaluated(capsys, "correspondence", tmp_path / "run")["queries"] == 20
     assert call(capsys, "report", tmp_path / "run")[0] == 0
     assert rule[1:] in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_correspondence_is_judged_on_test_images_whatever_their_classes(capsys, run, tmp_path):
+    """Each is named in the result; the training images are broken, or the test images where these must not be read."""
+    plain = images(tmp_path / "plain", ("train", "test"), each=5)
+    others = images(tmp_path / "others" / "train", ("a", "b"), each=5).parent
+    images(others / "test", ("c", "d"), each=4)
+    for data, count in ((plain, 5), (others, 8)):
+        for file in (data / "train").rglob("*.png"):
+            file.write_bytes(b"no image")
+        found = evaluated(capsys, "correspondence", run, "--data", data)
+        assert (found["queries"], found["data"]) == (count, f"{data}, test split")
+    lone = images(tmp_path / "lone" / "train", ("a", "b"), each=3).parent
+    assert evaluated(capsys, "correspondence", run, "--data", lone)["data"] == f"{lone}, training split"
+    bare = images(tmp_path / "bare", ("a",), each=1)
+    found = evaluated(capsys, "correspondence", run, "--data", bare)
+    assert (found["queries"], found["data"]) == (1, str(bare))

@@ -18,6 +18,7 @@ from esvit_fast.evaluation.health import feature_health
 from esvit_fast.evaluation.knn import knn
 from esvit_fast.evaluation.linear import linear_probe
 from esvit_fast.evaluation.pictures import crops, overlay, readable
+from esvit_fast.evaluation.protocols import Bench, evaluate_correspondence, evaluated_images, shown_images
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
@@ -177,6 +178,15 @@ def test_evaluation_without_classes_has_no_accuracies():
     results = evaluate(ArraySource(noise_images(12)), None)
     assert list(results) == ["correspondence", "health"]
     assert "no classes" in results["health"].remarks[0]
+
+
+def test_correspondence_and_pictures_of_unlabelled_images_are_those_of_the_test_split():
+    train, test = ArraySource(noise_images(12), broken=range(12)), ArraySource(noise_images(7, seed=1), name="held")
+    images = evaluated_images(train, test, EvalSettings())
+    assert images.shown == (test, "test split") and images.sides[0][0] is train
+    found = evaluate_correspondence(Bench({"trained": TinyModel(patch=2)}, images, EvalSettings(), AUGMENT))
+    assert (found.queries, found.data) == (7, "held, test split")
+    assert shown_images(train, None) == (train, "training split") and shown_images(train, train) == (train, "")
 
 
 def test_classes_are_the_same_by_name_and_a_new_one_of_the_test_split_counts_as_wrong():
