@@ -65,7 +65,7 @@ class CorrespondenceAccuracy(NamedTuple):
     near: float
     """Percent matched at most one region away, diagonals included."""
     distance: float
-    """Mean distance in regions."""
+    """Mean distance in regions, of all regions that both views show; the published mean is of the pairs of `top10`."""
     chance: float
     """Percent of exact matches that choosing at random would give."""
     regions: int
@@ -208,16 +208,16 @@ def correspondence_accuracy(
             image = source.image(index)
         except CorruptImage as error:
             log.warning("image %d (%s) is left out: %s", index, error.path, error.why)
-            continue
-        found = match_pair(model, PAIRS[views](image, size, seed, index), augment, device)
-        both = found.truth >= 0
-        distances.append(found.distance[both])
-        reach.append(chebyshev(found)[both])
-        if both.any():
-            first = found.similarity[both].argsort(descending=True, stable=True)[:TOP]
-            best.append((reach[-1][first] == 0).double().mean())
-        chances.append(torch.full((int(both.sum()),), 1 / (found.grid_b[0] * found.grid_b[1])))
-        seen += 1
+        else:
+            found = match_pair(model, PAIRS[views](image, size, seed, index), augment, device)
+            both = found.truth >= 0
+            distances.append(found.distance[both])
+            reach.append(chebyshev(found)[both])
+            if both.any():
+                first = found.similarity[both].argsort(descending=True, stable=True)[:TOP]
+                best.append((reach[-1][first] == 0).double().mean())
+            chances.append(torch.full((int(both.sum()),), 1 / (found.grid_b[0] * found.grid_b[1])))
+            seen += 1
         if progress:
             progress(done, len(indices))
     distance, steps = torch.cat(distances or [torch.empty(0)]), torch.cat(reach or [torch.empty(0)])

@@ -112,7 +112,7 @@ class Bench:
             numbers,
             (
                 *self.images.remarks,
-                *_unread(seen),
+                *_unread(sum(len(side.failures) for side in seen)),
                 *(() if bank is None else self._unseen(bank, queries)),
             ),
         )
@@ -161,10 +161,7 @@ def evaluated_images(train: Source, test: Source | None, settings: EvalSettings)
         remarks.append("no test split of its own: a tenth of the images is held out, and not among the neighbours")
     for what, limit, (source, rows) in zip(("training", "test"), (settings.bank, settings.queries), sides, strict=True):
         picked = [rows[i] for i in subset(len(rows), limit)]
-        if len(picked) < len(rows):
-            remarks.append(
-                f"{len(picked):,} of {count(len(rows), f'{what} image')} drawn: others may give other numbers"
-            )
+        remarks += _drawn(len(picked), len(rows), f"{what} image")
         chosen.append((source, picked))
     return Images(train.name, tuple(chosen), shown, tuple(remarks))
 
@@ -208,6 +205,7 @@ def evaluate_linear(bench: Bench) -> Result:
 def evaluate_correspondence(bench: Bench) -> Result:
     """Whether regions find themselves in another view, for every network but raw pixels: a row for each of `PAIRS`."""
     (source, split), settings, numbers = bench.images.shown, bench.settings, {}
+    rows = subset(len(source), settings.pair_images)
     for name, model in bench.networks.items():
         if isinstance(model, RawPixels):
             continue
@@ -219,7 +217,7 @@ def evaluate_correspondence(bench: Bench) -> Result:
                 augment=bench.augment,
                 views=views,
                 size=size,
-                images=settings.pair_images,
+                indices=rows,
                 seed=settings.seed,
                 device=bench.device,
                 progress=bench.reporter(f"{name}, correspondence, {views}"),
@@ -230,7 +228,9 @@ def evaluate_correspondence(bench: Bench) -> Result:
         f"crops: two of 40 to 80 % at {size} x {size} px, colors kept, the second mirrored half of the times"
     )
     data = f"{source.name}, {split}" if split else source.name
-    return Result("correspondence", data, 0, found.images, 0, transform, {"seed": settings.seed}, numbers)
+    said = {"pair_images": settings.pair_images, "seed": settings.seed}
+    remarks = (*_drawn(len(rows), len(source), "image"), *_unread(len(rows) - found.images))
+    return Result("correspondence", data, 0, found.images, 0, transform, said, numbers, remarks)
 
 
 def evaluate_health(bench: Bench) -> Result:
@@ -245,8 +245,12 @@ def _part(features: Features) -> Features:
     return Features(features.features[rows].clone(), features.labels[rows], failures=features.failures)
 
 
-def _unread(sides: list[Features]) -> list[str]:
-    if not (lost := sum(len(side.failures) for side in sides)):
+def _drawn(taken: int, of: int, noun: str) -> list[str]:
+    return [f"{taken:,} of {count(of, noun)} drawn: others may give other numbers"] if taken < of else []
+
+
+def _unread(lost: int) -> list[str]:
+    if not lost:
         return []
     return [f"{count(lost, 'image')} could not be read and {'is' if lost == 1 else 'are'} left out"]
 

@@ -11,14 +11,20 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
-from esvit_fast.evaluation.correspondence import correspondence_accuracy
+from esvit_fast.evaluation.correspondence import PAIRS, correspondence_accuracy
 from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import extract_features, split_labelled, subset
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.evaluation.knn import knn
 from esvit_fast.evaluation.linear import linear_probe
 from esvit_fast.evaluation.pictures import crops, overlay, readable
-from esvit_fast.evaluation.protocols import Bench, evaluate_correspondence, evaluated_images, shown_images
+from esvit_fast.evaluation.protocols import (
+    Bench,
+    evaluate_correspondence,
+    evaluated_images,
+    pictured_images,
+    shown_images,
+)
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
@@ -187,6 +193,24 @@ def test_correspondence_and_pictures_of_unlabelled_images_are_those_of_the_test_
     found = evaluate_correspondence(Bench({"trained": TinyModel(patch=2)}, images, EvalSettings(), AUGMENT))
     assert (found.queries, found.data) == (7, "held, test split")
     assert shown_images(train, None) == (train, "training split") and shown_images(train, train) == (train, "")
+
+
+def test_correspondence_says_what_it_hangs_on():
+    source, seen = ArraySource(noise_images(9), name="flat"), []
+    source.broken = {subset(9, 6)[-1]}
+    images, settings = pictured_images(source, source), EvalSettings(pair_images=6, seed=3)
+    result = evaluate_correspondence(
+        Bench({"trained": TinyModel(patch=2)}, images, settings, AUGMENT, progress=lambda *at: seen.append(at))
+    )
+    assert result.queries == 5 and result.settings == {"pair_images": 6, "seed": 3}
+    assert result.remarks == (
+        "6 of 9 images drawn: others may give other numbers",
+        "1 image could not be read and is left out",
+    )
+    assert seen == [(f"trained, correspondence, {views}", n, 6) for views in PAIRS for n in range(1, 7)]
+    whole = dataclasses.replace(settings, pair_images=0)
+    source.broken = set()
+    assert not evaluate_correspondence(Bench({"trained": TinyModel(patch=2)}, images, whole, AUGMENT)).remarks
 
 
 def test_classes_are_the_same_by_name_and_a_new_one_of_the_test_split_counts_as_wrong():
