@@ -140,13 +140,18 @@ def check_k(k: int, size: int) -> None:
         )
 
 
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless votes can be weighted with this temperature."""
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be greater than 0; the published value is 0.07")
+
+
 def _check(bank: Features, queries: Features, k: Sequence[int], temperature: float) -> None:
     if not k:
         raise ValueError("k=() names no number of neighbours; pass at least one, such as 20")
     for n in k:
         check_k(n, len(bank.labels))
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be greater than 0; the published value is 0.07")
+    check_temperature(temperature)
     if bank.features.shape[1] != queries.features.shape[1]:
         raise ValueError(
             f"queries have {queries.features.shape[1]} features but the bank has {bank.features.shape[1]}; "

@@ -174,7 +174,7 @@ def evaluate_knn(bench: Bench) -> Result:
     """
     given, numbers = bench.settings.k, {}
     if given is not None:
-        for n in given or (0,):
+        for n in given:
             check_k(n, len(bench.images.sides[0][1]))
     for name in bench.networks:
         sides = bench.features(name)
@@ -188,8 +188,15 @@ def evaluate_knn(bench: Bench) -> Result:
 
 
 def evaluate_linear(bench: Bench) -> Result:
-    """A linear probe of every network that has blocks."""
+    """A linear probe of every network that has blocks.
+
+    Raises:
+        ValueError: a network has fewer blocks than are asked for, or as `linear_probe`.
+    """
     numbers, settings = {}, bench.settings
+    for model in bench.networks.values():
+        if settings.blocks and hasattr(model, "check_blocks"):
+            model.check_blocks(settings.blocks)
     for name, model in bench.networks.items():
         if isinstance(model, RawPixels):
             continue

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esvit_fast.evaluation.knn import check_temperature
+
 HEADLINE_K = 20
 """The number of neighbours whose accuracy stands for k-NN where one number must do."""
 K = (10, HEADLINE_K, 100, 200)
@@ -29,7 +31,7 @@ class EvalSettings:
     temperature: float = 0.07
     """Of the neighbours' votes."""
     blocks: int = 4
-    """Last blocks whose pooled tokens the linear probe reads, as published."""
+    """Last blocks whose pooled tokens the linear probe reads, as published; 0: the pooled output of the model."""
     epochs: int = 100
     """Of the linear probe."""
     seed: int = 0
@@ -43,8 +45,14 @@ class EvalSettings:
         for name in ("bank", "queries", "pair_images"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more; 0 takes all images")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size={self.size} must be 1 or more pixels")
+        if self.blocks < 0:
+            raise ValueError(f"blocks={self.blocks} must be 0 or more; the published value is 4")
+        for name, unit in {"size": " pixels", "epochs": "", "batch_size": " images"}.items():
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more{unit}")
+        if self.k is not None and min(self.k, default=0) < 1:
+            raise ValueError(f"k={min(self.k, default=())} must be 1 or more; the published ones are {_short(K)}")
+        check_temperature(self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,12 +182,16 @@ class SwinTransformer(NotScripted, nn.Module):
         Raises:
             ValueError: there are not so many blocks.
         """
-        total = sum(len(stage.blocks) for stage in self.layers)
-        if not 1 <= blocks <= total:
-            raise ValueError(f"blocks={blocks} must lie between 1 and {total}, the number of blocks")
+        self.check_blocks(blocks)
         last = len(self.layers) - 1
         pooled = [(self.norm(x) if stage == last else x).mean((1, 2)) for stage, _, x in self._walk(images)]
         return pooled[-blocks:]
+
+    def check_blocks(self, blocks: int) -> None:
+        """Raise ValueError unless there are so many blocks, and one at least is asked for."""
+        total = sum(len(stage.blocks) for stage in self.layers)
+        if not 1 <= blocks <= total:
+            raise ValueError(f"blocks={blocks} must lie between 1 and {total}, the number of blocks")
 
     def attention_maps(self, images: Tensor) -> Tensor:
         """Attention that every token of the last block receives, averaged over its window: float32 [B, heads, H, W]."""

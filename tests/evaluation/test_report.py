@@ -21,6 +21,7 @@ from esvit_fast.evaluation.pictures import crops, overlay, readable
 from esvit_fast.evaluation.protocols import (
     Bench,
     evaluate_correspondence,
+    evaluate_linear,
     evaluated_images,
     pictured_images,
     shown_images,
@@ -28,6 +29,7 @@ from esvit_fast.evaluation.protocols import (
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
+from esvit_fast.models import create_model
 
 from .stand_ins import ArraySource, TinyModel, coloured_images, noise_images
 
@@ -163,10 +165,31 @@ def test_a_result_is_that_of_the_functions_by_hand():
         assert {"views": row["views"], **found._asdict()} == row
 
 
-@pytest.mark.parametrize(("name", "value"), [("bank", -1), ("queries", -5), ("pair_images", -2), ("size", 0)])
-def test_settings_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+OUT_OF_RANGE = {
+    "bank": -1,
+    "queries": -5,
+    "pair_images": -2,
+    "size": 0,
+    "temperature": 0,
+    "epochs": 0,
+    "blocks": -1,
+    "batch_size": 0,
+    "k": (5, 0),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_settings_out_of_range(name):
+    value = OUT_OF_RANGE[name]
+    with pytest.raises(ValueError, match=f"^{name}={value if name != 'k' else 0} must be"):
         EvalSettings(**{name: value})
+
+
+def test_a_model_of_fewer_blocks_is_refused_before_images_are_read(monkeypatch):
+    monkeypatch.setattr("esvit_fast.evaluation.protocols.extract_features", lambda *_, **__: pytest.fail("read first"))
+    images, settings = evaluated_images(labelled(20, 0), None, EvalSettings()), EvalSettings(blocks=99)
+    with pytest.raises(ValueError, match="blocks=99 must lie between 1 and 8, the number of blocks"):
+        evaluate_linear(Bench({"trained": create_model("swin_nano_w4")}, images, settings, AUGMENT))
 
 
 def test_images_without_a_label_are_in_neither_side():
