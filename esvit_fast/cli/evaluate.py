@@ -27,11 +27,11 @@ from ..evaluation import (
     pictured_images,
     require_labels,
 )
-from ..evaluation.result import K
+from ..evaluation.result import READS, K
 from ..models import create_model
 from ..models.checkpoint import weights_facts
 from ..training import build_backbone, pick_device
-from .options import Parser
+from .options import Parser, UsageError
 from .task_progress import task_progress
 
 PROTOCOLS = {"knn": evaluate_knn, "linear": evaluate_linear, "correspondence": evaluate_correspondence}
@@ -58,8 +58,7 @@ def eval(argv: Sequence[str]) -> int:
     """Evaluate a run's or a file's backbone."""
     args = _parser().parse_args(argv)
     args.device = pick_device(args.device)
-    chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(EvalSettings) if field.name in args}
-    settings = EvalSettings(**chosen | {"k": None if args.k is None else tuple(args.k)})
+    settings = _settings(args)
     networks, data = _subject(args)
     train = open_source(data.source, "train", data.max_megapixels)
     test = open_test(data.source, data.max_megapixels)
@@ -74,9 +73,21 @@ def eval(argv: Sequence[str]) -> int:
         print(json.dumps(result.tree(), indent=1))
     else:
         show(Console(), result)
-    if args.weights.is_dir():
+    if (args.weights / "config.yaml").is_file():
         _keep(args.weights / KEPT, {"weights": weights_facts(args.weights), **result.tree()})
     return 0
+
+
+def _settings(args: argparse.Namespace) -> EvalSettings:
+    """Of the options that were given, all of which the protocol must read."""
+    names = (field.name for field in dataclasses.fields(EvalSettings))
+    chosen = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    for name, value in chosen.items():
+        if name not in READS[args.what]:
+            told = " ".join(map(str, value)) if isinstance(value, list) else value
+            readers = " and ".join(f"`eval {protocol}`" for protocol, names in READS.items() if name in names)
+            raise UsageError(f"{name}={told} is read by {readers}, not by `eval {args.what}`; leave it out")
+    return EvalSettings(**chosen | ({"k": tuple(chosen["k"])} if "k" in chosen else {}))
 
 
 def show(console: Console, result: Result) -> None:
@@ -148,6 +159,6 @@ def _parser() -> Parser:
     }.items():
         value = getattr(_DEFAULTS, name)
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(value), default=value, help=f"{text} (%(default)s)")
+        parser.add_argument(option, type=type(value), help=f"{text} ({value})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser

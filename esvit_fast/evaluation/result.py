@@ -55,6 +55,14 @@ class EvalSettings:
         check_temperature(self.temperature)
 
 
+READS: Mapping[str, tuple[str, ...]] = {
+    "knn": ("bank", "queries", "size", "k", "temperature"),
+    "linear": ("bank", "queries", "size", "blocks", "epochs", "seed"),
+    "correspondence": ("size", "pair_images", "seed"),
+}
+"""The settings that each protocol reads, but for those that change no number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What one protocol gave for one or several networks, and all that the numbers hang on."""

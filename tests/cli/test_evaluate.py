@@ -1,6 +1,7 @@
 """`eval` and `report`: the same numbers from the same defaults, and what they hang on."""
 
 import builtins
+import dataclasses
 import errno
 import json
 import os
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from esvit_fast.cli.evaluate import PROTOCOLS
 from esvit_fast.config import load_config, save_config
 from esvit_fast.data import open_source
-from esvit_fast.evaluation import extract_features, knn
+from esvit_fast.evaluation import Bench, EvalSettings, evaluated_images, extract_features, knn, pictured_images
+from esvit_fast.evaluation.result import READS
 from esvit_fast.models import create_model
 from tests.training.runs import small, start, with_data
 
@@ -187,3 +190,42 @@ def test_correspondence_is_judged_on_test_images_whatever_their_classes(capsys, 
     bare = images(tmp_path / "bare", ("a",), each=1)
     found = evaluated(capsys, "correspondence", run, "--data", bare)
     assert (found["queries"], found["data"]) == (1, str(bare))
+
+
+def test_an_option_that_the_protocol_does_not_read_is_refused(capsys, run):
+    for protocol, options in {
+        "knn": ("--blocks 2", "--epochs 100", "--seed 0", "--pair-images 9"),
+        "linear": ("--temperature 0.07", "--k 5 10"),
+        "correspondence": ("--k 5", "--bank 9", "--queries 3"),
+    }.items():
+        for option in options:
+            message = fails(capsys, "eval", protocol, run, *option.split())
+            assert f"{option.replace(' ', '=', 1)} is read by `eval " in message
+            assert f"not by `eval {protocol}`; leave it out" in message
+    assert "by `eval linear` and `eval correspondence`" in fails(capsys, "eval", "knn", run, "--seed", "0")
+
+
+@pytest.mark.parametrize("protocol", READS)
+def test_what_a_protocol_is_said_to_read_is_what_it_reads(protocol):
+    read = set()
+
+    class Watched(EvalSettings):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    settings, source = Watched(), open_source("sample:30")
+    read.clear()
+    images = pictured_images(source, None) if protocol == "correspondence" else evaluated_images(source, None, settings)
+    bench = Bench({"trained": create_model("swin_nano_w4")}, images, settings, small().data.augment)
+    PROTOCOLS[protocol](bench)
+    names = {field.name for field in dataclasses.fields(EvalSettings)}
+    assert read & names - {"batch_size"} == set(READS[protocol])
+
+
+def test_results_are_kept_in_runs_alone(capsys, run, tmp_path):
+    (tmp_path / "weights").mkdir()
+    shutil.copy(run / "model.safetensors", tmp_path / "weights")
+    data = ("--data", run.parent / "data", "--k", "5")
+    assert evaluated(capsys, "knn", tmp_path / "weights", *data)["bank"] == 18
+    assert [file.name for file in (tmp_path / "weights").iterdir()] == ["model.safetensors"]
