@@ -148,7 +148,7 @@ def _header(title: str, metrics: Metrics, environment: Mapping[str, Any], source
         "training time": duration(seconds),
         "images per second": f"{samples / seconds:,.0f}" if seconds > 0 else "unknown",
         "batch": f"{config.train.batch_size}",
-        "precision": config.train.precision,
+        "precision": _precision(config, environment),
         "device": str(environment.get("device", config.train.device)),
         "seed": f"{config.train.seed}",
     }
@@ -157,6 +157,12 @@ def _header(title: str, metrics: Metrics, environment: Mapping[str, Any], source
         f'<header><p class="kicker">esvit_fast &middot; pretraining report</p><h1>{escape(title)}</h1>'
         f'<p class="lead">{escape(lead)}</p><dl class="facts">{items}</dl></header>'
     )
+
+
+def _precision(config: Config, environment: Mapping[str, Any]) -> str:
+    """In which the run ran: its settings say it, unless they are from before what auto became was kept."""
+    asked = config.train.precision
+    return asked if asked != "auto" else str(environment.get("precision", "auto; what that became was not kept"))
 
 
 def _warnings(metrics: Metrics) -> str:

@@ -324,6 +324,21 @@ def test_report_without_classes_says_so(tmp_path):
     assert "raw pixels" not in text
 
 
+def test_the_precision_is_the_one_that_ran(tmp_path):
+    source, folder = labelled(12, 0), run_folder(tmp_path)
+    arguments = {"model": TinyModel(), "untrained": TinyModel(), "source": source, "test_source": None}
+    kept = {"precision": "auto is bf16, as it is fast here"}
+    for asked, environment, told in (
+        ("fp32", kept, "fp32"),
+        ("auto", kept, kept["precision"]),
+        ("auto", {}, "auto; what that became was not kept"),
+    ):
+        config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, precision=asked))
+        (folder / "environment.json").write_text(json.dumps(environment))
+        page = check(write_report(folder, config=config, evaluation=None, **arguments))[0]
+        assert f"<dt>precision</dt><dd>{told}</dd>" in page
+
+
 def test_report_without_an_evaluation_says_so(tmp_path):
     source = labelled(12, 0)
     arguments = {"source": source, "test_source": None, "config": CONFIG, "evaluation": None}
