@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,8 @@ class StandIn:
     """A callable in a module's `__dict__` that hides the method of the same name.
 
     It is no bound method: those cannot be pickled under another name. A copy of the module, and a replica that
-    `nn.DataParallel` makes of it, have a copy that calls the copied module.
+    `nn.DataParallel` makes of it, have a copy that calls the copied module. Its module holds it and not the other way
+    round, so that a patched model is freed when the last reference to it goes, without the cycle collector.
 
     Args:
         module: whose method is hidden.
@@ -23,7 +26,31 @@ class StandIn:
     """
 
     def __init__(self, module: nn.Module, kind: str, method: str):
-        self.module, self.kind, self.method = module, kind, method
+        self._owner, self.kind, self.method = weakref.ref(module), kind, method
+
+    @property
+    def module(self) -> nn.Module:
+        """Whose method is hidden.
+
+        Raises:
+            ReferenceError: it is gone.
+        """
+        module = self._owner()
+        if module is None:
+            raise ReferenceError(
+                f"the {self.kind} whose {self.method} this is has been freed; keep its model, or copy it by deepcopy"
+            )
+        return module
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"module": self.module}
+        del state["_owner"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        self._owner = weakref.ref(state.pop("module"))
+        vars(self).update(state)
 
     def __call__(self, *args, **kwargs):
         """What the method does."""
@@ -46,7 +73,7 @@ class StandIn:
         """What `nn.DataParallel` calls; a replica shares the `__dict__`'s values with its module."""
         replica = type(self.module)._replicate_for_data_parallel(self.module)
         mine = type(self).__new__(type(self))
-        vars(mine).update(vars(self), module=replica)
+        mine.__setstate__(self.__getstate__() | {"module": replica})
         mine.install()
         return replica
 

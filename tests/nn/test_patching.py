@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -87,6 +89,39 @@ def test_a_copy_calls_itself(kind):
     assert not torch.allclose(first(twin(x)), expected)
     unpatch_model(twin)
     assert stands_in(block_of(model)).module is block_of(model)
+
+
+def test_a_patched_model_is_freed_by_its_last_reference(kind):
+    """Also its copies and replicas, without the cycle collector: GPU memory must not wait for that."""
+    kept = gc.isenabled()
+    model, x = make(kind)
+    plain = [weakref.ref(module) for module in copy.deepcopy(model).modules()]
+    assert not any(ref() for ref in plain)
+    patch_model(model)
+    with torch.no_grad():
+        model(x)
+    made = [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    made.append(block_of(model)._replicate_for_data_parallel())
+    refs = [weakref.ref(module) for each in made for module in each.modules()]
+    gc.collect()
+    gc.disable()
+    try:
+        del model, made
+        assert not [type(ref()).__name__ for ref in refs if ref() is not None]
+    finally:
+        if kept:
+            gc.enable()
+
+
+def test_what_is_left_of_a_freed_module_says_so():
+    model, _ = patched("timm Swin")
+    shallow = copy.copy(model.layers[0].blocks[0].mlp.fc1)
+    x = torch.zeros(1, shallow.in_features)
+    assert torch.equal(shallow(x), model.layers[0].blocks[0].mlp.fc1(x))
+    del model
+    gc.collect()
+    with pytest.raises(ReferenceError, match="has been freed; keep its model, or copy it by deepcopy"):
+        shallow(x)
 
 
 def test_a_patched_model_can_be_pickled(kind):
