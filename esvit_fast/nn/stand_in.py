@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as modules
 
 
 @torch.jit.ignore  # whoever scripts the module compiles the method of its class
@@ -94,4 +95,20 @@ def stand_in_of(module: nn.Module) -> StandIn | None:
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its class's forward, or what stands in for that."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(map(len, hooks)) or not isinstance(vars(module).get("forward"), StandIn | None)
+    return any(map(len, hooks)) or hooks_of_all() or not isinstance(vars(module).get("forward"), StandIn | None)
+
+
+def hooks_of_all() -> bool:
+    """Whether hooks of all modules are registered, but for torch's own that only note which module runs."""
+    every = (
+        modules._global_forward_hooks,
+        modules._global_forward_pre_hooks,
+        modules._global_backward_hooks,
+        modules._global_backward_pre_hooks,
+    )
+    found = (hook for hooks in every if hooks for hook in hooks.values())
+    return any(getattr(hook, "__module__", None) != _NOTES for hook in found)
+
+
+_NOTES = "torch.utils.module_tracker"
+"""Of `FlopCounterMode`, which is to count what the operators do."""

@@ -73,6 +73,16 @@ def test_hooks_that_change_what_it_gives_are_respected():
     assert all(map(torch.equal, ours, plain))
 
 
+def test_hooks_of_all_modules_see_each_call_once():
+    norm, x, seen = nn.LayerNorm(4), torch.randn(3, 4, requires_grad=True), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        through(norm, x, lambda y: nn.functional.linear(y, torch.eye(4))).sum().backward()
+    finally:
+        handle.remove()
+    assert seen == [norm]
+
+
 def test_functional_derivatives():
     first, then, x = layers(torch.float64)
     found = torch.func.grad(lambda x: through(first, x, then).square().sum())(x.detach())

@@ -38,9 +38,9 @@ def patch_model(model: nn.Module, *, linears: bool = True) -> Report:
     of it is tried on a small map beside the original; a block that computes something else is left alone.
 
     A patched block runs its original method, with one warning, for calls that the operator cannot serve: attention
-    dropout above 0 while training, attention weights asked for, hooks on modules that the operator passes by. What
-    torch.compile makes of it does not warn. Where a block always returns its attention weights, as EsViT's does, it
-    returns None in their place.
+    dropout above 0 while training, attention weights asked for, hooks on modules that the operator passes by, or on all
+    modules. What torch.compile makes of it does not warn. Where a block always returns its attention weights, as
+    EsViT's does, it returns None in their place.
 
     Where a block was patched, every `torch.nn.Linear` of the model, which stays one, computes float32 on a CPU by
     `esvit_fast.ops.linear`; no other call changes, and what looks for linear layers, as quantization and adapters do,

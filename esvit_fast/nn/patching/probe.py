@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..stand_in import original
+from ..stand_in import hooks_of_all, original
 from .planned import Calls
 from .redirect import Family
 
@@ -25,6 +25,8 @@ def disagreement(module: nn.Module, family: Family, calls: Calls) -> str | None:
     tensors = [*module.parameters(), *module.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         return "it has no weights yet (meta device); patch it once they are loaded"
+    if hooks_of_all():  # they may change what it gives, and it would be tried against itself
+        return "hooks of all modules are registered, with which it cannot be tried; patch it before them"
     device = tensors[0].device.type
     try:
         twin = _twin(module)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...ops._plan import exported, transformed
 from ..linear import linear
-from ..stand_in import StandIn, has_hooks
+from ..stand_in import StandIn, has_hooks, hooks_of_all
 from .planned import Call
 
 
@@ -59,6 +59,8 @@ def _unserved(args: tuple) -> str | None:
     """Why the operator cannot take the call, whatever the family, or None."""
     if any(isinstance(x, torch.fx.Proxy) for x in args):
         return "torch.fx traces it, and what it makes of it runs without patches"
+    if hooks_of_all():
+        return "hooks of all modules are registered, and the operator passes some modules by"
     return "the operator has reverse-mode derivatives only, and no torch.func transforms" if transformed() else None
 
 
