@@ -11,25 +11,16 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
-from esvit_fast.evaluation.correspondence import PAIRS, correspondence_accuracy
+from esvit_fast.evaluation.correspondence import correspondence_accuracy
 from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import extract_features, split_labelled, subset
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.evaluation.knn import knn
 from esvit_fast.evaluation.linear import linear_probe
 from esvit_fast.evaluation.pictures import crops, overlay, readable
-from esvit_fast.evaluation.protocols import (
-    Bench,
-    evaluate_correspondence,
-    evaluate_linear,
-    evaluated_images,
-    pictured_images,
-    shown_images,
-)
 from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
-from esvit_fast.models import create_model
 
 from .stand_ins import ArraySource, TinyModel, coloured_images, noise_images
 
@@ -165,33 +156,6 @@ def test_a_result_is_that_of_the_functions_by_hand():
         assert {"views": row["views"], **found._asdict()} == row
 
 
-OUT_OF_RANGE = {
-    "bank": -1,
-    "queries": -5,
-    "pair_images": -2,
-    "size": 0,
-    "temperature": 0,
-    "epochs": 0,
-    "blocks": -1,
-    "batch_size": 0,
-    "k": (5, 0),
-}
-
-
-@pytest.mark.parametrize("name", OUT_OF_RANGE)
-def test_settings_out_of_range(name):
-    value = OUT_OF_RANGE[name]
-    with pytest.raises(ValueError, match=f"^{name}={value if name != 'k' else 0} must be"):
-        EvalSettings(**{name: value})
-
-
-def test_a_model_of_fewer_blocks_is_refused_before_images_are_read(monkeypatch):
-    monkeypatch.setattr("esvit_fast.evaluation.protocols.extract_features", lambda *_, **__: pytest.fail("read first"))
-    images, settings = evaluated_images(labelled(20, 0), None, EvalSettings()), EvalSettings(blocks=99)
-    with pytest.raises(ValueError, match="blocks=99 must lie between 1 and 8, the number of blocks"):
-        evaluate_linear(Bench({"trained": create_model("swin_nano_w4")}, images, settings, AUGMENT))
-
-
 def test_images_without_a_label_are_in_neither_side():
     train, test = labelled(20, 0), labelled(6, 1, "test")
     train.labels[3] = train.labels[7] = test.labels[0] = -1
@@ -207,33 +171,6 @@ def test_evaluation_without_classes_has_no_accuracies():
     results = evaluate(ArraySource(noise_images(12)), None)
     assert list(results) == ["correspondence", "health"]
     assert "no classes" in results["health"].remarks[0]
-
-
-def test_correspondence_and_pictures_of_unlabelled_images_are_those_of_the_test_split():
-    train, test = ArraySource(noise_images(12), broken=range(12)), ArraySource(noise_images(7, seed=1), name="held")
-    images = evaluated_images(train, test, EvalSettings())
-    assert images.shown == (test, "test split") and images.sides[0][0] is train
-    found = evaluate_correspondence(Bench({"trained": TinyModel(patch=2)}, images, EvalSettings(), AUGMENT))
-    assert (found.queries, found.data) == (7, "held, test split")
-    assert shown_images(train, None) == (train, "training split") and shown_images(train, train) == (train, "")
-
-
-def test_correspondence_says_what_it_hangs_on():
-    source, seen = ArraySource(noise_images(9), name="flat"), []
-    source.broken = {subset(9, 6)[-1]}
-    images, settings = pictured_images(source, source), EvalSettings(pair_images=6, seed=3)
-    result = evaluate_correspondence(
-        Bench({"trained": TinyModel(patch=2)}, images, settings, AUGMENT, progress=lambda *at: seen.append(at))
-    )
-    assert result.queries == 5 and result.settings == {"pair_images": 6, "seed": 3}
-    assert result.remarks == (
-        "6 of 9 images drawn: others may give other numbers",
-        "1 image could not be read and is left out",
-    )
-    assert seen == [(f"trained, correspondence, {views}", n, 6) for views in PAIRS for n in range(1, 7)]
-    whole = dataclasses.replace(settings, pair_images=0)
-    source.broken = set()
-    assert not evaluate_correspondence(Bench({"trained": TinyModel(patch=2)}, images, whole, AUGMENT)).remarks
 
 
 def test_classes_are_the_same_by_name_and_a_new_one_of_the_test_split_counts_as_wrong():
