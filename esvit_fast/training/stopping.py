@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from _thread import interrupt_main
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -14,15 +16,19 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from ..text import counted
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE = 3.0
 """Seconds in which a process that is told for the second time may end by itself; one that waits for another cannot."""
+_ONCE = 1.0
+"""Seconds in which the same signal is the same request: a supervisor tells the process, and its group as well."""
 
 
 class StopRequest:
     """While entered, SIGTERM and Ctrl-C are noted instead of ending the process; a second one ends it at once.
 
-    Both are answered at once, and the second ends it also while it is in the midst of a long operation, or waits for
+    The same one again within a second is no second one. Both are answered at once, and the second ends it also while it is in the midst of a long operation, or waits for
     another rank.
 
     Args:
@@ -36,7 +42,7 @@ class StopRequest:
         self.signal: int | None = None
         self._losing = losing
         self._previous: dict[int, object] = {}
-        self._left = threading.Event()
+        self._left, self._again = threading.Event(), False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -59,27 +65,37 @@ class StopRequest:
             self._mouth.close()  # which ends the thread
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._again:
+            raise KeyboardInterrupt
         self.signal = number
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
     def _listen(self, ears: socket.socket) -> None:
         """Hear of signals when they come, while the main thread hears of them when it comes back from an operation."""
-        told = 0
+        first, first_at = None, 0.0
         with ears:
             while heard := ears.recv(64):
                 for number in heard:
                     if number not in _SIGNALS:
                         continue
-                    told += 1
-                    if told == 1:
+                    if first is None:
+                        first, first_at = number, time.monotonic()
                         self._say()
-                    elif not self._left.wait(_GRACE):
-                        os._exit(128 + number)
+                    elif number != first or time.monotonic() - first_at >= _ONCE:
+                        self._end(number)
+
+    def _end(self, number: int) -> None:
+        """End the process by a second signal; Ctrl-C lets it leave the terminal and its folder in order first."""
+        if number == signal.SIGINT:
+            self._again = True
+            interrupt_main(number)
+            if self._left.wait(_GRACE):
+                return
+        os._exit(128 + number)
 
     def _say(self) -> None:
         if self._losing is not None:
             steps = self._losing()
-            lost = f"{steps:,} step{'s' * (steps > 1)}" if steps else "nothing but this step"
+            lost = counted(steps, "step") if steps else "nothing but this step"
             with suppress(OSError):  # the terminal may be what has gone
                 print(f"stopping after this step; again to stop now, losing {lost}", file=sys.stderr, flush=True)
 
