@@ -14,7 +14,10 @@ from torch import Tensor
 
 from ..config import Config, ConfigError, TrainConfig
 from ..launcher import end_with_launcher
-from .meeting import Place, meet, place
+from .meeting import Place, join, meet, place
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits in a collective operation for another one, which may be measuring."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,15 @@ def setup_distributed(device: str = "auto") -> Ranks:
 
 def _join(backend: str, store: dist.Store, here: Place, **options: Any) -> None:
     """Make the group of all ranks of this start."""
-    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, **options)
+
+    def make() -> None:
+        if "device_id" in options:
+            torch.cuda.set_device(options["device_id"])  # each thread has its own
+        dist.init_process_group(
+            backend, store=store, rank=here.rank, world_size=here.world_size, timeout=TIMEOUT, **options
+        )
+
+    join(make, here)
 
 
 def _no_meeting(here: Place, error: Exception) -> str:
@@ -190,7 +201,7 @@ def is_loss_of_a_rank(error: BaseException) -> bool:
 def loss_of_a_rank(error: BaseException) -> str:
     """What to say of such an error."""
     if "Timed out" in str(error):
-        return "another rank has not answered for 30 minutes, and so this one ends; see what became of it"
+        return f"another rank has not answered for {TIMEOUT.seconds // 60} minutes, and so this one ends; see why there"
     return "another rank has ended, and so this one does; why is said above, or by what started them"
 
 

@@ -8,17 +8,22 @@ import platform
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch.distributed as dist
 
 SECONDS = 120.0
 """How long ranks wait for each other at first; the environment variable ESVIT_FAST_MEETING_SECONDS changes it."""
-_KNOWN = 10.0  # in which a name must be found, and a machine find itself
+_KNOWN = 10.0  # in which a name must be found, unless it is said how long, and a machine find itself
 _AGENT = 5.0  # in which torchrun's store answers, which was there first
 _POLL = 0.05
 _PREFIX = "restart"
+_LONGER = "let ranks wait longer (ESVIT_FAST_MEETING_SECONDS)"
+_T = TypeVar("_T")
 
 
 class Place(NamedTuple):
@@ -103,7 +108,7 @@ def meet(here: Place) -> dist.Store:
     if serves:
         _reach(here, begin + min(_KNOWN, patience), patience)
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+    if not _on_several_nodes():
         store = dist.PrefixStore(f"{_PREFIX} {restart}", store)
         _gather(store, here, begin + patience, patience)
     return store
@@ -111,23 +116,52 @@ def meet(here: Place) -> dist.Store:
 
 def _store(here: Place, serves: bool, seconds: float) -> dist.Store:
     """The store that a rank serves, or joins. It would wait for ever for an answer from somebody who is none."""
-    made: list[dist.Store | dist.DistError] = []
     host, limit = "localhost" if serves else here.host, timedelta(seconds=seconds)
+    return _within(
+        seconds + 1.0,
+        lambda: dist.TCPStore(host, here.port, is_master=serves, timeout=limit, wait_for_workers=False),
+        f"{here}: who answers there is no rank of a run; correct it, or choose a free port",
+    )
 
-    def make() -> None:
+
+def join(make: Callable[[], None], here: Place) -> None:
+    """Make a group of ranks. Those of several nodes have not been counted, and are waited for here.
+
+    Raises:
+        ValueError: not all of them came in time.
+    """
+    if not _on_several_nodes():
+        return make()
+    patience = _patience()
+    _within(
+        patience,
+        make,
+        f"{here}: not all of {here.world_size} ranks came within {patience:g} s, rank {here.rank} did; see why on the "
+        f"other machines, start them, or {_LONGER}",
+    )
+
+
+def _on_several_nodes() -> bool:
+    return os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+
+
+def _within(seconds: float, make: Callable[[], _T], late: str) -> _T:
+    """What a call gives that might never come back; a ValueError when it is late."""
+    made: Future[_T] = Future()
+
+    def call() -> None:
         try:
-            made.append(dist.TCPStore(host, here.port, is_master=serves, timeout=limit, wait_for_workers=False))
-        except dist.DistError as error:
-            made.append(error)
+            made.set_result(make())
+        except (RuntimeError, ValueError, OSError) as error:
+            made.set_exception(error)
 
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    thread.join(seconds + 1.0)
-    if not made:
-        raise ValueError(f"{here}: who answers there is no rank of a run; correct it, or choose a free port")
-    if isinstance(made[0], Exception):
-        raise made[0]
-    return made[0]
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return made.result(seconds)
+    except FutureTimeout:
+        if made.done():
+            raise
+        raise ValueError(late) from None
 
 
 def _refuse_second(here: Place) -> None:
@@ -143,14 +177,19 @@ def _refuse_second(here: Place) -> None:
 
 def _reach(here: Place, until: float, patience: float) -> None:
     """Wait until somebody listens where the ranks meet, quietly, as the store would not."""
-    known = time.monotonic() + min(_KNOWN, patience)
+    said = "ESVIT_FAST_MEETING_SECONDS" in os.environ
+    begin, known = time.monotonic(), patience if said else min(_KNOWN, patience)
     while True:
         try:
             with socket.create_connection((here.host, here.port), timeout=max(0.1, min(3.0, until - time.monotonic()))):
                 return
         except socket.gaierror as error:
-            if time.monotonic() > known:
-                raise ValueError(f"{here}: no machine of that name is known ({error.strerror}); correct it") from None
+            wait = patience if error.errno == socket.EAI_AGAIN else known  # who knows names may not be there yet
+            if time.monotonic() > begin + wait:
+                raise ValueError(
+                    f"{here}: no machine of that name is known after {wait:g} s ({error.strerror}); correct it, or "
+                    f"{_LONGER}"
+                ) from None
         except OSError as error:
             if time.monotonic() > until:
                 raise ValueError(
@@ -195,7 +234,7 @@ def _gather(store: dist.Store, here: Place, until: float, patience: float) -> No
                     store,
                     here,
                     f"{_ranks(away)} of {here.world_size} did not come to {here} within {patience:g} s",
-                    "see why there, start it, or let ranks wait longer (ESVIT_FAST_MEETING_SECONDS)",
+                    f"see why there, start it, or {_LONGER}",
                 )
         time.sleep(_POLL)
 

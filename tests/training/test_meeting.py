@@ -86,10 +86,46 @@ def test_an_address_of_nobody(monkeypatch, rank):
     monkeypatch.setattr(meeting, "_KNOWN", 1.0)
     monkeypatch.setenv("ESVIT_FAST_MEETING_SECONDS", "2")
     (said,) = ranks(Place(rank, rank, 2, "nobody.invalid", 29511))
-    assert "MASTER_ADDR=nobody.invalid MASTER_PORT=29511: no machine of that name is known (" in said
+    assert "MASTER_ADDR=nobody.invalid MASTER_PORT=29511: no machine of that name is known after 2 s (" in said
+    assert said.endswith("; correct it, or let ranks wait longer (ESVIT_FAST_MEETING_SECONDS)")
     (said,) = ranks(Place(rank, rank, 2, "127.0.0.7" if rank else "192.0.2.1", free_port()))
     assert "nobody answers there (" in said and "\n" not in said
     assert ("it must lead to the machine of rank 0, which is this one" in said) == (rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "comes"),
+    [(True, socket.EAI_NONAME, True), (False, socket.EAI_NONAME, False), (False, socket.EAI_AGAIN, True)],
+    ids=["who says so waits for a name", "a wrong name is told soon", "one that cannot be looked up yet is waited for"],
+)
+def test_a_name_that_is_late(monkeypatch, said, code, comes):
+    port, begin = free_port(), time.monotonic()
+    connect = socket.create_connection
+
+    def known_late(address, timeout):
+        if time.monotonic() < begin + 1.5:
+            raise socket.gaierror(code, "not known")
+        return connect(("localhost", port), timeout)
+
+    monkeypatch.setattr(socket, "create_connection", known_late)
+    monkeypatch.setattr(meeting, "_KNOWN", 0.5)
+    if said:
+        monkeypatch.setenv("ESVIT_FAST_MEETING_SECONDS", "20")
+    answers = ranks(*(Place(rank, rank, 2, "localhost", port) for rank in (0, 1)))
+    assert (answers == [None, None]) == comes
+    assert comes or "is known after 0.5 s (not known); correct it, or let ranks wait longer (ESVIT_FAST" in answers[1]
+
+
+def test_a_rank_of_another_node_that_does_not_come_is_waited_for_no_longer_than_asked(monkeypatch):
+    port, begin = free_port(), time.monotonic()
+    names = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    names |= {"GROUP_WORLD_SIZE": 2, "ESVIT_FAST_MEETING_SECONDS": 2}
+    code = "from esvit_fast.training.distributed import setup_distributed; setup_distributed('cpu')"
+    environment = os.environ | {name: str(value) for name, value in names.items()}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and time.monotonic() - begin < 50
+    told = f"ValueError: MASTER_ADDR=localhost MASTER_PORT={port}: not all of 2 ranks came within 2 s, rank 0 did; see "
+    assert done.stderr.splitlines()[-1].startswith(told)
 
 
 def test_somebody_who_is_no_rank(monkeypatch):
