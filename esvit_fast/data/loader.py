@@ -17,7 +17,7 @@ from .device_decode import DeviceDecoder, Jpeg, Jpegs
 from .draws import AUGMENT, CROP, epoch_order, replacements, uniforms
 from .encoded import EncodedSource, Source
 from .multicrop import MultiCrop
-from .workers import Full, answers, check_shared_memory, share, start_worker
+from .workers import Full, answers, check_shared_memory, fitting_workers, local_ranks, share, start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -233,8 +233,16 @@ def make_loader(
     )
     workers = worker_count(config.workers)
     if not on_device:  # else its images are as large as their files
-        micro = batch_size // (world_size * accumulation_steps)
-        check_shared_memory(workers, micro * _crop_bytes(config.crops), held=accumulation_steps)
+        micro = batch_size // (world_size * accumulation_steps) * _crop_bytes(config.crops)
+        if config.workers >= 0:
+            check_shared_memory(workers, micro, held=accumulation_steps)
+        elif (fitting := fitting_workers(workers, micro, held=accumulation_steps)) < workers:
+            if rank == 0:
+                logger.warning(
+                    f"data.workers=-1 is {fitting} instead of {workers}: there is shared memory for no more; give it "
+                    "more (docker run --shm-size 8g)"
+                )
+            workers = fitting
     loader = DataLoader(
         CropDataset(source, config, seed, encoded=on_device),
         batch_sampler=batches,
@@ -276,7 +284,7 @@ def worker_count(workers: int) -> int:
     """Processes of a loader: as given, or for -1 one per core of this rank but one, at most 8."""
     if workers >= 0:
         return workers
-    return max(0, min(8, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(0, min(8, cores() // local_ranks() - 1))
 
 
 def cores() -> int:

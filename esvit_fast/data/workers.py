@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Answers
+
+from ..text import in_bytes
 
 SHARED = Path("/dev/shm")
 """Where Linux keeps memory that processes share."""
@@ -28,6 +33,8 @@ _CALLBACKS = ("weakref.py", "weakrefset.py")
 _END = object()
 _watched: set[BaseProcess] = set()
 _at_once = False
+_before: Any = None
+"""Who was told of the end of processes before this module is."""
 
 
 class WorkerDied(RuntimeError):
@@ -88,31 +95,60 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def check_shared_memory(workers: int, batch_bytes: int, held: int) -> None:
-    """Refuse to begin where the batches that are on their way at a time cannot fit.
+def fitting_workers(workers: int, batch_bytes: int, held: int) -> int:
+    """The most workers, up to a number, for whose batches there is shared memory; 0 need none.
 
     Args:
         workers: processes of a rank, each of which prepares two batches.
         batch_bytes: of one batch.
         held: batches that the training process works on.
+    """
+    free = _free_shared_memory()
+    return next((n for n in range(workers, 0, -1) if _batches(n, held) * batch_bytes <= free), 0)
+
+
+def check_shared_memory(workers: int, batch_bytes: int, held: int) -> None:
+    """Refuse to begin where the batches that are on their way at a time cannot fit.
+
+    Args:
+        workers: as in `fitting_workers`, and so are the others.
 
     Raises:
         SharedMemoryFull: with what is needed and what is there.
     """
-    if not workers or not SHARED.is_dir():
-        return
-    disk = os.statvfs(SHARED)
-    free = disk.f_bavail * disk.f_frsize
-    count = (2 * workers + held) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if disk.f_blocks and free < count * batch_bytes:  # no blocks: no limit
+    if workers and fitting_workers(workers, batch_bytes, held) < workers:
+        count = _batches(workers, held)
         raise SharedMemoryFull(
-            f"data.workers={workers} needs {_mib(count * batch_bytes)} of shared memory for {count} batches, but "
-            f"{SHARED} has {_mib(free)} free; {_REMEDY}"
+            f"data.workers={workers} needs {in_bytes(count * batch_bytes)} of shared memory for {count} batches, but "
+            f"{SHARED} has {in_bytes(_free_shared_memory())} free; {_REMEDY}"
         )
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count >= 10 * 2**20 else f"{count / 2**10:,.0f} KiB"
+def _batches(workers: int, held: int) -> int:
+    """Of all ranks of this machine that are on their way at a time."""
+    return (2 * workers + held) * local_ranks()
+
+
+def _free_shared_memory() -> float:
+    """In bytes; infinite where there is no limit."""
+    if not SHARED.is_dir():
+        return math.inf
+    disk = os.statvfs(SHARED)
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else math.inf
+
+
+def local_ranks() -> int:
+    """Processes of a run on this machine, as a launcher says.
+
+    Raises:
+        ValueError: LOCAL_WORLD_SIZE is no such number.
+    """
+    value = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not (value.strip().isdecimal() and int(value)):
+        raise ValueError(
+            f"LOCAL_WORLD_SIZE={value!r} must be a whole number, at least 1; start with torchrun, or correct it"
+        )
+    return int(value)
 
 
 def answers(loader: DataLoader) -> Iterator[Any]:
@@ -150,22 +186,32 @@ class _Crew:
     """The processes of a loader."""
 
     def __init__(self, loader: DataLoader):
-        self.count, before = loader.num_workers, set(multiprocessing.active_children())
-        handler = signal.getsignal(signal.SIGCHLD)
+        self.count = loader.num_workers
+        # as iter(loader), which does not tell what it had started when it failed
+        self.answers = Answers.__new__(Answers)
         try:
-            self.answers = iter(loader)
+            self.answers.__init__(loader)
         except BaseException as error:
-            _end(set(multiprocessing.active_children()) - before)
+            self._hide_from_torch()
+            _end(set(vars(self.answers).get("_workers", ())))
+            self.answers._shutdown = True  # which would fail on half of an iterator
             if not isinstance(error, OSError):
                 raise
             raise ValueError(
                 f"data.workers={self.count} processes cannot be started: {error.strerror}; {_REMEDY}"
             ) from None
-        self.processes = set(multiprocessing.active_children()) - before
-        _watch(handler)
+        self.processes = set(self.answers._workers)
+        self._hide_from_torch()
+
+    def _hide_from_torch(self) -> None:
+        """Else it would raise its own error when one dies, wherever the training process happens to be."""
+        if vars(self.answers).get("_worker_pids_set"):
+            signal_handling._remove_worker_pids(id(self.answers))
+            self.answers._worker_pids_set = False
 
     def __enter__(self) -> _Crew:
         _watched.update(self.processes)
+        _watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -173,6 +219,8 @@ class _Crew:
         if kind in (None, GeneratorExit):
             self.answers = None  # they end by themselves, but for one that is stuck
         _end(self.processes)
+        if not _watched:
+            _unwatch()
 
     def next(self) -> Any:
         """The next answer, or `_END`."""
@@ -206,28 +254,31 @@ def _end_all() -> None:
     _end(_watched)
 
 
-def _watch(before: Any) -> None:
-    """Be told when a process ends, instead of torch, which raises wherever the training process happens to be.
+def _watch() -> None:
+    """Be told when a process ends; outside the main thread, the loader itself looks every five seconds."""
+    global _before
+    if _may_watch() and signal.getsignal(signal.SIGCHLD) is not _told:
+        _before = signal.signal(signal.SIGCHLD, _told)
 
-    Args:
-        before: what was told until now.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        return  # then the loader itself looks every five seconds
-    if getattr(before, "__module__", None) == __name__:
-        return
-    if getattr(before, "__module__", None) == "torch.utils.data._utils.signal_handling":
-        before = None
 
-    def told(number: int, frame: FrameType | None) -> None:
-        if _at_once and not _is_swallowed(frame):
-            _check(_watched)
-        elif _at_once:
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-        if callable(before) and not any(process.exitcode for process in _watched):
-            before(number, frame)
+def _unwatch() -> None:
+    """Give back who was told before."""
+    if _may_watch() and signal.getsignal(signal.SIGCHLD) is _told and _before is not None:
+        signal.signal(signal.SIGCHLD, _before)
 
-    signal.signal(signal.SIGCHLD, told)
+
+def _may_watch() -> bool:
+    return threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+
+
+def _told(number: int, frame: FrameType | None) -> None:
+    if not any(process.exitcode for process in list(_watched)):
+        if callable(_before):
+            _before(number, frame)
+    elif _at_once and _is_swallowed(frame):
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    elif _at_once:
+        _check(_watched)
 
 
 def _is_swallowed(frame: FrameType | None) -> bool:
@@ -249,7 +300,7 @@ def _check(processes: set[BaseProcess], *, ended: bool = False) -> None:
 def _why(process: BaseProcess, count: int) -> str:
     code, who = process.exitcode, f"a worker process (pid {process.pid}, one of {count})"
     if code == -signal.SIGKILL:
-        return f"{who} was killed, as the system does when memory runs out; {_LESS}"
+        return f"{who} was killed (by hand, or by the system when memory ran out); {_LESS}"
     if code < 0:
         name = signal.Signals(-code).name
         memory = f"shared memory may be full: {_REMEDY}" if name == "SIGBUS" else "pass --data.workers 0 to see where"

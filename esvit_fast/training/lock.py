@@ -18,11 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .distributed import Ranks, gather
-
-try:
-    import fcntl
-except ImportError:  # not a system with flock
-    fcntl = None
+from .file_lock import lock_file
 
 LOCK = "run.lock"
 _PATIENCE = 2.0
@@ -54,7 +50,8 @@ def only_writer(out: Path, ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (out / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody waits for a file without a name
+            if _is_named(descriptor, out / LOCK):  # else it is somebody else's, in a folder that was made anew
+                (out / LOCK).unlink()  # while it is held, so that nobody waits for a file without a name
             _HELD.discard(descriptor)
             os.close(descriptor)
 
@@ -67,32 +64,40 @@ def check_no_writer(out: Path, ranks: Ranks) -> None:
     """
     refused = []
     if ranks.is_main:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            descriptor = os.open(out / LOCK, os.O_RDWR)
-            try:
-                if _flock(descriptor) is False:
-                    refused = [_busy(out)]
-            finally:
-                os.close(descriptor)
+        try:
+            os.close(_open_free(out, os.O_RDONLY, "LOCK_SH")[0])  # shared: who looks is in nobody's way
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except Busy as error:
+            refused = [str(error)]
     if refused := gather(refused):
         raise Busy(refused[0])
 
 
 def _acquire(out: Path) -> int:
     """An open, locked file that tells of this process."""
-    path, patience = out / LOCK, time.monotonic() + _PATIENCE
+    path = out / LOCK
     me = {"pid": os.getpid(), "host": platform.node(), "born": _born(os.getpid()), "since": time.time()}
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        locked = _flock(descriptor)
+        descriptor, locked = _open_free(out, os.O_RDWR | os.O_CREAT, "LOCK_EX")
+        _write(descriptor, path, json.dumps(me).encode())
+        if locked or _stays(path, me):
+            _HELD.add(descriptor)
+            return descriptor
+        os.close(descriptor)
+
+
+def _open_free(out: Path, flags: int, kind: str) -> tuple[int, bool | None]:
+    """The file, open and locked, once nobody else writes to the folder; and whether it could be locked."""
+    path, until = out / LOCK, time.monotonic() + _PATIENCE
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        locked = lock_file(descriptor, kind, "LOCK_NB")
         free = locked or (locked is None and not _is_live(_owner(path)))
         if free and _is_named(descriptor, path):
-            _write(descriptor, path, json.dumps(me).encode())
-            if locked or _stays(path, me):
-                _HELD.add(descriptor)
-                return descriptor
+            return descriptor, locked
         os.close(descriptor)
-        if not free and time.monotonic() > patience:
+        if not free and time.monotonic() > until:
             raise Busy(_busy(out))
         time.sleep(0.05)
 
@@ -122,21 +127,10 @@ def _stays(path: Path, me: dict[str, Any]) -> bool:
     return _owner(path) == me
 
 
-def _flock(descriptor: int) -> bool | None:
-    """Whether a file is locked now; None where it cannot be."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (AttributeError, OSError):  # no such call, or not on this file system
-        return None
-    return True
-
-
 def _busy(out: Path) -> str:
     owner = _owner(out / LOCK)
     who = ""
-    if owner:
+    if _is_live(owner):  # else it is of an earlier one
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
         who = f" (pid {owner['pid']} on {owner['host']}, since {since})"
     away = owner and owner["host"] != platform.node()

@@ -6,11 +6,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .atomic import CheckpointError, write_atomic
+from .file_lock import lock_file
 
 
 class MetricsLog:
@@ -65,18 +66,11 @@ class MetricsLog:
 @contextmanager
 def _alone(descriptor: int) -> Iterator[None]:
     """Lock a file, where it can be: who opens it would take a line that another process is writing for a torn one."""
-    _flock(descriptor, "LOCK_EX")
+    lock_file(descriptor, "LOCK_EX")
     try:
         yield
     finally:
-        _flock(descriptor, "LOCK_UN")
-
-
-def _flock(descriptor: int, operation: str) -> None:
-    with suppress(ImportError, OSError):  # not of every system, nor of every file system
-        import fcntl
-
-        fcntl.flock(descriptor, getattr(fcntl, operation))
+        lock_file(descriptor, "LOCK_UN")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

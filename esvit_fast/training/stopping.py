@@ -28,8 +28,8 @@ _ONCE = 1.0
 class StopRequest:
     """While entered, SIGTERM and Ctrl-C are noted instead of ending the process; a second one ends it at once.
 
-    The same one again within a second is no second one. Both are answered at once, and the second ends it also while it is in the midst of a long operation, or waits for
-    another rank.
+    The same one again within a second is no second one. Both are answered at once, and the second ends it also while it
+    is in the midst of a long operation, or waits for another rank.
 
     Args:
         losing: the steps that ending at once would lose, for the answer; None: nothing is said.

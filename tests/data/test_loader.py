@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +133,21 @@ def test_lengths():
     assert len(loader) == len(list(loader)) == 10
     assert [b.index.tolist() for b in loader] == [b.index.tolist() for b in loader]
     assert steps_per_epoch(20, 8) == 2
+
+
+@pytest.mark.parametrize(("blocks", "count"), [(10**6, 3), (15, 1), (0, 3), (4, 0)])
+def test_by_itself_it_takes_no_more_workers_than_there_is_shared_memory_for(monkeypatch, caplog, blocks, count):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    disk = SimpleNamespace(f_bavail=blocks or 1, f_frsize=1024, f_blocks=blocks)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    lengths = {"batch_size": 4, "seed": 0, "start_samples": 0, "total_samples": 8}  # a batch: 5,760 bytes
+    loader = make_loader(ArraySource(8), dataclasses.replace(CONFIG, workers=-1), **lengths)
+    assert loader.loader.num_workers == count
+    said = f"data.workers=-1 is {count} instead of 3: there is shared memory for no more; give it more"
+    assert (said in caplog.text) == (count < 3)
+    if count < 3:
+        with pytest.raises(ValueError, match=r"data\.workers=3 needs "):
+            make_loader(ArraySource(8), dataclasses.replace(CONFIG, workers=3), **lengths)
 
 
 def test_global_random_state_is_not_touched():

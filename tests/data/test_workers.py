@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from esvit_fast.data import workers
 from esvit_fast.data.each import each
@@ -20,6 +21,7 @@ from esvit_fast.data.workers import (
     WorkerDied,
     answers,
     check_shared_memory,
+    fitting_workers,
     interruptible,
     share,
     start_worker,
@@ -69,7 +71,7 @@ def no_memory():
     [
         (
             signalled(signal.SIGKILL),
-            r"\(pid \d+, one of 2\) was killed, as the system does when memory runs out; ",
+            r"\(pid \d+, one of 2\) was killed \(by hand, or by the system when memory ran out\); ",
         ),
         (signalled(signal.SIGBUS), r"was ended by SIGBUS; shared memory may be full: pass --data\.workers 0, or "),
         (signalled(signal.SIGSEGV), r"was ended by SIGSEGV; pass --data\.workers 0 to see where"),
@@ -184,11 +186,77 @@ def test_shared_memory_that_cannot_suffice_is_refused_before(monkeypatch, tmp_pa
     message = r"data\.workers=2 needs 64 KiB of shared memory for 5 batches, but .* has 64 KiB free; pass --data"
     with pytest.raises(SharedMemoryFull, match=message):
         check_shared_memory(2, 65536 // 5 + 1, held=1)
+    assert [fitting_workers(4, size, held=1) for size in (65536 // 9, 65536 // 5, 65536 // 3, 65536)] == [4, 2, 1, 0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(SharedMemoryFull, match="for 10 batches"):
         check_shared_memory(2, 65536 // 5, held=1)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096, f_blocks=0))
     check_shared_memory(2, 10**9, held=1)  # no limit
+
+
+@pytest.mark.parametrize("value", ["two", "", "0", "-1"])
+def test_a_wrong_number_of_ranks_is_said(monkeypatch, value):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
+    with pytest.raises(ValueError, match=f"LOCAL_WORLD_SIZE='{value}' must be a whole number, at least 1; "):
+        check_shared_memory(2, 100, held=1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_of_others_are_left_alone(monkeypatch, fails):
+    others = []
+    start = workers.Answers._reset
+
+    def reset(self, *arguments, **options):
+        others.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)))
+        others[0].start()  # as a thread of the program may, while workers are started
+        if fails:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start(self, *arguments, **options)
+
+    monkeypatch.setattr(workers.Answers, "_reset", reset)
+    try:
+        if fails:
+            with pytest.raises(ValueError, match="cannot be started"):
+                list(answers(loader()))
+        else:
+            assert len(list(answers(loader()))) == 20
+        assert others[0].is_alive() and multiprocessing.active_children() == others
+    finally:
+        others[0].kill()
+        others[0].join()
+
+
+def test_a_handler_of_the_program_is_called_and_is_back_afterwards():
+    told = []
+    before = signal.signal(signal.SIGCHLD, lambda *_: told.append(1))
+    mine = signal.getsignal(signal.SIGCHLD)
+    try:
+        found = answers(loader())
+        next(found)
+        assert signal.getsignal(signal.SIGCHLD) is workers._told
+        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        time.sleep(0.1)
+        assert told
+        found.close()
+        now = signal.getsignal(signal.SIGCHLD)
+        assert now is mine or now.__module__ == signal_handling.__name__  # torch's, which calls it
+        told.clear()
+        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        time.sleep(0.1)
+        assert told
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_after_the_death_of_one_torch_tells_nothing_later():
+    found = answers(loader())
+    os.kill(next(found)[0, 1].item(), signal.SIGKILL)
+    time.sleep(0.2)
+    with pytest.raises(WorkerDied) as raised:
+        next(found)
+    assert raised.traceback  # which keeps the iterator
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+    time.sleep(0.1)
 
 
 def test_a_connection_that_breaks_in_a_worker_is_not_told_there(capsys, monkeypatch):

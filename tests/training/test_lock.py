@@ -69,6 +69,46 @@ def test_one_that_is_just_ending_is_waited_for(tmp_path):
         assert (tmp_path / LOCK).exists()
 
 
+def test_one_that_is_just_ending_is_waited_for_by_who_looks_too(tmp_path):
+    first = only_writer(tmp_path, CPU)
+    first.__enter__()
+    ending = threading.Timer(0.3, first.__exit__, (None, None, None))
+    ending.start()
+    check_no_writer(tmp_path, CPU)
+    assert ending.finished.is_set() and not (tmp_path / LOCK).exists()
+
+
+def test_the_lock_of_another_is_not_removed(tmp_path):
+    first, second = only_writer(tmp_path, CPU), only_writer(tmp_path, CPU)
+    first.__enter__()
+    (tmp_path / LOCK).unlink()  # as with the folder, which somebody made anew
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    second.__exit__(None, None, None)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_many_that_look_at_once_see_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.0)
+    (tmp_path / LOCK).write_text("{}")  # what a killed one left
+    looker = os.open(tmp_path / LOCK, os.O_RDONLY)
+    assert locks.lock_file(looker, "LOCK_SH", "LOCK_NB")
+    check_no_writer(tmp_path, CPU)
+    os.close(looker)
+
+
+def test_a_process_that_is_gone_is_not_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.0)
+    owner = {"pid": 2**22 + 1, "host": platform.node(), "born": "1", "since": 1e9}
+    (tmp_path / LOCK).write_text(json.dumps(owner))
+    held = os.open(tmp_path / LOCK, os.O_RDWR)
+    assert locks.lock_file(held, "LOCK_EX", "LOCK_NB")
+    with pytest.raises(Busy, match="a run is going on here; wait for it, stop it, or choose another folder$"):
+        check_no_writer(tmp_path, CPU)
+    os.close(held)
+
+
 def test_neither_pretrain_nor_resume_joins_a_run_that_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_PATIENCE", 0.0)
     run, refused = tmp_path / "run", []
@@ -97,7 +137,7 @@ def test_neither_pretrain_nor_resume_joins_a_run_that_goes_on(tmp_path, monkeypa
     ],
 )
 def test_where_files_cannot_be_locked_their_content_decides(tmp_path, monkeypatch, change, live):
-    monkeypatch.setattr(locks, "_flock", lambda _: None)
+    monkeypatch.setattr(locks, "lock_file", lambda *_: None)
     monkeypatch.setattr(locks, "_PATIENCE", 0.0)
     owner = {"pid": os.getpid(), "host": platform.node(), "born": locks._born(os.getpid()), "since": 1e9} | change
     (tmp_path / LOCK).write_text(json.dumps(owner))
