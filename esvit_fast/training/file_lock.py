@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-try:
-    import fcntl
-except ImportError:  # not a system with flock
-    fcntl = None
-
 
 def lock_file(descriptor: int, *names: str) -> bool | None:
     """Apply the operations of flock with these names, as "LOCK_EX": whether it was done; None where it cannot be."""
     try:
+        import fcntl
+
         fcntl.flock(descriptor, sum(getattr(fcntl, name) for name in names))
     except BlockingIOError:
         return False
-    except (AttributeError, OSError):  # no such call, or not on this file system
+    except (ImportError, OSError):  # not of every system, nor of every file system
         return None
     return True
