@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from ..launcher import end_with_launcher
 from .streams import write_anything
@@ -28,13 +30,13 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped.
 
-    It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on.
+    It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on. The program,
+    which gives no `argv`, ends at once then.
     """
-    end_with_launcher()
     write_anything()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
     show_own_warnings_in_a_line()
-    argv = list(sys.argv[1:] if argv is None else argv)
+    is_program, argv = argv is None, list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -48,16 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ..config import suggest
 
         return _fail(f"command={command!r} is not known{suggest(command, COMMANDS)}")
+    if command in ("pretrain", "resume"):
+        end_with_launcher()
     try:
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)
     except (ValueError, RuntimeError) as error:
-        if lost := _loss_of_a_rank(error):  # first, as it may be raised where this package waits
-            _fail(lost)
-            os._exit(1)  # the new start waits for this: no farewell to the others, nor to a loader's workers
-        if _is_loss_of_a_worker(error):
-            _fail(str(error))
-            os._exit(1)  # what it held may be locked for ever
+        lost = _loss_of_a_rank(error)  # first, as it may be raised where this package waits
+        if lost or _is_loss_of_a_worker(error):
+            _fail(lost or str(error))
+            if is_program:
+                _leave()
+            return 1
         if _is_ours(error):
             from .options import in_flags
 
@@ -69,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename!r}: {error.strerror}; check that it is there and may be read or written")
     except KeyboardInterrupt:
         return 130
+
+
+def _leave() -> NoReturn:
+    """End without a farewell to other ranks, which the new start would wait for, nor to workers that may be locked."""
+    with suppress(OSError, ValueError):  # who read it has gone
+        sys.stdout.flush()
+    os._exit(1)
 
 
 def _is_ours(error: Exception) -> bool:

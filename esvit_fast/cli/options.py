@@ -55,7 +55,9 @@ class Parser(argparse.ArgumentParser):
         """
         _known.clear()
         _known.update(name for name in self._option_string_actions if name.startswith("--"))
-        found, rest = self.parse_known_args([self._spelled(str(word)) for word in args], namespace)
+        words = [self._spelled(str(word)) for word in args]
+        self._greedy = any(self._option_string_actions[word].nargs == "*" for word in words if word in _known)
+        found, rest = self.parse_known_args(words, namespace)
         if rest:
             raise UsageError(f"{rest[0]!r} is one word too many for `{self.prog}`; {self._more()}")
         return found
@@ -85,7 +87,8 @@ class Parser(argparse.ArgumentParser):
     def _missing(self, names: str) -> str:
         first = names.split(", ")[0]
         helps = (action.help for action in self._actions if first in (action.dest, action.metavar))
-        return f"{first.upper()} is missing: {next(helps, None) or self._more()}"
+        order = f"; put {first.upper()} first, before an option that takes all words after it" if self._greedy else ""
+        return f"{first.upper()} is missing: {next(helps, None) or self._more()}{order}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

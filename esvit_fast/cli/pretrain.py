@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import load_config
+from ..config import Config, load_config
 from ..config_changes import may_change
 from ..text import counted
 from .options import Parser
@@ -54,19 +55,13 @@ def pretrain(argv: Sequence[str]) -> int:
 def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
     argv = list(argv)
-    parser = Parser(
-        "resume",
-        "Go on with a run from its last checkpoint, on any number of ranks, with the settings and images that it began "
-        "with. One that is complete goes on with a larger --train.epochs. Of its settings, these may be given: such as "
-        "change nothing but where and how it is computed, as --train.micro-batch-size 64, and such as cure it, as "
-        "--train.learning-rate 1e-4, which a record in metrics.jsonl tells; a weight does not change from or to 0.",
-        usage="esvit-fast resume RUN [--SETTING VALUE …]",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that `pretrain --out` was given")
-    parser.add_argument("--data", metavar="IMAGES", help="where its images are now, if they have been moved")
-    files = [file for word in argv if (file := Path(word, "config.yaml")).is_file()]
-    own = load_config(files[0]) if files else None
-    add_settings(parser, own, shown=may_change)
+    parser, helped = _parser_of_resume(), {"-h", "--help"}
+    if helped & set(argv):
+        with suppress(ValueError):  # no run, or none that can be read: its defaults are not told
+            folder = parser.parse_args([word for word in argv if word not in helped]).run
+            parser = _parser_of_resume(
+                load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+            )
     args = parser.parse_args(argv)
     if not (args.run / "config.yaml").is_file():
         raise ValueError(
@@ -81,9 +76,27 @@ def resume(argv: Sequence[str]) -> int:
     return run(lambda ranks, reporter: resume_run(args.run, ranks, reporter, config), args.run, config.train.device)
 
 
+def _parser_of_resume(own: Config | None = None) -> Parser:
+    """What `resume` takes; --help tells the settings of a run."""
+    parser = Parser(
+        "resume",
+        "Go on with a run from its last checkpoint, on any number of ranks, with the settings and images that it began "
+        "with. One that is complete goes on with a larger --train.epochs. Of its settings, these may be given: such as "
+        "change nothing but where and how it is computed, as --train.micro-batch-size 64, and such as cure it, as "
+        "--train.learning-rate 1e-4, which a record in metrics.jsonl tells; a weight does not change from or to 0.",
+        usage="esvit-fast resume RUN [--SETTING VALUE …]",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder that `pretrain --out` was given")
+    parser.add_argument("--data", metavar="IMAGES", help="where its images are now, if they have been moved")
+    add_settings(parser, own, shown=may_change)
+    return parser
+
+
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
     """Make a run under the process group that torchrun asks for, and say how it ended."""
+    from ..data.workers import WorkerDied
     from ..training import setup_distributed, teardown_distributed
+    from ..training.distributed import is_loss_of_a_rank
     from ..training.memory import keep_freed_memory
     from ..training.progress import make_reporter
 
@@ -93,8 +106,11 @@ def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> i
         keep_freed_memory()
     try:
         outcome = call(ranks, make_reporter())
-    finally:
-        teardown_distributed()
+    except Exception as error:
+        if not (isinstance(error, WorkerDied) or is_loss_of_a_rank(error)):  # a farewell would wait for who is gone
+            teardown_distributed()
+        raise
+    teardown_distributed()
     if ranks.is_main:
         print(_ending(outcome, out), file=sys.stderr)
     return 128 + outcome.signal if outcome.signal else 0

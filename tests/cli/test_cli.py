@@ -1,16 +1,22 @@
 """The command line: what it prints, and that a user's mistake is one line that says what to do."""
 
 import json
+import subprocess
+import sys
+from contextlib import nullcontext
 from types import FunctionType
 
 import pytest
 import torch
 from PIL import Image
 
-from esvit_fast.cli.main import COMMANDS
+from esvit_fast.cli import pretrain
+from esvit_fast.cli.main import COMMANDS, main
 from esvit_fast.config import recipe_names, save_config
+from esvit_fast.data import WorkerDied
 from esvit_fast.models import create_model, list_models
 from esvit_fast.ops._proven import PROVEN
+from esvit_fast.training import Outcome
 from tests.training.runs import small, start
 
 from .calls import call, fails, images
@@ -205,9 +211,42 @@ def test_the_loss_of_another_rank_is_no_answer_of_this_package(capsys, monkeypat
     monkeypatch.setattr("esvit_fast.cli.listing.models", ours)
     monkeypatch.setenv("WORLD_SIZE", "2")
 
+    code, _, error = call(capsys, "models")
+    assert code == 1 and "another rank has ended" in error and "gloo" not in error, "who called goes on"
+
     def leave(code):
         raise SystemExit(code)
 
     monkeypatch.setattr("os._exit", leave)
-    code, _, error = call(capsys, "models")
-    assert code == 1 and "another rank has ended" in error and "gloo" not in error
+    monkeypatch.setattr("sys.argv", ["esvit-fast", "models"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("error", "leaves"),
+    [
+        (WorkerDied("a worker process was killed"), False),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), False),
+        (ValueError("train.epochs=0 must be more"), True),
+        (None, True),
+    ],
+)
+def test_a_farewell_is_said_only_where_all_are_there(monkeypatch, tmp_path, error, leaves):
+    said = []
+    monkeypatch.setattr("esvit_fast.training.teardown_distributed", lambda: said.append(1))
+
+    def work(ranks, reporter):
+        if error:
+            raise error
+        return Outcome(1, 1, None, 0.1)
+
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        pretrain.run(work, tmp_path, "cpu")
+    assert bool(said) == leaves
+
+
+def test_what_was_printed_is_not_lost_when_the_program_ends_at_once():
+    code = "from esvit_fast.cli import main; print('first'); main._leave()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "first\n")

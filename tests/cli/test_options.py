@@ -43,6 +43,7 @@ MISTAKES = {
     "pretrain --recipe swin_tiny_w7 --out x": "--data is missing; pass images: A folder, a list",
     "pretrain --recipe swin_tiny_w7 --out": "--out lacks its value",
     "resume": "RUN is missing: the folder that `pretrain --out` was given",
+    "resume --train.loggers tensorboard runs/a": "was given; put RUN first, before an option that takes all words",
     "resume --trian.epochs 3": "did you mean '--train.epochs'?",
     "plan --recipe sample --wrold-size 2": "did you mean '--world-size'?",
     "eval knnn x": "what='knnn' must be one of knn, linear, correspondence; did you mean 'knn'?",
@@ -123,6 +124,17 @@ def test_help_of_resume_lists_what_may_change_as_the_run_has_it(capsys, tmp_path
     out = " ".join(capsys.readouterr().out.split())
     assert "--train.micro-batch-size" in out and "(0.125)" in out
     assert "--train.seed" not in out and "--method.out-dim" not in out
+
+
+def test_only_the_word_that_is_the_run_is_read_for_its_settings(capsys, tmp_path):
+    images = tmp_path / "imgs"
+    images.mkdir()
+    (images / "config.yaml").write_text("of: somebody else")
+    assert "holds no run" in fails(capsys, "resume", "--data", str(images), str(tmp_path / "run"))
+    for words in (["--data", str(images), str(tmp_path / "run")], [str(images)]):
+        with pytest.raises(SystemExit):
+            main(["resume", *words, "--help"])
+        assert "--train.micro-batch-size" in capsys.readouterr().out
 
 
 def test_messages_name_options_where_the_command_has_them():
