@@ -6,16 +6,20 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 _watched = False
+_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 
 
 def end_with_launcher() -> None:
     """Let this process end when the torchrun that started it does, beside whose successor it would go on; once."""
     global _watched
-    if _watched or "TORCHELASTIC_RUN_ID" not in os.environ:
+    launcher = os.getppid()
+    if _watched or "TORCHELASTIC_RUN_ID" not in os.environ or not _is_torchrun(launcher):
         return
-    _watched, launcher = True, os.getppid()
+    _watched = True
 
     def watch() -> None:
         while os.getppid() == launcher:
@@ -32,3 +36,12 @@ def end_with_launcher() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()
+
+
+def _is_torchrun(pid: int) -> bool:
+    """Whether a process is a launcher: others only hand on what one has put into their environment."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        files = [f"{module.replace('.', '/')}.py" for module in _MODULES]
+        return any(word in _MODULES or Path(word).name == "torchrun" or word.endswith(tuple(files)) for word in words)
+    return False

@@ -187,13 +187,29 @@ print(*(rank.pid for rank in ranks), flush=True)
 """
 
 
-def test_ranks_end_with_the_launcher_and_one_says_so():
+def launched(path):
+    """A process of this name that starts ranks, when they have begun."""
+    path.write_text(LAUNCHER)
     environment = os.environ | {"TORCHELASTIC_RUN_ID": "none"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([sys.executable, "-c", LAUNCHER], **pipes) as launcher:
-        pids = list(map(int, launcher.stdout.readline().split()))
-        assert [launcher.stdout.readline() for _ in pids] == ["1\n", "1\n"]
-        launcher.send_signal(signal.SIGKILL)
-        _, said = launcher.communicate(timeout=30)  # their ends of the pipes are closed
+    launcher = subprocess.Popen([sys.executable, path], **pipes)
+    pids = list(map(int, launcher.stdout.readline().split()))
+    assert [launcher.stdout.readline() for _ in pids] == ["1\n", "1\n"]
+    launcher.send_signal(signal.SIGKILL)
+    return launcher, pids
+
+
+def test_ranks_end_with_the_launcher_and_one_says_so(tmp_path):
+    launcher, _ = launched(tmp_path / "torchrun")
+    _, said = launcher.communicate(timeout=30)  # their ends of the pipes are closed
     told = f"esvit-fast: error: torchrun (pid {launcher.pid}) has ended, and so its ranks do; start it again, "
     assert said == told + "with --resume\n"
+
+
+def test_who_only_inherits_what_a_launcher_set_goes_on(tmp_path):
+    launcher, pids = launched(tmp_path / "script.py")
+    launcher.wait()
+    time.sleep(1.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)  # which fails if it has ended
+    assert launcher.communicate(timeout=30)[1] == ""
