@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -24,12 +23,8 @@ if wanted not in CHOICES:
 
 
 def say(line: str) -> None:
-    """Print a line where whoever installs can see it: pip shows nothing of a build that succeeds."""
+    """Print a line, which pip shows with -v; `esvit-fast doctor` and the first use tell the same."""
     print(line, file=sys.stderr)
-    builds = {"bdist_wheel", "editable_wheel", "build_ext", "develop", "install"} & set(sys.argv)
-    if builds and not sys.stderr.isatty():
-        with suppress(OSError), open("/dev/tty", "w") as terminal:
-            print(f"\n{line}", file=terminal)
 
 
 def without(kind: str, reason: str) -> None:
