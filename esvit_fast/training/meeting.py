@@ -256,4 +256,4 @@ def _linger(here: Place) -> None:
 
 def _ranks(numbers: list[int]) -> str:
     said = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-    return f"rank{'s' * (len(numbers) > 1)} {said}"
+    return f"{'rank' if len(numbers) == 1 else 'ranks'} {said}"

@@ -116,6 +116,7 @@ class LineReporter:
 
     def start(self, trainer: Trainer) -> None:
         self.total, self._begun, self._at = trainer.total_steps, trainer.step, time.monotonic()
+        self._stepped = self._at
         self._first.clear()
         if trainer.step < trainer.total_steps:
             Thread(target=self._wait, args=(trainer.step + 1,), daemon=True).start()
@@ -125,7 +126,7 @@ class LineReporter:
 
     def step(self, step: int, record: dict[str, Any] | None) -> None:
         self._first.set()
-        now = time.monotonic()
+        now = self._stepped = time.monotonic()
         if record is not None and (now - self._last >= self.seconds or step == self.total):
             self._last = now
             self._say(f"step {step:,}/{self.total:,}  {summary(record)}")
@@ -134,6 +135,8 @@ class LineReporter:
             self._say(f"step {step:,}/{self.total:,}  {_few_digits((now - self._at) / (step - self._begun))} s a step")
 
     def knn(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._at, self._stepped = self._at + now - self._stepped, now  # no part of a step
         self._say(accuracy_line(record))
 
     def warning(self, record: dict[str, Any]) -> None:

@@ -40,6 +40,28 @@ def test_lines_while_the_first_step_lasts_and_none_later(capsys):
     reporter.stop()
 
 
+def test_the_time_of_k_nn_is_none_of_steps(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    reporter = LineReporter()
+    reporter.start(Trainer(small(), 48, CPU))
+
+    def after(seconds):
+        now[0] += seconds
+
+    accuracy = {"queries": 8, "bank": 8, "epoch": 0.0, "k": 1, "top1": 50.0}
+    after(1000)
+    reporter.knn(accuracy)
+    after(20)
+    reporter.step(1, None)
+    after(1000)
+    reporter.knn(accuracy)
+    after(40)
+    reporter.step(2, None)
+    assert [line for line in capsys.readouterr().err.splitlines() if "a step" in line][-1] == "step 2/12  30 s a step"
+    reporter.stop()
+
+
 def test_a_run_that_stops_at_once_leaves_no_thread_that_speaks(capsys):
     reporter = LineReporter(seconds=0.05)
     reporter.start(Trainer(small(), 48, CPU))
