@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from ..config import load_config
+from ..config import ConfigError, load_config
 from .options import Parser
 from .pretrain import run
 
@@ -49,5 +50,15 @@ def _free(out: Path) -> Path:
     return next(
         path
         for path in paths
-        if not (path / "report.html").exists() and ((path / MARK).exists() or not (path / "config.yaml").exists())
+        if not (path / "report.html").exists()
+        and ((path / MARK).exists() or not (path / "config.yaml").exists() or _has_the_settings(path / "config.yaml"))
     )
+
+
+def _has_the_settings(file: Path) -> bool:
+    """Whether a run has those of a demo, which earlier versions did not mark; a start settles its precision."""
+    try:
+        found, own = load_config(file), load_config("sample")
+    except ConfigError:
+        return False
+    return replace(found, train=replace(found.train, precision=own.train.precision)) == own

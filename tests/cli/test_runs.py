@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,12 @@ def test_a_demo_takes_over_no_other_run(tmp_path):
     (tmp_path / "demo-2").mkdir()
     (tmp_path / "demo-2" / "config.yaml").touch()
     assert demo._free(out) == tmp_path / "demo-3", "somebody's run"
+    own = load_config("sample")
+    (tmp_path / "demo-3").mkdir()
+    save_config(replace(own, train=replace(own.train, precision="fp32")), tmp_path / "demo-3" / "config.yaml")
+    assert demo._free(out) == tmp_path / "demo-3", "a demo of an earlier version"
+    save_config(replace(own, train=replace(own.train, epochs=5)), tmp_path / "demo-3" / "config.yaml")
+    assert demo._free(out) == tmp_path / "demo-4"
 
 
 def begin(tmp_path, *arguments):
