@@ -84,6 +84,18 @@ def set_mode(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
+def renew_mode(path: Path) -> None:
+    """Give a file that is private, as earlier versions left some, the permissions of new ones."""
+    if path.stat().st_mode & 0o777 != 0o600:
+        return
+    folder = unfinished(path)
+    folder.mkdir()
+    try:
+        set_mode(path, mode_of_new_files(folder))
+    finally:
+        folder.rmdir()
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to the disk, and out of the page cache, so that verifying it reads the disk."""
     descriptor = os.open(path, os.O_RDONLY)

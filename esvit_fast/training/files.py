@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Config, save_config
 from ..data import CorruptionLog, absolute
-from .atomic import write_atomic
+from .atomic import renew_mode, write_atomic
 from .checkpoint import holds_weights, save_checkpoint, save_weights
 from .diagnostics import Diagnosis, Finding
 from .distributed import barrier, micro_batch
@@ -54,6 +54,8 @@ def keep_weights(out: Path, trainer: Trainer, tensors: Mapping[str, Tensor]) -> 
     facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
     if not holds_weights(path, weights, facts):
         save_weights(path, weights, facts)
+    else:
+        renew_mode(path)
 
 
 class RunFiles:
