@@ -85,6 +85,8 @@ class StopRequest:
 
     def _end(self, number: int) -> None:
         """End the process by a second signal; Ctrl-C lets it leave the terminal and its folder in order first."""
+        if self._left.is_set():
+            return
         if number == signal.SIGINT:
             self._again = True
             interrupt_main(number)
