@@ -15,7 +15,7 @@ Told = Callable[[str, int, int], None]
 
 @contextmanager
 def task_progress(console: Console, seconds: float = 10.0) -> Iterator[Told]:
-    """A function to tell of progress: in a log it writes a line when a part begins, and every `seconds` meanwhile."""
+    """A function to tell of progress: in a log it writes a line when a part begins or ends, and every `seconds` meanwhile."""
     if not console.is_terminal:
         yield _Lines(console, seconds)
         return
@@ -36,11 +36,12 @@ def task_progress(console: Console, seconds: float = 10.0) -> Iterator[Told]:
 class _Lines:
     def __init__(self, console: Console, seconds: float):
         self.console, self.seconds = console, seconds
-        self.what, self.last = "", 0.0
+        self.what, self.done, self.last = "", 0, 0.0
 
     def __call__(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
-        if what == self.what and now - self.last < self.seconds:
+        ends = done == of and done != self.done
+        if what == self.what and not ends and now - self.last < self.seconds:
             return
-        self.what, self.last = what, now
+        self.what, self.done, self.last = what, done, now
         self.console.print(f"{what}: {done:,} of {of:,}", markup=False, highlight=False, soft_wrap=True)

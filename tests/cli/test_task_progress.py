@@ -24,11 +24,17 @@ def test_a_log_gets_a_line_for_every_part_and_now_and_then(clock):
             tell("features [of] a long part", done, 1_000)
             clock[0] += 1
         tell("probe", 0, 5)
+        for done in range(1, 6):
+            tell("probe", done, 5)
+        tell("probe", 5, 5)
+        tell("pictures", 1, 1)
     assert out.getvalue().splitlines() == [
         "features [of] a long part: 1 of 1,000",
         "features [of] a long part: 11 of 1,000",
         "features [of] a long part: 21 of 1,000",
         "probe: 0 of 5",
+        "probe: 5 of 5",
+        "pictures: 1 of 1",
     ]
 
 
