@@ -50,7 +50,6 @@ def write_report(
     Args:
         model, untrained: the trained backbone and one of the same architecture with random weights.
         evaluation: what `evaluate_run` gives; None leaves its numbers out.
-
         path: where to write it instead.
 
     Raises:

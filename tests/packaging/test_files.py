@@ -50,6 +50,14 @@ def test_everything_public_has_a_docstring(module):
             assert ast.get_docstring(node), node.name
 
 
+@pytest.mark.parametrize("module", TREES)
+def test_a_section_of_a_docstring_has_no_empty_line_before_its_end(module):
+    for node in ast.walk(TREES[module]):
+        text = (ast.get_docstring(node) or "") if isinstance(node, Documented) else ""
+        for section in re.finditer(r"^(?:Args|Returns|Raises):\n(?: .*\n)*\n(?= )", f"{text}\n", re.MULTILINE):
+            pytest.fail(f"{node.name}: {section[0]}")
+
+
 @pytest.mark.parametrize("module", [m for m, path in module_files().items() if path.name == "__init__.py"])
 def test_exports_are_declared_and_exist(module):
     imported = [a.asname or a.name for n in TREES[module].body if isinstance(n, ast.ImportFrom) for a in n.names]
