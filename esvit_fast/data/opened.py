@@ -36,5 +36,11 @@ class Opened:
         return source
 
     def splits(self) -> dict[str, Source]:
-        """All of them."""
-        return {part: self.take("train" if part == "all" else part) for part in self.parts}
+        """All that have images: `train` and `test`, or one of these, or `all`."""
+        found = {}
+        for part in self.parts:
+            try:
+                found[part] = self.take("train" if part == "all" else part)
+            except NoSplit:
+                continue
+        return found

@@ -40,13 +40,7 @@ def open_test(spec: str, max_megapixels: float = 64.0) -> Source | None:
 
 def open_splits(spec: str, max_megapixels: float = 64.0) -> dict[str, Source]:
     """Open a source as `train` and `test`, or the one of these that it has; or, if it is not divided, as `all`."""
-    opened, found = look_at(spec, max_megapixels), {}
-    for part in opened.parts:
-        try:
-            found[part] = opened.take("train" if part == "all" else part)
-        except NoSplit:
-            continue
-    return found
+    return look_at(spec, max_megapixels).splits()
 
 
 def look_at(spec: str, max_megapixels: float = 64.0) -> Opened:
