@@ -15,7 +15,7 @@ Told = Callable[[str, int, int], None]
 
 @contextmanager
 def task_progress(console: Console, seconds: float = 10.0) -> Iterator[Told]:
-    """A function to tell of progress: in a log it writes a line when a part begins or ends, and every `seconds` meanwhile."""
+    """A function to tell of progress: in a log it writes a line when a part begins or ends, and every `seconds`."""
     if not console.is_terminal:
         yield _Lines(console, seconds)
         return
