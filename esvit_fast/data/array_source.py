@@ -18,12 +18,11 @@ from .encoded import NoSplit, SourceError, Strings
 from .labels import UNLABELLED, Classed, by_number, without_labels
 from .layout import lay_out
 from .opened import Opened
-from .split_names import WORDS
+from .split_names import CANONICAL
 from .zip_source import ZIP_DAMAGE
 
 # what NumPy's parsers raise on damaged files
 _DAMAGE = (*ZIP_DAMAGE, EOFError, LookupError, MemoryError, SyntaxError, TypeError, tokenize.TokenError, zlib.error)
-_SPLITS = {spelling: word for word, spellings in WORDS.items() for spelling in spellings}
 _IMAGES = {"x", "image", "images", "img", "imgs", "data", "pixels"}
 _LABELS = {"y", "label", "labels", "target", "targets"}
 
@@ -146,8 +145,8 @@ def _arrays(names: list[str]) -> tuple[dict[str, _Arrays], list[str]]:
     found: dict[str, dict[str, str]] = {}
     for name in names:
         tokens = [part for token in re.findall(r"[a-z]+", name.lower()) for part in _apart(token)]
-        words = {_SPLITS[token] for token in tokens if token in _SPLITS}
-        others = {token for token in tokens if token not in _SPLITS}
+        words = {CANONICAL[token] for token in tokens if token in CANONICAL}
+        others = {token for token in tokens if token not in CANONICAL}
         role = "labels" if others & _LABELS else "images"
         if len(words) <= 1 and others <= (_LABELS if role == "labels" else _IMAGES) and tokens:
             found.setdefault(next(iter(words), ""), {}).setdefault(role, name)
@@ -162,7 +161,7 @@ def _arrays(names: list[str]) -> tuple[dict[str, _Arrays], list[str]]:
 
 def _apart(token: str) -> list[str]:
     """xtrain as x and train."""
-    return [token[0], token[1:]] if token[0] in "xy" and token[1:] in _SPLITS else [token]
+    return [token[0], token[1:]] if token[0] in "xy" and token[1:] in CANONICAL else [token]
 
 
 def load(file: Path, key: str | None) -> np.ndarray:

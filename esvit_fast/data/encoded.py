@@ -11,9 +11,7 @@ from .account import Account
 from .content import EXTENSIONS
 from .decode import CorruptImage, decode_image
 from .labels import Classed
-
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
-"""The names that messages give to each split, by preference; `split_names` knows more."""
+from .split_names import SPLITS
 
 
 class SourceError(ValueError):

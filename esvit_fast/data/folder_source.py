@@ -55,7 +55,8 @@ def open_folder(spec: str, root: Path, max_megapixels: float) -> Opened:
         from .shard_files import open_files
 
         kept = [entry for entry in others if not entry.why.startswith("archives")]
-        return open_files(spec, shards, max_megapixels, root, walked.joined(Account("", tuple(kept))))
+        opened = open_files(spec, shards, max_megapixels, root, walked.joined(Account("", tuple(kept))))
+        return replace(opened, remedy=f"add {shards[0].suffix} files in a folder of such a name")
     account = walked.joined(Account("", tuple(others)))
     if not paths:
         raise nothing_found(spec, f"{root}/", account)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .account import Account
-from .encoded import SPLITS, NoSplit, Source, check_split
+from .encoded import NoSplit, Source, check_split
+from .split_names import words_for
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Opened:
     spec: str
     parts: dict[str, Callable[[], Source]]
     account: Account = Account()  # noqa: RUF009
+    remedy: str = "add images in a folder of such a name"
+    """What gives it a split that it lacks."""
 
     def take(self, split: str) -> Source:
         """The images of a split; all, if they are not divided.
@@ -27,8 +30,8 @@ class Opened:
         part = split if split in self.parts else "all"
         if part not in self.parts:
             raise NoSplit(
-                f"data.source={self.spec!r} has {', '.join(self.parts)}/ but no {' or '.join(SPLITS[split])}/; "
-                "add that folder, or pass images that are not divided into splits"
+                f"data.source={self.spec!r} has {', '.join(self.parts)} images but no {split} images "
+                f"(called {' or '.join(words_for(split))}); {self.remedy}, or pass images that are not divided"
             )
         source = self.parts[part]()
         if self.account != Account():

@@ -15,11 +15,14 @@ WORDS = {
     "holdout": ("holdout", "heldout"),
 }
 """Splits by their shortest name, and how they are spelled; all but the first are for testing, by preference."""
+SPLITS = ("train", "test")
+"""What a word of `WORDS` is for."""
+CANONICAL = {spelling: word for word, spellings in WORDS.items() for spelling in spellings}
+"""The word of `WORDS` for each spelling, by preference."""
 
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold", "usage")
 """Columns of tables that name the split of a row."""
 
-_CANONICAL = {spelling: word for word, spellings in WORDS.items() for spelling in spellings}
 _SURE = {"test", "val", "validation"}
 # what may stand beside the word: train_set, images-train, train2017, train-00000-of-00005
 _FILLERS = {"set", "sets", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "data"}
@@ -47,6 +50,11 @@ def is_images_word(name: str) -> bool:
 def kind_of(word: str) -> str:
     """The split, train or test, that a word of `WORDS` means."""
     return "train" if word == "train" else "test"
+
+
+def words_for(split: str) -> list[str]:
+    """The words of `WORDS` that mean a split, train or test, by preference."""
+    return [word for word in WORDS if kind_of(word) == split]
 
 
 @lru_cache(1 << 16)
@@ -153,9 +161,9 @@ def _words(name: str) -> tuple[set[str], list[str]]:
         short = token
         for glued in _GLUED:
             for part in (token.removeprefix(glued), token.removesuffix(glued)):
-                short = part if part in _CANONICAL else short
-        if short in _CANONICAL:
-            words.add(_CANONICAL[short])
+                short = part if part in CANONICAL else short
+        if short in CANONICAL:
+            words.add(CANONICAL[short])
         elif token not in _FILLERS:
             others.append(token)
     return words, others

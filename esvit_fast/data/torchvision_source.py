@@ -13,9 +13,10 @@ from PIL import Image
 
 from .account import Account
 from .decode import CorruptImage, decode_image, image_array, reason
-from .encoded import SPLITS, SourceError
+from .encoded import SourceError
 from .labels import UNLABELLED, by_number
 from .opened import Opened
+from .split_names import CANONICAL, kind_of
 
 _LABELS = ("targets", "labels", "_labels")
 
@@ -98,17 +99,19 @@ def open_torchvision(spec: str, rest: str, max_megapixels: float) -> Opened:
 def _made(spec: str, dataset: type, root: str, split: str) -> torchvision.datasets.VisionDataset:
     arguments = inspect.signature(dataset.__init__).parameters
     download = {"download": False} if "download" in arguments else {}
-    choices: list[dict] = [{"split": name} for name in SPLITS[split]] if "split" in arguments else [{}]
+    names = [name for name, word in CANONICAL.items() if kind_of(word) == split]
+    choices: list[dict] = [{"split": name} for name in names] if "split" in arguments else [{}]
     choices = [{"train": split == "train"}] if "train" in arguments else choices
-    reasons = []
+    errors: list[Exception] = []
     for choice in choices:
         try:
             return dataset(root, **choice, **download)
         except (RuntimeError, OSError, ValueError, TypeError, ModuleNotFoundError) as error:
-            reasons.append(reason(error))
+            errors.append(error)
+    why = next((error for error in errors if not isinstance(error, ValueError)), errors[0])  # or it has no such split
     name = dataset.__name__
     remedy = f"torchvision.datasets.{name}({root!r}, download=True)" if download else "its instructions"
-    raise SourceError(f"data.source={spec!r} cannot be opened: {reasons[0]}; fetch the files first, with {remedy}")
+    raise SourceError(f"data.source={spec!r} cannot be opened: {reason(why)}; fetch the files first, with {remedy}")
 
 
 def _labels_of(dataset: torchvision.datasets.VisionDataset) -> np.ndarray | None:

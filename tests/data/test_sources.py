@@ -6,9 +6,11 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
 from esvit_fast.data import CorruptImage, SourceError, open_source, open_splits
@@ -86,8 +88,18 @@ def test_labelled_validation_is_preferred_to_an_unlabelled_test_set(tmp_path, fo
 def test_missing_split_is_an_error(tmp_path, form):
     spec = form(write_images(tmp_path / "images", ["train/a/1.png", "train/b/2.png"]))
     assert len(open_source(spec)) == 2
-    with pytest.raises(SourceError, match=r"has train/ but no test or val or validation/; add that folder"):
+    with pytest.raises(SourceError, match=r"no test images \(called test or val .*\); add images in a folder of such"):
         open_source(spec, split="test")
+
+
+def test_shards_gain_a_split_by_more_shards(tmp_path):
+    write_images(tmp_path / "images", ["1.png", "2.png"])
+    (tmp_path / "shards" / "train").mkdir(parents=True)
+    pack(tmp_path / "images", tmp_path / "shards" / "train" / "0.tar")
+    with pytest.raises(
+        SourceError, match=r"no test images \(.*\); add \.tar files in a folder of such a name"
+    ):
+        open_source(str(tmp_path / "shards"), split="test")
 
 
 def test_a_class_may_be_called_train(tmp_path, form):
@@ -324,6 +336,30 @@ def test_splits_of_torchvision_are_told_apart_even_if_they_are_alike(tmp_path):
     assert list(open_splits(f"torchvision:MNIST@{tmp_path}")) == ["train", "test"]
     test = open_source(f"torchvision:MNIST@{tmp_path}", "test")
     assert test.path(3) == f"torchvision:MNIST@{tmp_path}/test[3]"
+
+
+@pytest.mark.parametrize(("split", "there"), [("train", "trainval"), ("test", "valid")])
+def test_splits_of_torchvision_are_known_by_every_name_that_folders_have(tmp_path, monkeypatch, split, there):
+    class Pets(torchvision.datasets.VisionDataset):
+        """Knows one split, by a name that is not the commonest; has it below roots called full."""
+
+        def __init__(self, root, split="none"):
+            super().__init__(root)
+            if split != there:
+                raise ValueError(f"no split {split}")
+            if Path(root).name != "full":
+                raise RuntimeError("Dataset not found.")
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return Image.new("RGB", (4, 4)), 0
+
+    monkeypatch.setattr(torchvision.datasets, "Pets", Pets, raising=False)
+    assert len(open_source(f"torchvision:Pets@{tmp_path}/full", split)) == 3
+    with pytest.raises(SourceError, match=r"cannot be opened: Dataset not found\.; fetch"):
+        open_source(f"torchvision:Pets@{tmp_path}/empty", split)
 
 
 def test_folders_of_torchvision_are_decoded_as_others_are(tmp_path):
