@@ -180,9 +180,22 @@ def _tiff_layout(data: bytes) -> str:
 def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise CorruptImage(path, f"has 32-bit grey pixels (mode {image.mode}); save it with 8 bits per channel")
+    _check_bands(image, path)
     if (values := deep_values(image)) is not None:
         return np.repeat(to_bytes(values), 3 // values.shape[2], axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _check_bands(image: Image.Image, path: str) -> None:
+    """Refuse a TIFF that has one band of 16 bits after the other, of which Pillow takes bytes for pixels."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and len(image.getbands()) > 1:
+        bits = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        if bits > 8 and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
+            raise CorruptImage(
+                path,
+                f"is a TIFF of {len(image.getbands())} bands of {bits} bits, one after the other, which Pillow cannot "
+                "read; save it pixel by pixel (INTERLEAVE=PIXEL) or with 8 bits",
+            )
 
 
 def _check_size(width: int, height: int, path: str, max_megapixels: float) -> None:

@@ -150,6 +150,26 @@ def test_a_tiff_that_is_no_picture_says_what_it_holds(values, why):
     assert "known format" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def planar(values: np.ndarray) -> bytes:
+    """A TIFF of uint8 or uint16 [H, W, 3] that has one band after the other."""
+    height, width, bands = values.shape
+    body = np.moveaxis(values, 2, 0).astype(values.dtype.newbyteorder("<")).tobytes()
+    size, each = len(body) // bands, values.dtype.itemsize * 8
+    at = 8 + len(body)
+    extra = struct.pack("<3H3I3I", *[each] * 3, 8, 8 + size, 8 + 2 * size, *[size] * 3)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, at + 6), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 3, at + 18), (284, 3, 1, 2)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    start = struct.pack("<2sHI", b"II", 42, at + len(extra))
+    return start + body + extra + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tiff_of_one_band_after_the_other_is_read_or_refused():
+    assert np.array_equal(decode_image(planar(RGB), "x"), RGB)
+    with pytest.raises(CorruptImage, match=r"TIFF of 3 bands of 16 bits, one after the other, .*INTERLEAVE=PIXEL"):
+        decode_image(planar(RGB.astype(np.uint16) << 8 | 77), "x")
+
+
 @pytest.mark.parametrize(
     ("data", "kind"), [(b"\x89PNG\r\n\x1a\n", "PNG"), (b"II*\0" + bytes(9), "TIFF"), (b"GIF89a", "GIF")]
 )

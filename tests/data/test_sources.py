@@ -96,9 +96,7 @@ def test_shards_gain_a_split_by_more_shards(tmp_path):
     write_images(tmp_path / "images", ["1.png", "2.png"])
     (tmp_path / "shards" / "train").mkdir(parents=True)
     pack(tmp_path / "images", tmp_path / "shards" / "train" / "0.tar")
-    with pytest.raises(
-        SourceError, match=r"no test images \(.*\); add \.tar files in a folder of such a name"
-    ):
+    with pytest.raises(SourceError, match=r"no test images \(.*\); add \.tar files in a folder of such a name"):
         open_source(str(tmp_path / "shards"), split="test")
 
 
