@@ -69,12 +69,27 @@ def test_only_what_a_name_does_not_tell_is_looked_into(monkeypatch):
         return jpeg(pixels(0))[:32] if names[row].endswith(".dat") or names[row] == "y" else b"nothing"
 
     images, entries = sort_out(names, head)
-    assert images == [0, *range(2, 5002), len(names) - 1] and len(looked) == 2 * content.SAMPLE + 2
-    assert {entry.why: entry.count for entry in entries} == {
-        "no images by their names": 1,
-        "no images by their content (by a sample)": 5000,
-        "no images by their content": 1,
-    }
+    assert images == [0, *range(2, 5002), len(names) - 1]
+    assert len({name for name in looked if name.endswith(".dat")}) == content.SAMPLE  # all images
+    assert {name for name in looked if not name.endswith(".dat")} == {*names[5002:]}  # none is left out unseen
+    assert [(entry.why, entry.count) for entry in entries] == [
+        ("no images by their names", 1),
+        ("no images by their content", 5000),
+        ("no images by their content", 1),
+    ]
+
+
+@pytest.mark.parametrize("others", [("depth",), ("a_depth",), ("a", "b", "z"), ("0", "1", "2", "3", "4", "5", "6")])
+def test_what_comes_at_regular_places_is_not_missed(others):
+    names = [f"{n:05d}/{name}" for n in range(1024) for name in sorted(("color", *others))]
+    images, entries = sort_out(names, lambda row: jpeg(pixels(0))[:32] if "color" in names[row] else b"nothing")
+    assert [names[row] for row in images] == [f"{n:05d}/color" for n in range(1024)]
+    assert sum(entry.count for entry in entries) == 1024 * len(others)
+
+
+def test_few_images_among_many_files_are_found():
+    images, _ = sort_out([f"{n}" for n in range(20_000)], lambda row: b"\xff\xd8\xff" if row == 777 else b"nothing")
+    assert images == [777]
 
 
 def test_files_that_are_none_hang_nobody(tmp_path):
