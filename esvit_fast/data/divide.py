@@ -99,8 +99,7 @@ def _split_at(folders: list[Folder], depth: int, tests: dict[str, str], said: Sa
         if word := split_word(name) or tests.get(name, ""):
             folder.word, folder.above, folder.below = word, folder.parts[:depth], folder.parts[depth + 1 :]
         else:
-            where = f"in {folder.parts[0]}/, which is" if folder.parts else "in"
-            folder.word, folder.unused = "", f"{where} none of the splits"
+            folder.word, folder.unused = "", "in none of the splits"
     for word in sorted({folder.word for folder in folders if folder.word}):
         _splits_within([folder for folder in folders if folder.word == word], word, said)
 

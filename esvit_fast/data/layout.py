@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .account import Account, LeftOut
+from .account import FIRST, Account, LeftOut
 from .divide import Folder, LayoutError, Parts, Said, as_told, children, depth_of, divide
 from .doubts import classes_said, doubts, splits_in_names
 from .encoded import SourceError
@@ -173,8 +173,8 @@ def _leave_out_companions(folders: list[Folder]) -> None:
     aside = {(*parent, name) for parent, names in children(folders).items() for name in companions(names)}
     for folder in folders if aside else ():
         for depth in range(len(folder.parts)):
-            if (top := folder.parts[: depth + 1]) in aside:
-                folder.unused = f"{top[-1]}/ belongs to the images beside it"
+            if folder.parts[: depth + 1] in aside:
+                folder.unused = "belong to the images beside them"
                 break
 
 
@@ -287,12 +287,12 @@ def _of_splits(folders: list[Folder], splits: dict[str, np.ndarray]) -> str:
 
 
 def _unused(paths: Sequence[str], folders: list[Folder], of: np.ndarray) -> tuple[LeftOut, ...]:
-    reasons: dict[str, list[int]] = {}
-    for n, folder in enumerate(folders):
-        if folder.unused:
-            reasons.setdefault(folder.unused, []).append(n)
-    entries = []
-    for why, numbers in reasons.items():
-        rows = np.flatnonzero(np.isin(of, numbers))
-        entries.append(LeftOut(why, len(rows), tuple(paths[row] for row in rows[:3].tolist())))
-    return tuple(entries)
+    number = {"": 0}
+    reasons = np.array([number.setdefault(folder.unused, len(number)) for folder in folders], dtype=np.int64)[of]
+    rows = np.argsort(reasons, kind="stable")
+    groups = np.split(rows, np.cumsum(np.bincount(reasons, minlength=len(number)))[:-1])
+    return tuple(
+        LeftOut(why, len(group), tuple(paths[row] for row in group[:FIRST].tolist()))
+        for why, group in zip(number, groups, strict=True)
+        if why
+    )

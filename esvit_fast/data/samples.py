@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import repeat
 
-from .account import LeftOut, left_out
+from .account import FIRST, LeftOut
 from .content import EXTENSIONS, extension
 from .split_names import is_companion_word, is_images_word
 
@@ -37,7 +37,7 @@ def sample_and_field(name: str) -> tuple[str, str]:
 def one_a_sample(
     names: Sequence[str], of: Sequence[int] | None = None, *, sure: bool
 ) -> tuple[list[int], list[LeftOut]]:
-    """The rows of the images to take, rising, and the fields that were left out.
+    """The rows of the images to take, rising, and what was left out, with a name of each field.
 
     A field that is a bare extension goes before others, then what is called an image, a .jpg before a .png; what is
     called a mask or preview is taken only where no sample has anything else.
@@ -57,7 +57,7 @@ def one_a_sample(
         rank = _rank(field), row
         best[sample] = min(best.get(sample, rank), rank)
     main = min((rank for (rank, _), _ in best.values()), default=0)
-    out: dict[str, list[int]] = {}
+    out: dict[str, str] = {}
     rows = []
     for row, (sample, field) in enumerate(parts):
         (rank, _), taken = best[sample]
@@ -68,13 +68,10 @@ def one_a_sample(
         if keep:
             rows.append(row)
         else:
-            out.setdefault(field, []).append(row)
+            out.setdefault(field, names[row])
     used = Counter(parts[row][1] for row in rows).most_common(1)
-    return rows, [
-        entry
-        for field, left in out.items()
-        for entry in left_out(f"one image a sample: .{used[0][0]}, and not .{field}", [names[row] for row in left])
-    ]
+    count, first = len(names) - len(rows), tuple(out.values())[:FIRST]
+    return rows, [LeftOut(f"one image a sample, its .{used[0][0]}", count, first)] if count else []
 
 
 def _rank(field: str) -> tuple[int, int]:

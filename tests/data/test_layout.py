@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_masks_are_no_class():
     ):
         splits, labels, account = read(*paths)
         assert splits == {"train": paths[:1], "test": paths[1:2]} and set(labels.values()) == {""}
-        assert "belongs to the images beside it" in account.left_out[0].why
+        assert account.left_out[0].why == "belong to the images beside them"
     assert read("train/1", "train_masks/2")[0] == {"train": ["train/1"]}
     assert set(read("masks/1", "gloves/2")[1].values()) == {"masks", "gloves"}
     assert companions(["JPEGImages", "SegmentationClass", "Annotations", "x_seg", "x", "y_seg", "cats"]) == {
@@ -265,6 +266,15 @@ def test_many_images_take_one_look_at_each_folder():
     paths = [f"set/{split}/{number % 7}/{number}.jpg" for split in ("train", "val") for number in range(20_000)]
     found = understand(paths)
     assert [len(rows) for rows in found.splits.values()] == [20_000, 20_000] and len(found.classes) == 7
+
+
+@pytest.mark.parametrize("aside", ["{}", "train/{}_mask"])
+def test_a_reason_is_told_once_however_many_folders_it_is_of(aside):
+    names = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]
+    beside = [f"{aside.format(name)}/{n}" for name in names for n in range(2)]
+    splits = [f"{split}/{name}/{n}" for split in ("train", "test") for name in names for n in range(2)]
+    (entry,) = understand([*beside, *splits]).account.left_out
+    assert (entry.count, entry.first) == (2000, tuple(beside[:3])) and entry.why.endswith(("splits", "beside them"))
 
 
 def test_images_beside_the_one_folder_of_classes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from esvit_fast.data.samples import one_a_sample, sample_and_field
@@ -23,14 +25,22 @@ def test_samples_and_fields(name, sample, field):
 
 def taken(*names, sure=True, of=None):
     rows, left = one_a_sample(names, of, sure=sure)
-    return [names[row] for row in rows], {entry.why.rpartition(" ")[2]: entry.count for entry in left}
+    others = [name for row, name in enumerate(names) if row not in rows]
+    assert sum(entry.count for entry in left) == len(others) and len(left) <= 1
+    return [names[row] for row in rows], Counter(f".{sample_and_field(name)[1]}" for name in others)
 
 
 def test_the_image_itself_is_taken():
     names = [f"{n}.{field}" for n in "ab" for field in ("preview.jpg", "mask.png", "png", "jpg", "seg.png")]
     fields = {".preview.jpg": 2, ".mask.png": 2, ".png": 2, ".seg.png": 2}
     assert taken(*names) == (["a.jpg", "b.jpg"], fields)
-    assert one_a_sample(names, sure=True)[1][0].why == "one image a sample: .jpg, and not .preview.jpg"
+    left = one_a_sample(names, sure=True)[1]
+    assert list(map(str, left)) == ["8 left out: one image a sample, its .jpg (a.preview.jpg, a.mask.png, a.png, …)"]
+
+
+def test_fields_of_any_number_are_one_reason():
+    names = [f"{n}.{field}" for n in range(500) for field in ("jpg", f"crop_{n}.jpg")]
+    assert taken(*names)[0] == [f"{n}.jpg" for n in range(500)] and len(one_a_sample(names, sure=True)[1]) == 1
 
 
 def test_a_sample_that_has_but_a_mask_is_left_out_unless_all_have():
