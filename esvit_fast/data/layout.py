@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from .account import FIRST, Account, LeftOut
+from .beside import Beside
 from .divide import Folder, LayoutError, Parts, Said, as_told, children, depth_of, divide
 from .doubts import classes_said, doubts, splits_in_names
 from .encoded import SourceError
@@ -28,8 +29,12 @@ from .split_names import (
     kind_of,
     split_word,
     told_by_names,
+    tokens,
     word_in,
 )
+
+_NEAR = 8  # folders beside each other that are compared
+_PARENTS = 64  # places in which they are
 
 
 class Layout(NamedTuple):
@@ -64,7 +69,7 @@ def understand(
     """
     folders, of = _folders(paths, words)
     said = Said()
-    _leave_out_companions(folders)
+    _leave_out_companions(folders, Beside([folder.parts for folder in folders], of, paths), said)
     used = [folder for folder in folders if not folder.unused]
     around = _strip_around(used, lone and words is None)
     if words is None or (lone and {folder.word for folder in used} == {"train"} and depth_of(used) is not None):
@@ -168,14 +173,34 @@ def _with_words_apart(every: list[Parts]) -> list[Parts]:
     return every
 
 
-def _leave_out_companions(folders: list[Folder]) -> None:
+def _leave_out_companions(folders: list[Folder], beside: Beside, said: Said) -> None:
     """Masks and the like lie beside the images that they belong to."""
-    aside = {(*parent, name) for parent, names in children(folders).items() for name in companions(names)}
+    aside = set()
+    inside = children(folders)
+    for parent, names in inside.items():
+        for name, of in companions(names).items():
+            sure = any(is_images_word(other) or split_word(other) for other in of)
+            shares = {} if sure else {other: beside.same((*parent, name), (*parent, other)) for other in of[:_NEAR]}
+            named = not sure and not set(tokens(name)).isdisjoint(*map(tokens, of))  # cat_mask/ of cat/
+            if sure or any(share > 0.5 and (named or tells) for share, tells in shares.values()):
+                aside.add((*parent, name))
+            elif named:
+                said.remarks.append(
+                    f"{name}/ is taken for a class, as its files are not called as those in {of[0]}/; "
+                    f"move it away if it belongs to {of[0]}/"
+                )
     for folder in folders if aside else ():
-        for depth in range(len(folder.parts)):
-            if folder.parts[: depth + 1] in aside:
-                folder.unused = "belong to the images beside them"
-                break
+        if any(folder.parts[: depth + 1] in aside for depth in range(len(folder.parts))):
+            folder.unused = "belong to the images beside them"
+    for parent, names in list(inside.items())[:_PARENTS]:
+        kept = sorted(name for name in names if (*parent, name) not in aside and not split_word(name))
+        for one, other in pairwise(kept) if len(kept) <= _NEAR else ():
+            share, tells = beside.same((*parent, one), (*parent, other))
+            if share > 0.5 and tells:
+                said.remarks.append(
+                    f"{one}/ and {other}/ have files of the same names; move one away if it holds masks or the like"
+                )
+                return
 
 
 def _strip_around(folders: list[Folder], lone: bool) -> Parts:

@@ -33,6 +33,7 @@ _COMPANIONS = {"annotation", "annotations", "label", "labels", "mask", "masks", 
 _COMPANIONS |= {"segmentations", "groundtruth", "groundtruths", "trimap", "trimaps", "depth", "depths", "preview"}
 _COMPANIONS |= {"previews", "thumb", "thumbs", "thumbnail", "thumbnails"}
 _OF_MASKS = {"class", "classes", "object", "objects", "instance", "instances", "semantic", "panoptic"}
+_OF_MASKS |= {"fine", "coarse", "ids", "color", "polygons"}
 
 
 def is_companion_word(word: str) -> bool:
@@ -134,24 +135,45 @@ def divided_names(names: Collection[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def companions(names: Collection[str]) -> set[str]:
-    """Of names beside each other, those that hold what belongs to the images of another: masks/ of images/."""
-    tokens = {name: tuple(_tokens(name)) for name in names}
-    bases = {tuple(sorted(of)) for of in tokens.values()}
-    has_images = any(map(is_images_word, names))
+def is_word_of_masks(word: str) -> bool:
+    """Whether a word says that something belongs to an image, or what does."""
+    return word in _COMPANIONS or word in _OF_MASKS
 
-    def belongs(of: tuple[str, ...]) -> bool:
-        if _COMPANIONS.isdisjoint(of):
-            return False
-        rest = tuple(sorted(token for token in of if token not in _COMPANIONS | _OF_MASKS))
-        return has_images if not rest else rest in bases
 
-    return {name for name, of in tokens.items() if belongs(of)}
+def companions(names: Collection[str]) -> dict[str, list[str]]:
+    """Of names beside each other, those that may hold what belongs to the images of others, and these: masks/ of
+    images/, or else of whatever there is, and cat_mask/ of cat/.
+    """
+    said = {name: tokens(name) for name in names}
+    rests = {
+        name: sorted(token for token in of if not is_word_of_masks(token))
+        for name, of in said.items()
+        if not _COMPANIONS.isdisjoint(of)
+    }
+    others = sorted(name for name in names if name not in rests)
+    images = list(filter(is_images_word, others))
+    bases: dict[tuple[str, ...], list[str]] = {}
+    for name, of in said.items():
+        bases.setdefault(tuple(sorted(of)), []).append(name)
+    found = {}
+    for name, rest in rests.items():
+        alike = bases.get(tuple(rest), []) if rest else []
+        is_bare = all(token.isdigit() for token in rest)
+        found[name] = alike or (images if is_bare and images else [] if rest else others)
+    return {name: of for name, of in found.items() if of}
+
+
+def tokens(name: str) -> list[str]:
+    """The words and numbers of a name, in lower case."""
+    return re.findall(r"[^\W\d_]+|\d+", _spaced(name))
 
 
 def _tokens(name: str) -> list[str]:
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # TrainImages
-    return re.findall(r"[^\W\d_]+", spaced.casefold())
+    return re.findall(r"[^\W\d_]+", _spaced(name))
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()  # TrainImages
 
 
 def _words(name: str) -> tuple[set[str], list[str]]:

@@ -190,8 +190,48 @@ def test_masks_are_no_class():
     assert read("train/1", "train_masks/2")[0] == {"train": ["train/1"]}
     assert set(read("masks/1", "gloves/2")[1].values()) == {"masks", "gloves"}
     assert companions(["JPEGImages", "SegmentationClass", "Annotations", "x_seg", "x", "y_seg", "cats"]) == {
-        *("SegmentationClass", "Annotations", "x_seg")
+        "SegmentationClass": ["JPEGImages"],
+        "Annotations": ["JPEGImages"],
+        "x_seg": ["x"],
     }
+
+
+def test_label_maps_in_a_parallel_tree_are_left_out():
+    def tree(top, *endings):
+        return [
+            f"{top}/{split}/{city}/{city}_{n:06d}_{ending}"
+            for split in ("train", "val", "test")
+            for city in ("aachen", "bonn")
+            for n in range(3)
+            for ending in endings
+        ]
+
+    photos, fine = tree("leftImg8bit", "leftImg8bit.png"), tree("gtFine", "gtFine_color.png", "gtFine_labelIds.png")
+    splits, _, account = read(*photos, *fine, *tree("gtCoarse", "gtCoarse_labelIds.png"))
+    assert set(splits["train"]) <= set(photos) and set(splits["test"]) <= set(photos)
+    assert {entry.why: entry.count for entry in account.left_out}["belong to the images beside them"] == 54
+    views = [f"{view}/{name}.png" for view in ("left", "right") for name in ("ab_1", "bc_2", "cd_3")]
+    assert read(*views)[2].remarks == (
+        "left/ and right/ have files of the same names; move one away if it holds masks or the like",
+    )
+    for names in (["cat/1", "dog/1"], ["a/img_1", "a/img_2", "b/img_1", "b/img_2"], ["masks/1", "gloves/1"]):
+        assert read(*names)[2].remarks == () and not read(*names)[2].left_out
+
+
+def test_masks_of_numbered_folders():
+    images = [f"{number:03d}/{n}" for number in range(2) for n in range(3)]
+    splits, labels, account = read(*images, *(path.replace("/", "_mask/") for path in images))
+    assert splits == {"all": images} and set(labels.values()) >= {"000", "001"} and account.left_out[0].count == 6
+
+
+def test_a_class_that_is_called_as_a_mask_is_kept_unless_its_files_are_those_of_the_other():
+    faces, masked = [f"face/p{n}" for n in range(4)], [f"face_mask/q{n}" for n in range(4)]
+    splits, labels, account = read(*faces, *masked)
+    assert splits == {"all": faces + masked} and set(labels.values()) == {"face", "face_mask"}
+    assert account.remarks[0].startswith("face_mask/ is taken for a class, as its files are not called as those in ")
+    for name in ("p{}", "p{}_mask", "mask_p{}"):
+        splits, _, account = read(*faces, *(f"face_mask/{name.format(n)}.png" for n in range(4)))
+        assert splits == {"all": faces} and account.left_out[0].count == 4
 
 
 def test_a_folder_called_images_in_one_split_is_no_class():
