@@ -18,6 +18,9 @@ from .layout import Layout, lay_out
 from .marks import SPLIT_FOLDERS, marks_of
 from .opened import Opened
 
+IMAGES_A_SHARD = 100
+"""Images in a folder for each .tar or .parquet there, above which these are copies or leftovers, and not the set."""
+
 
 class FileSource(EncodedSource):
     """Image files under a root folder."""
@@ -44,13 +47,19 @@ def open_folder(spec: str, root: Path, max_megapixels: float) -> Opened:
     """Images below a folder, in the order of their paths; in one without images, its .tar or .parquet files.
 
     Raises:
-        SourceError: it holds neither, or cannot be read.
+        SourceError: it holds neither, or both and few images, or cannot be read.
     """
     files, in_splits, walked = _walk(spec, root)
     files.sort()
     rows, others = sort_out(files, partial(_head, root, files))
     paths = [files[row] for row in rows]
     shards = sorted(root / file for file in files if file.lower().endswith(SHARDS) and not is_hidden(file))
+    if shards and 0 < len(paths) < IMAGES_A_SHARD * len(shards):
+        raise SourceError(
+            f"data.source={spec!r} holds {len(paths):,} images, {paths[0]!r} first, and {len(shards):,} shards, "
+            f"{str(shards[0].relative_to(root))!r} first; pass {str(root / '**' / f'*{shards[0].suffix}')!r}, "
+            "or a folder of images alone"
+        )
     if shards and not paths:
         from .shard_files import open_files
 

@@ -135,8 +135,12 @@ def test_links_to_shards_and_their_folders_are_followed_but_not_in_circles(tmp_p
 def test_an_image_folder_with_a_tar_in_it_is_an_image_folder(tmp_path):
     numbered(tmp_path)
     (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "1.png").write_bytes(encoded(0))
-    assert len(open_source(str(tmp_path))) == 1
+    for n in range(300):
+        (tmp_path / "cat" / f"{n}.png").write_bytes(encoded(0))
+    assert len(open_source(str(tmp_path))) == 300
+    (tmp_path / "cat" / "0.png").unlink()
+    with pytest.raises(SourceError, match=r"holds 299 images, .* and 3 shards, .*; pass .*\*\.tar'"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("home", ["beside", "cache"])

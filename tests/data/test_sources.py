@@ -100,6 +100,22 @@ def test_shards_gain_a_split_by_more_shards(tmp_path):
         open_source(str(tmp_path / "shards"), split="test")
 
 
+@pytest.mark.parametrize(("example", "place"), [("assets/1.png", "data"), ("1.png", ".")])
+def test_images_and_shards_in_one_folder_are_not_mixed_up(tmp_path, example, place):
+    write_images(tmp_path / "images", [f"{n}.png" for n in range(3)])
+    write_images(tmp_path / "set", [example])
+    (tmp_path / "set" / place).mkdir(exist_ok=True)
+    pack(tmp_path / "images", tmp_path / "set" / place / "all.tar")
+    with pytest.raises(
+        SourceError, match=r"holds 1 images, '.*' first, and 1 shards, '.*all\.tar' first; pass"
+    ) as caught:
+        open_source(str(tmp_path / "set"))
+    assert len(open_source(str(caught.value).split("; pass ")[1].split("'")[1])) == 3
+    write_images(tmp_path / "set", [f"a/{n}.png" for n in range(100)])
+    source = open_source(str(tmp_path / "set"))  # the archive is a copy
+    assert len(source) == 101 and source.account.left_out[0].count == 1
+
+
 def test_a_class_may_be_called_train(tmp_path, form):
     source = open_source(form(write_images(tmp_path / "images", ["train/1.png", "tram/2.png"])), split="test")
     assert source.classes == ("train", "tram")
