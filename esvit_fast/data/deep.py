@@ -49,6 +49,17 @@ def mode_name(mode: str, values: np.ndarray) -> str:
 
 def remarks(modes: Mapping[str, int]) -> Iterator[str]:
     """What is to be said of images that do not use their 16 bits, from the numbers of images by mode."""
+    depths: dict[str, list[int]] = {}
+    for mode in modes:
+        if mode.endswith("bits used"):
+            depths.setdefault(mode.partition(",")[0], []).append(int(mode.split()[1]))
+    for mode, found in depths.items():
+        if len(found) > 1:
+            several = " and at ".join(map(str, sorted(found)))
+            yield (
+                f"{mode} images are read at {several} bits, each by its own largest value, so that brightness differs "
+                "between them by powers of two; save all at one depth, or with 8 bits"
+            )
     for mode, count in modes.items():
         bits = int(mode.split()[1]) if mode.endswith("bits used") else 16
         if bits < 16:

@@ -153,3 +153,4 @@ def test_images_that_do_not_use_their_sixteen_bits_are_told(tmp_path):
     assert report["modes"] == {"I;16, 12 bits used": 2, "I;16, 16 bits used": 1}
     told = "2 images have 16 bits a channel but no value above 4,095: read as 12-bit, or they would be nearly black"
     assert report["verdict"] == "usable" and told in report["remarks"]
+    assert any(remark.startswith("I;16 images are read at 12 and at 16 bits,") for remark in report["remarks"])
