@@ -28,8 +28,8 @@ from .split_names import (
     is_images_word,
     kind_of,
     split_word,
-    told_by_names,
     tokens,
+    told_by_names,
     word_in,
 )
 

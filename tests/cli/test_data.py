@@ -51,7 +51,7 @@ def test_check_says_what_was_understood_and_left_out(capsys, folder):
     assert code == 0 and found["verdict"] == "usable"
     assert found["layout"] == "train: 6 images, test: 4 images, 2 classes by folders"
     assert found["left_out"] == [
-        {"why": "in none of the splits", "count": 1, "first": ["masks/0.png"]},
+        {"why": "belong to the images beside them", "count": 1, "first": ["masks/0.png"]},
         {"why": "links that lead nowhere", "count": 1, "first": ["train/a/gone.png"]},
         {"why": "no images by their names", "count": 1, "first": ["notes.txt"]},
     ]

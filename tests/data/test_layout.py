@@ -333,7 +333,9 @@ def test_what_may_be_meant_otherwise_is_remarked():
 
 @pytest.mark.parametrize("name", ["{}_{}.jpg", "{}{}", "set-{}-{}.png", "{}.{}"])
 def test_splits_in_names_of_files_are_remarked(name):
-    paths = [f"c{c}/{name.format(split, n)}" for c in range(2) for split in ("train", "test", "val") for n in range(2)]
+    paths = [
+        f"c{c}/{name.format(split, 2 * c + n)}" for c in (0, 1) for split in ("train", "test", "val") for n in (0, 1)
+    ]
     for options in ({}, {"labelled": np.ones(len(paths), dtype=bool)}, {"lone": False}):
         (remark,) = read(*paths, **options)[2].remarks
         assert remark.startswith("names of files say both training and testing, which divides nothing")

@@ -85,5 +85,7 @@ def test_five_percent_of_corrupt_files(tmp_path, caplog, capsys):
     capsys.readouterr()
     assert main([*command, "--out", str(tmp_path / "stops"), "--data.max-corrupt-share", "0.04"]) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("esvit-fast: error: data.max_corrupt_share=0.04 is exceeded: 5 of 100 images cannot be read")
+    assert line.startswith(
+        "esvit-fast: error: --data.max-corrupt-share=0.04 is exceeded: 5 of 100 images cannot be read"
+    )
     assert load_latest(tmp_path / "stops" / "checkpoints").step > 0

@@ -51,6 +51,6 @@ def test_a_rank_count_that_does_not_divide_the_batch(tmp_path):
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("esvit-fast")]
     assert said == [
-        "esvit-fast: error: train.batch_size=7 is not divisible by world_size=2 x accumulation_steps=1; "
+        "esvit-fast: error: --train.batch-size=7 is not divisible by world_size=2 x accumulation_steps=1; "
         "start 1 or 7 ranks, or pass --train.batch-size 6 or 8"
     ]
