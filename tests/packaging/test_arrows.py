@@ -24,7 +24,7 @@ ALLOWED = {
     "gpus": {"config_tree"},
     "text": set(),
     # augmentation is an operator
-    "data": {"config", "ops"},
+    "data": {"config", "ops", "text"},
     "evaluation": {*CHAIN, *LEAVES},
     # k-NN and the rank of features while training
     "training": {*CHAIN, *LEAVES, "launcher", "evaluation.knn", "evaluation.features", "evaluation.health"},
