@@ -62,13 +62,18 @@ def _compiled() -> tuple[Callable, Callable]:
     return torch.compile(block, dynamic=False), torch.compile(loss, dynamic=False)
 
 
+def _timms_attention(qkv, bias, *, num_heads, window_size, shift_size, pad_kv, **others):
+    square = {"window_size": window_size[0], "shift_size": shift_size[0]}
+    return kernels.sdpa(qkv, bias, num_heads=num_heads, pad_kv=pad_kv, **square)
+
+
 @contextmanager
 def timm_compiled() -> Iterator[None]:
     """timm's fused attention in plain torch, with blocks and loss under torch.compile."""
     block, loss = _compiled()
     with (
         plain_torch(),
-        patch.object(ops, "window_attention", kernels.sdpa),
+        patch.object(ops, "window_attention", _timms_attention),
         patch.object(swin_block.SwinBlock, "forward", block),
         patch.object(reference, "prototype_cross_entropy", loss),
         torch._dynamo.config.patch(recompile_limit=64),
