@@ -167,12 +167,11 @@ def _within(seconds: float, make: Callable[[], _T], late: str) -> _T:
 def _refuse_second(here: Place) -> None:
     """Where a first rank 0 listens, tell it and all others that there is a second one."""
     try:
-        store = dist.PrefixStore(f"{_PREFIX} 0", _store(here, False, 2.0))
-        first = json.loads(store.get("rank 0")) if store.check(["rank 0"]) else None
+        store = dist.PrefixStore(f"{_PREFIX} 0", _store(here, False, _AGENT))
+        host, pid = json.loads(store.get("rank 0"))  # waits: who listens says its name a moment later
     except (ValueError, dist.DistError):
         return  # it is somebody else who listens there
-    if first:
-        _refuse(store, here, f"RANK=0 is there twice, as pid {os.getpid()} and as pid {first[1]} on {first[0]}")
+    _refuse(store, here, f"RANK=0 is there twice, as pid {os.getpid()} and as pid {pid} on {host}")
 
 
 def _reach(here: Place, until: float, patience: float) -> None:

@@ -63,12 +63,7 @@ def test_one_that_does_not_come_is_named_and_waited_for_no_longer_than_asked(mon
         )
 
 
-_OFTEN = pytest.mark.xfail(
-    reason="of two ranks 0 one sometimes waits its whole time for the other's store", strict=False
-)
-
-
-@pytest.mark.parametrize("number", [pytest.param(0, marks=_OFTEN), 1])
+@pytest.mark.parametrize("number", [0, 1])
 def test_two_of_the_same_number(number):
     port = free_port()
     said = ranks(*(Place(rank, 0, 3, "localhost", port) for rank in (0, 1, number)))
