@@ -72,7 +72,8 @@ def _assign(
         if values is not None or pulled is not None:
             weights /= total[:, None]
         if values is not None:
-            mean = weights @ values
+            # of a single row MKL adds one product after the other, where a sum adds pairwise
+            mean = weights @ values if len(weights) > 1 else (weights.T * values).sum(0, keepdim=True)
         if pulled is not None:
             dweight.addmm_(weights.T, pulled[chosen])
         if usage is not None:
