@@ -148,7 +148,9 @@ def test_warnings_are_shown(capsys):
 def test_a_slow_precision_is_shown(capsys, precision, device, said):
     trainer = Trainer(small(precision=precision), 48, CPU)
     trainer.ranks = replace(CPU, device=torch.device(device))
-    LineReporter().start(trainer)
+    reporter = LineReporter()
+    reporter.start(trainer)
+    reporter.stop()
     assert capsys.readouterr().err.count("pass --train.precision fp32\n") == said
     screen = io.StringIO()
     reporter = BarReporter(Console(file=screen, force_terminal=True, color_system="standard", width=200))
