@@ -4,6 +4,8 @@ WORKERS ?= 2
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
+# of one test, which then fails with the stacks of its threads
+LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
@@ -13,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/esvit-fast demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(LIMIT) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
