@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import email
-import fcntl
 import os
-import pty
 import shutil
 import subprocess
 import sys
-import termios
 import zipfile
 
 import pytest
@@ -80,19 +77,7 @@ def test_builds_that_cannot_be(tmp_path):
     assert "esvit_fast is built without CPU kernels: the C++ compiler 'no-such-compiler' is not here" in without.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a terminal of one's own is made as on Linux")
-def test_a_build_without_kernels_says_so_where_pip_hides_it(tmp_path):
-    main, side = pty.openpty()
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"ESVIT_FAST_BUILD": "python"},
-        capture_output=True,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(side, termios.TIOCSCTTY, 0),
-        check=True,
-    )
-    seen = os.read(main, 10_000)
-    line = b"esvit_fast is built without kernels, as ESVIT_FAST_BUILD=python asks"
-    assert line in seen and line in done.stderr
+def test_a_build_without_kernels_says_so(tmp_path):
+    built = build_libraries(tmp_path, ESVIT_FAST_BUILD="python")
+    assert built.returncode == 0
+    assert "esvit_fast is built without kernels, as ESVIT_FAST_BUILD=python asks" in built.stderr
