@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 WORDS = {
-    "train": ("train", "training", "trainval"),
-    "test": ("test", "tests", "testing"),
+    "train": ("train", "training", "trainval", "trn"),
+    "test": ("test", "tests", "testing", "tst"),
     "val": ("val", "valid", "validation"),
     "dev": ("dev", "development"),
     "eval": ("eval", "evaluation"),

@@ -15,8 +15,21 @@ import numpy as np
 from PIL import Image
 
 KINDS = ("folder", "zip", "tar", "shards", "list", "parquet")
-TRAIN = ("train", "Train", "TRAIN", "training", "train2017", "train_set", "images_train", "trainval")
-TEST = ("test", "Test", "val", "valid", "VALID", "validation", "val2017", "test_images", "testing", "dev", "Eval")
+TRAIN = ("train", "Train", "TRAIN", "training", "train2017", "train_set", "images_train", "trainval", "trn")
+TEST = (
+    "test",
+    "Test",
+    "val",
+    "valid",
+    "VALID",
+    "validation",
+    "val2017",
+    "test_images",
+    "testing",
+    "dev",
+    "Eval",
+    "tst",
+)
 CLASSES = (
     "cat",
     "dog",
