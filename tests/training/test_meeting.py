@@ -179,8 +179,8 @@ def test_a_wrong_limit_is_said(monkeypatch):
 
 LAUNCHER = """
 import os, subprocess, sys
-rank = "import time; from esvit_fast.launcher import end_with_launcher as e; e(); "
-rank += "print(1, flush=True); time.sleep(60)"
+rank = "import os, time; from esvit_fast.launcher import end_with_launcher as e; e(); "
+rank += "os.write(1, bytes([49, 10])); time.sleep(60)"  # print would write its two characters apart
 ranks = [subprocess.Popen([sys.executable, "-c", rank], env=os.environ | {"LOCAL_RANK": str(n)}) for n in range(2)]
 print(*(rank.pid for rank in ranks), flush=True)
 [rank.wait() for rank in ranks]
