@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         lost = _loss_of_a_rank(error)  # first, as it may be raised where this package waits
         if lost or _is_loss_of_a_worker(error):
-            _fail(lost or str(error))
+            _fail(lost or str(error), after_all=lost is not None)
             if is_program:
                 _leave()
             return 1
@@ -103,12 +103,12 @@ def _is_loss_of_a_worker(error: Exception) -> bool:
     return workers is not None and isinstance(error, workers.WorkerDied)
 
 
-def _fail(message: str) -> int:
-    """Say what is wrong, once for all ranks that find the same."""
+def _fail(message: str, after_all: bool = False) -> int:
+    """Say what is wrong, once for all ranks that find the same; or `after_all`, only if none has said anything."""
     if "WORLD_SIZE" in os.environ:
         from ..training.distributed import is_first_to_say
 
-        if not is_first_to_say(message):
+        if not is_first_to_say(message, after_all):
             return 2
     print(f"esvit-fast: error: {message}", file=sys.stderr, flush=True)
     return 2

@@ -205,15 +205,17 @@ def loss_of_a_rank(error: BaseException) -> str:
     return "another rank has ended, and so this one does; why is said above, or by what started them"
 
 
-def is_first_to_say(message: str) -> bool:
-    """Whether no other rank that torchrun has started with this one has asked this about the same message."""
+def is_first_to_say(message: str, after_all: bool = False) -> bool:
+    """Whether no other rank that torchrun has started with this one has asked this about the same message; or
+    `after_all`, about any, as one that only says that another has ended adds nothing to why."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    digest = hashlib.sha256(message.encode()).hexdigest()
+    digest, restart = hashlib.sha256(message.encode()).hexdigest(), os.environ.get("TORCHELASTIC_RESTART_COUNT")
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(f"esvit_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{digest}", 1) == 1
+        said, same = (store.add(f"esvit_fast/{restart}/{key}", 1) for key in ("any", digest))
+        return (said if after_all else same) == 1
     except dist.DistError:
         return True
 

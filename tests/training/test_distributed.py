@@ -168,5 +168,9 @@ def test_only_the_first_to_say_something_says_it(monkeypatch):
         monkeypatch.setenv("MASTER_ADDR", "localhost")
         monkeypatch.setenv("MASTER_PORT", str(store.port))
         assert is_first_to_say(message) is first
+    assert not is_first_to_say("another rank has ended", after_all=True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert is_first_to_say("another rank has ended", after_all=True)  # who was killed says nothing
+    assert not is_first_to_say("the same of a third", after_all=True)
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
     assert is_first_to_say("a")
