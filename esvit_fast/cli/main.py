@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -31,12 +32,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped.
 
     It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on. The program,
-    which gives no `argv`, ends at once then.
+    which gives no `argv`, ends at once then, as it does where it is one of several ranks.
     """
     write_anything()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
     show_own_warnings_in_a_line()
-    is_program, argv = argv is None, list(sys.argv[1:] if argv is None else argv)
+    try:
+        code, farewell = _run(list(sys.argv[1:] if argv is None else argv)), True
+    except _Died as error:
+        _fail(error.message, after_all=error.is_other)
+        code, farewell = 1, False
+    if argv is None and (not farewell or "WORLD_SIZE" in os.environ):
+        _leave(code, farewell)
+    return code
+
+
+class _Died(Exception):
+    """A process of the run has died: a worker, or another rank."""
+
+    def __init__(self, message: str, is_other: bool):
+        self.message, self.is_other = message, is_other
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -58,10 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         lost = _loss_of_a_rank(error)  # first, as it may be raised where this package waits
         if lost or _is_loss_of_a_worker(error):
-            _fail(lost or str(error), after_all=lost is not None)
-            if is_program:
-                _leave()
-            return 1
+            raise _Died(lost or str(error), lost is not None) from None
         if _is_ours(error):
             from .options import in_flags
 
@@ -75,11 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _leave() -> NoReturn:
-    """End without a farewell to other ranks, which the new start would wait for, nor to workers that may be locked."""
-    with suppress(OSError, ValueError):  # who read it has gone
-        sys.stdout.flush()
-    os._exit(1)
+def _leave(code: int, farewell: bool) -> NoReturn:
+    """End without taking the interpreter apart; with a farewell if nobody is gone who would be waited for.
+
+    Else a thread of gloo that has not yet let go of a tensor of the last sum would abort the process (torch 2.11), and
+    torchrun would call a run that is done a failure.
+    """
+    if farewell:
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # who read it has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _is_ours(error: Exception) -> bool:

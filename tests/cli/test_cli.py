@@ -1,6 +1,7 @@
 """The command line: what it prints, and that a user's mistake is one line that says what to do."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -221,6 +222,26 @@ def test_the_loss_of_another_rank_is_no_answer_of_this_package(capsys, monkeypat
     monkeypatch.setattr("sys.argv", ["esvit-fast", "models"])
     with pytest.raises(SystemExit, match="1"):
         main()
+
+
+@pytest.mark.parametrize("ranks", [True, False], ids=["a rank", "alone"])
+def test_a_rank_ends_before_its_interpreter_does(ranks):
+    program = """
+import atexit, sys
+from esvit_fast.cli.main import main
+class Held:
+    def __del__(self):
+        print("taken apart")
+held = Held()
+atexit.register(print, "farewell")
+sys.argv = ["esvit-fast", "recipes"]
+main()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    environment |= {"WORLD_SIZE": "1"} if ranks else {}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "swin_tiny_w7" in done.stdout and done.stderr == ""
+    assert done.stdout.endswith("farewell\n" if ranks else "farewell\ntaken apart\n")
 
 
 @pytest.mark.parametrize(
