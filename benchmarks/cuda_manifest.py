@@ -18,7 +18,7 @@ from pathlib import Path
 
 import triton
 
-from esvit_fast.ops._cuda import _tables
+from esvit_fast.ops._core import cuda_tables as _tables
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).with_name("manifest")

@@ -21,7 +21,7 @@ import torch
 from benchmarks.measuring import RECORDS, append, commit, folder, provenance
 from benchmarks.performance import read_lines
 from esvit_fast import ops
-from esvit_fast.ops._plan import implementations
+from esvit_fast.ops._core.plan import implementations
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 """Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote. All are

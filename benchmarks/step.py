@@ -18,7 +18,7 @@ from esvit_fast.data import Batch
 from esvit_fast.data import augment as data_augment
 from esvit_fast.methods import esvit_loss
 from esvit_fast.nn import patches, swin_block
-from esvit_fast.ops import _plan
+from esvit_fast.ops._core import plan as _plan
 from esvit_fast.training.distributed import Ranks
 from esvit_fast.training.trainer import StepResult, Trainer
 

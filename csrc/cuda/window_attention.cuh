@@ -13,7 +13,7 @@ namespace window_attention {
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr int LANES = 32;
 
-// The tables of esvit_fast/ops/_window_tables.py; rows of C channels, those of all heads, have a multiple of 16 bytes.
+// The tables of ops/window_attention/tables.py; rows of C channels, those of all heads, have a multiple of 16 bytes.
 struct Arguments {
   const void* qkv;           // [batch, area, 3 C]
   const void* pad_kv;        // [2 C], the virtual key and value after the tokens; null: there are none

@@ -18,7 +18,7 @@ def doctor(argv: Sequence[str]) -> int:
     import torch
 
     from ..ops import ORDER, BackendError, Facts, plan
-    from ..ops._plan import asked_for_unproven, operators
+    from ..ops._core.plan import asked_for_unproven, operators
     from ..training.environment import environment
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,8 +61,8 @@ def doctor(argv: Sequence[str]) -> int:
 
 def _proven(op: str) -> str:
     """A line for each backend with kernels for GPUs: on which they have run and were right."""
-    from ..ops._plan import implementations
-    from ..ops._proven import PROVEN
+    from ..ops._core.plan import implementations
+    from ..ops._core.proven import PROVEN
 
     lines = []
     for backend in (name for name in ("cuda", "triton") if name in implementations(op)):

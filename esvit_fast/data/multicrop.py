@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..config import CropConfig
-from ..ops._cpu.crop_resize import available, crop_resize
+from ..ops.crop_resize import available, crop_resize
 from .draws import ATTEMPTS
 
 RATIO = (3 / 4, 4 / 3)

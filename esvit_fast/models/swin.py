@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 from ..nn.not_scripted import NotScripted
-from ..ops._plan import exported
+from ..ops._core.plan import exported
 
 
 class Stage(NotScripted, nn.Module):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops._plan import exported, transformed
+from ..ops._core.plan import exported, transformed
 from .not_scripted import NotScripted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..ops._plan import exported, transformed
+from ..ops._core.plan import exported, transformed
 from .stand_in import has_hooks
 
 

@@ -7,7 +7,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .. import ops, reference
-from ..ops._plan import exported, transformed
+from ..ops._core.plan import exported, transformed
 from .linear import Linear
 from .not_scripted import NotScripted
 

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ..ops._cpu.prototype_cross_entropy import scratch_bytes
-from ..ops._flops import FLOPS
+from ..ops._core.flops import FLOPS
+from ..ops.prototype_cross_entropy.cpu import scratch_bytes
 from .estimate import Work
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from esvit_fast.ops._cuda import _tables
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import cuda_tables as _tables
+from esvit_fast.ops._core import triton as _device
 from tests.ops.harness import run
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import performance
 from benchmarks.performance_page import page
-from esvit_fast.ops._proven import PROVEN
+from esvit_fast.ops._core.proven import PROVEN
 
 from . import paper
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import step
 from esvit_fast import ops
-from esvit_fast.ops._plan import implementations
+from esvit_fast.ops._core.plan import implementations
 
 # torch's own
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")

@@ -16,7 +16,7 @@ from esvit_fast.cli.main import COMMANDS, main
 from esvit_fast.config import recipe_names, save_config
 from esvit_fast.data import WorkerDied
 from esvit_fast.models import create_model, list_models
-from esvit_fast.ops._proven import PROVEN
+from esvit_fast.ops._core.proven import PROVEN
 from esvit_fast.training import Outcome
 from tests.training.runs import small, start
 

@@ -7,7 +7,8 @@ import torch
 
 from esvit_fast import ops
 from esvit_fast.cli.warned import show_own_warnings_in_a_line
-from esvit_fast.ops import _native, _plan
+from esvit_fast.ops._core import native
+from esvit_fast.ops._core import plan as _plan
 from tests.training.runs import small
 
 from .test_cli import call
@@ -17,7 +18,7 @@ REASON = "the library _C_cpu was not built; build it with a C++ compiler"
 
 @pytest.fixture
 def without_kernels(monkeypatch):
-    monkeypatch.setattr(_native, "CPU_MISSING", REASON)
+    monkeypatch.setattr(native, "CPU_MISSING", REASON)
     monkeypatch.setattr(_plan, "_warned", set())
 
 

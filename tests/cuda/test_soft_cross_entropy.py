@@ -9,8 +9,8 @@ import torch
 from benchmarks.exactness import doubles, draws, judge
 from esvit_fast import ops, reference
 from esvit_fast.ops import Pairs
-from esvit_fast.ops._cuda import _tables
-from esvit_fast.ops._cuda import soft_cross_entropy as cuda
+from esvit_fast.ops._core import cuda_tables as _tables
+from esvit_fast.ops.soft_cross_entropy import cuda
 from tests import seeds
 
 from . import executor

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from esvit_fast.ops._cuda import _tables
-from esvit_fast.ops._cuda import window_attention as cuda
+from esvit_fast.ops._core import cuda_tables as _tables
+from esvit_fast.ops.window_attention import cuda
 from tests import seeds
 
 from ..ops.test_window_attention_backends import assert_as_exact_as_torch

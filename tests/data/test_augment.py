@@ -28,7 +28,7 @@ from esvit_fast.data.draws import (
     SOLARIZE,
 )
 from esvit_fast.data.multicrop import view_groups
-from esvit_fast.ops.multicrop_augment import COLUMNS
+from esvit_fast.ops.multicrop_augment.op import COLUMNS
 
 from .stand_ins import distance, pixels
 

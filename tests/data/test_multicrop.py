@@ -14,7 +14,7 @@ from esvit_fast.config import CropConfig
 from esvit_fast.data import MultiCrop, crop_boxes, eval_image, multicrop, uniforms
 from esvit_fast.data.draws import CROP
 from esvit_fast.data.multicrop import central_box, view_groups
-from esvit_fast.ops._cpu.crop_resize import available, crop_resize
+from esvit_fast.ops.crop_resize import available, crop_resize
 
 from ..ops.harness import run_with_instruction_set
 from .stand_ins import distance, pixels

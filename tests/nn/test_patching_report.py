@@ -12,7 +12,8 @@ from torchvision.models import swin_transformer as tv
 import esvit_fast
 from esvit_fast.nn import SwinBlock, patch_model, unpatch_model
 from esvit_fast.nn.patching import Report, Row, Runs
-from esvit_fast.ops import _native, _plan
+from esvit_fast.ops._core import native
+from esvit_fast.ops._core import plan as _plan
 
 from .models import TIMM, timm_model
 from .parity import attributes
@@ -51,7 +52,7 @@ def test_the_report_says_what_will_run(monkeypatch):
     assert (attention.backend, attention.on, attention.count) == ("cpu", "cpu in bfloat16", 2)
     assert (linears.backend, linears.on) == ("reference", "cpu in bfloat16")
     assert "only float32 on a CPU has kernels" in linears.why
-    monkeypatch.setattr(_native, "CPU_MISSING", "the library is not here")
+    monkeypatch.setattr(native, "CPU_MISSING", "the library is not here")
     monkeypatch.setattr(_plan, "_warned", set())
     report = patch_model(model.float())
     why = "cpu: the library is not here"

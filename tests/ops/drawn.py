@@ -16,7 +16,7 @@ from torch import Tensor
 
 from esvit_fast import ops
 from esvit_fast.ops import Pairs
-from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
+from esvit_fast.ops.prototype_cross_entropy import chunked
 from tests import seeds
 
 from .problems import BACKENDS

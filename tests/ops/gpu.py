@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from esvit_fast.ops import BackendError, _native, _plan
+from esvit_fast.ops import BackendError
+from esvit_fast.ops._core import native
+from esvit_fast.ops._core import plan as _plan
 
 DEVICE = os.environ.get("ESVIT_FAST_TEST_DEVICE", "cuda")
 """Where the tests marked gpu put their tensors; another one shows that the tests themselves are right."""
@@ -54,7 +56,7 @@ def taken_by(backend: str) -> Iterator[None]:
 
 def may_refuse(backend: str) -> bool:
     """Whether a backend may lack a problem: the CUDA library, but for one that was built and does not load."""
-    return backend == "cuda" and (_native.CUDA_MISSING is None or not any(_native._FOLDER.glob("_C_cuda*.so")))
+    return backend == "cuda" and (native.CUDA_MISSING is None or not any(native._FOLDER.glob("_C_cuda*.so")))
 
 
 def needs_memory(gibibytes: float) -> None:

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 
 from benchmarks.exactness import doubles, draws
 from esvit_fast import ops
-from esvit_fast.ops import Pairs, _native
+from esvit_fast.ops import Pairs
+from esvit_fast.ops._core import native
 from tests import seeds
 
-NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+NATIVE = pytest.mark.skipif(native.CPU_MISSING is not None, reason=str(native.CPU_MISSING))
 BACKENDS = ["reference", pytest.param("cpu", marks=NATIVE)]
 TEMPERATURES = {"student_temp": 0.5, "teacher_temp": 0.2}
 

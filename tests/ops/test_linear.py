@@ -11,12 +11,12 @@ from torch.library import opcheck
 
 from benchmarks.exactness import doubles, draws, judge
 from esvit_fast import nn, ops
-from esvit_fast.ops import _native
+from esvit_fast.ops._core import native
 from tests import seeds
 
 from .harness import walled, with_threads
 
-NATIVE = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+NATIVE = pytest.mark.skipif(native.CPU_MISSING is not None, reason=str(native.CPU_MISSING))
 
 NAMES = ("out", "x", "weight", "bias")
 

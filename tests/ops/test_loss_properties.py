@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from esvit_fast.ops import Pairs
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import triton as _device
 from tests import seeds
 
 from .drawn import (

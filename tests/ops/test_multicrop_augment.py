@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from esvit_fast import ops
 from esvit_fast.ops import augment_parameters
-from esvit_fast.ops.multicrop_augment import COLUMNS
+from esvit_fast.ops.multicrop_augment.op import COLUMNS
 from tests import seeds
 
 from .harness import run_with_instruction_set, with_threads

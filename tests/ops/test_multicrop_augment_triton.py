@@ -8,7 +8,7 @@ import torch
 from esvit_fast import ops
 from esvit_fast.kernels import _tables
 from esvit_fast.ops import Facts, augment_parameters
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import triton as _device
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 from .test_multicrop_augment import MEAN, STD, assert_near_float64, augment, images, replaced, sampled

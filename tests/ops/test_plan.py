@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import BackendError, Facts, _native, _plan, _proven, plan
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops import BackendError, Facts, plan
+from esvit_fast.ops._core import native
+from esvit_fast.ops._core import plan as _plan
+from esvit_fast.ops._core import proven as _proven
+from esvit_fast.ops._core import triton as _device
 
 RULES = {
     ("op", "cuda"): lambda f: None if f.capability and f.capability >= (8, 0) else "it needs an sm_80 GPU",
@@ -91,7 +94,7 @@ def test_a_backend_of_another_device_is_no_reason_to_warn():
 @pytest.fixture(autouse=True)
 def no_cuda_library(monkeypatch):
     monkeypatch.delenv("ESVIT_FAST_UNPROVEN", raising=False)
-    monkeypatch.setattr(_native, "CUDA_MISSING", "the library _C_cuda was not built")
+    monkeypatch.setattr(native, "CUDA_MISSING", "the library _C_cuda was not built")
 
 
 SHAPES = {"qkv": (64, 56, 56, 288), "bias": (169, 3), "pad_kv": (192,)}
@@ -162,7 +165,7 @@ def test_without_triton(monkeypatch):
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_a_kernel_that_has_not_run_on_a_gpu_is_never_the_default(capability, monkeypatch):
     """No record is of any GPU: nothing but that keeps these facts from being planned for it."""
-    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    monkeypatch.setattr(native, "CUDA_MISSING", None)
     named = ".".join(map(str, capability))
     chosen = attention(capability, unproven=False)
     assert chosen.backend == "reference"
@@ -196,7 +199,7 @@ def test_every_kernel_for_gpus_has_to_be_proven():
     ],
 )
 def test_rows_of_logits_that_fit_the_chip(capability, prototypes, reason, monkeypatch):
-    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    monkeypatch.setattr(native, "CUDA_MISSING", None)
     given = Facts("cuda", torch.float16, {"student_logits": (176, prototypes)}, {}, capability, unproven=True)
     chosen = plan("soft_cross_entropy", given)
     assert chosen.backend == ("triton" if reason else "cuda")
@@ -217,7 +220,7 @@ def test_rows_of_logits_that_fit_the_chip(capability, prototypes, reason, monkey
     ],
 )
 def test_window_attention_in_cuda(capability, changes, config, monkeypatch):
-    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    monkeypatch.setattr(native, "CUDA_MISSING", None)
     chosen = attention(capability, forced="cuda", **changes)
     assert chosen.backend == "cuda" and config.items() <= chosen.config.items()
 
@@ -237,7 +240,7 @@ def test_window_attention_in_cuda(capability, changes, config, monkeypatch):
     ],
 )
 def test_window_attention_that_cuda_refuses(capability, changes, reason, monkeypatch):
-    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    monkeypatch.setattr(native, "CUDA_MISSING", None)
     with pytest.raises(BackendError, match=f"cuda: {reason}"):
         attention(capability, forced="cuda", **changes)
 
@@ -255,7 +258,7 @@ def test_what_is_passed_over_on_a_gpu(monkeypatch):
     with pytest.warns(UserWarning, match="runs on reference because .*triton: it has not run on a GPU"):
         assert choose() == "reference"
     monkeypatch.setitem(_proven.PROVEN, ("window_attention", "triton"), frozenset({(9, 0)}))
-    monkeypatch.setattr(_native, "CUDA_MISSING", None)
+    monkeypatch.setattr(native, "CUDA_MISSING", None)
     first.dtype = torch.float16
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import _native
-from esvit_fast.ops._chunked import prototype_cross_entropy as chunked
+from esvit_fast.ops._core import native
+from esvit_fast.ops.prototype_cross_entropy import chunked
 from tests import seeds
 
 from .harness import run_with_instruction_set, with_threads
@@ -23,7 +23,7 @@ from .problems import (
     rounded,
 )
 
-pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+pytestmark = pytest.mark.skipif(native.CPU_MISSING is not None, reason=str(native.CPU_MISSING))
 each_backend = pytest.mark.parametrize("backend", ["cpu", "chunked"])
 profiled = pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 

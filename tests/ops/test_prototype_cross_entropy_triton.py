@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops._plan import Facts
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import triton as _device
+from esvit_fast.ops._core.plan import Facts
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
 from .problems import REGIMES, TEMPERATURES, assert_exact_in, drawn_from, lengths, problem, regime, results

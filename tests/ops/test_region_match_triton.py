@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops._plan import Facts
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import triton as _device
+from esvit_fast.ops._core.plan import Facts
 from tests import seeds
 
 from .harness import run_in_the_interpreter, walled

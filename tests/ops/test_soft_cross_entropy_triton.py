@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from esvit_fast import ops
-from esvit_fast.ops import Facts, Pairs, _native
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops import Facts, Pairs
+from esvit_fast.ops._core import native
+from esvit_fast.ops._core import triton as _device
 from tests import seeds
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations
@@ -93,7 +94,7 @@ def test_in_the_interpreter(call):
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
 def test_a_gpu_runs_triton(capability, monkeypatch):
-    monkeypatch.setattr(_native, "CUDA_MISSING", "the library _C_cuda was not built")
+    monkeypatch.setattr(native, "CUDA_MISSING", "the library _C_cuda was not built")
     facts = Facts("cuda", torch.bfloat16, {"student_logits": (176, 65536)}, {"pairs": 352}, capability, unproven=True)
     assert ops.plan("soft_cross_entropy", facts).backend == "triton"
     facts = Facts("cuda", torch.float64, {"student_logits": (176, 65536)}, {"pairs": 352}, capability, unproven=True)

@@ -10,12 +10,12 @@ import torch
 
 from benchmarks.exactness import draws, judge, together
 from esvit_fast import ops
-from esvit_fast.ops import _native
+from esvit_fast.ops._core import native
 from tests import seeds
 
 from .harness import refused_instruction_set, run, run_with_instruction_set, walled, with_threads
 
-pytestmark = pytest.mark.skipif(_native.CPU_MISSING is not None, reason=str(_native.CPU_MISSING))
+pytestmark = pytest.mark.skipif(native.CPU_MISSING is not None, reason=str(native.CPU_MISSING))
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 

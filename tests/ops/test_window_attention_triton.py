@@ -16,8 +16,10 @@ import torch
 
 from benchmarks.exactness import draws
 from esvit_fast import ops
-from esvit_fast.ops import _shares, _window_tables, _windows
-from esvit_fast.ops._triton import _device
+from esvit_fast.ops._core import triton as _device
+from esvit_fast.ops.window_attention import shares as _shares
+from esvit_fast.ops.window_attention import tables as _window_tables
+from esvit_fast.ops.window_attention import windows as _windows
 from tests import seeds
 
 from .harness import assert_walls, run_in_the_interpreter, walled, walled_allocations

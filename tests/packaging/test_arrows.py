@@ -62,8 +62,8 @@ def test_the_arrows_are_seen():
     files = module_files()
     found = {module: set(imported_modules(module, path, set(files))) for module, path in files.items()}
     assert {"nn"} <= found["models.swin"]
-    assert {"reference", "ops._library", "ops._plan"} <= found["ops.region_match"]
-    assert {"kernels._tables", "kernels.window_attention_fwd"} <= found["ops._triton.window_attention"]
+    assert {"reference", "ops._core.library", "ops._core.plan"} <= found["ops.region_match.op"]
+    assert {"kernels._tables", "kernels.window_attention_fwd"} <= found["ops.window_attention.triton"]
     assert {"config", "data.draws"} <= found["data.multicrop"]
 
 

@@ -8,12 +8,12 @@ import subprocess
 
 import pytest
 
-from esvit_fast.ops import _native
+from esvit_fast.ops._core import native
 from tests.ops.harness import run
 
 from .tree import PACKAGE, build_libraries
 
-LIBRARIES = {"_C_cpu": _native._CPU_SCHEMAS, "_C_cuda": _native._CUDA_SCHEMAS}
+LIBRARIES = {"_C_cpu": native._CPU_SCHEMAS, "_C_cuda": native._CUDA_SCHEMAS}
 
 
 def built(stem):
@@ -27,7 +27,7 @@ def built(stem):
 def test_a_library_that_was_built_loads_without_a_gpu(stem):
     """And without a driver, where the machine has none."""
     built(stem)
-    code = "from esvit_fast.ops import _native as n; print(n.CPU_MISSING, n.CUDA_MISSING, sep='\\n')"
+    code = "from esvit_fast.ops._core import native as n; print(n.CPU_MISSING, n.CUDA_MISSING, sep='\\n')"
     done = run(code, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     missing = dict(zip(LIBRARIES, done.stdout.splitlines(), strict=True))
@@ -38,9 +38,9 @@ def test_a_library_that_was_built_loads_without_a_gpu(stem):
 def test_a_library_of_another_version_is_refused(stem):
     built(stem)
     schemas = LIBRARIES[stem]
-    assert _native._load(stem, schemas) is None
+    assert native._load(stem, schemas) is None
     for other in ({"window_attention": "(Tensor qkv) -> Tensor"}, {"attention": schemas["window_attention"]}):
-        assert "is of another version; build it with" in _native._load(stem, schemas | other)
+        assert "is of another version; build it with" in native._load(stem, schemas | other)
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm, of binutils, is not here")

@@ -45,7 +45,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     compiled = {name for name in inside if name.endswith(".so")}
     assert inside - compiled == {name for name in here if "__pycache__" not in name and not name.endswith(".so")}
     assert compiled == (set() if "none-any" in wheel.filename else {"esvit_fast/_C_cpu.abi3.so"})
-    assert {"esvit_fast/py.typed", "esvit_fast/recipes/swin_tiny_w7.yaml", "esvit_fast/ops/_plan.py"} <= inside
+    assert {"esvit_fast/py.typed", "esvit_fast/recipes/swin_tiny_w7.yaml", "esvit_fast/ops/_core/plan.py"} <= inside
     assert "esvit_fast/kernels/window_attention_fwd.py" in inside
 
 

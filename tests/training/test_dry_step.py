@@ -11,7 +11,7 @@ from benchmarks.measuring import peak_bytes
 from benchmarks.step import plain_torch
 from esvit_fast.config import Config
 from esvit_fast.models import create_model
-from esvit_fast.ops._cpu.prototype_cross_entropy import scratch_bytes
+from esvit_fast.ops.prototype_cross_entropy.cpu import scratch_bytes
 from esvit_fast.training import Ranks, Trainer
 from esvit_fast.training.dry_step import KINDS, dry_step, noise
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ... import ops
-from ...ops._plan import facts_here
+from ...ops._core.plan import facts_here
 from ..window_attention import WindowAttention
 from .report import Runs
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...ops._plan import exported, transformed
+from ...ops._core.plan import exported, transformed
 from ..linear import linear
 from ..stand_in import StandIn, has_hooks, hooks_of_all
 from .planned import Call

@@ -1,0 +1,1 @@
+"""What operators share: choosing a backend, registration, checks, and the compiled libraries."""

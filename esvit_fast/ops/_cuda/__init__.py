@@ -1,1 +1,0 @@
-"""Backends that call the compiled library of CUDA C++ kernels, one operator a file."""

@@ -1,1 +1,0 @@
-"""Backends that launch Triton kernels, one operator a file."""
