@@ -34,11 +34,11 @@ from esvit_fast.data import (
     prefetch,
     uniforms,
 )
-from esvit_fast.data.augment import sampled_parameters
-from esvit_fast.data.draws import AUGMENT, CROP, epoch_order
-from esvit_fast.data.encoded import EncodedSource
-from esvit_fast.data.exact_pil import exact_pil
-from esvit_fast.data.multicrop import view_groups
+from esvit_fast.data.sources.encoded import EncodedSource
+from esvit_fast.data.views.augment import sampled_parameters
+from esvit_fast.data.views.draws import AUGMENT, CROP, epoch_order
+from esvit_fast.data.views.exact_pil import exact_pil
+from esvit_fast.data.views.multicrop import view_groups
 
 CONFIG = DataConfig(workers=0)
 GPU = "cuda"

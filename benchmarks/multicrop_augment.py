@@ -13,8 +13,8 @@ from benchmarks.measuring import costs, interleaved, judged, on_gpu, provenance,
 from esvit_fast import ops
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import normalize
-from esvit_fast.data.augment import operator_settings, sampled_parameters
-from esvit_fast.data.exact_pil import exact_pil
+from esvit_fast.data.views.augment import operator_settings, sampled_parameters
+from esvit_fast.data.views.exact_pil import exact_pil
 
 SIZES = {224: (0, 1), 96: (2,) * 8}
 """Views of each size, by kind: first global, second global, local."""

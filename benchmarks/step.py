@@ -15,7 +15,7 @@ from benchmarks.measuring import costs, fitting, interleaved, judged, on_gpu, pr
 from esvit_fast import ops, reference
 from esvit_fast.config import Config, load_config, validate
 from esvit_fast.data import Batch
-from esvit_fast.data import augment as data_augment
+from esvit_fast.data.views import augment as data_augment
 from esvit_fast.methods import esvit_loss
 from esvit_fast.nn import patches, swin_block
 from esvit_fast.ops._core import plan as _plan

@@ -17,11 +17,11 @@ from rich.text import Text
 
 from ..config import Config, DataConfig, load_config, recipe_names, validate
 from ..data import open_source, open_splits, warning_of
-from ..data.account import account_of, findings, printable, report_of
-from ..data.check import Survey, copies_between
-from ..data.pack import PackSettings
-from ..data.pack import pack as write_shards
-from ..data.preview import preview as draw
+from ..data.sources.account import account_of, findings, printable, report_of
+from ..data.tools.check import Survey, copies_between
+from ..data.tools.pack import PackSettings
+from ..data.tools.pack import pack as write_shards
+from ..data.tools.preview import preview as draw
 from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed

@@ -121,7 +121,7 @@ def _loss_of_a_rank(error: Exception) -> str | None:
 
 
 def _is_loss_of_a_worker(error: Exception) -> bool:
-    workers = sys.modules.get("esvit_fast.data.workers")
+    workers = sys.modules.get("esvit_fast.data.loading.workers")
     return workers is not None and isinstance(error, workers.WorkerDied)
 
 

@@ -94,7 +94,7 @@ def _parser_of_resume(own: Config | None = None) -> Parser:
 
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
     """Make a run under the process group that torchrun asks for, and say how it ended."""
-    from ..data.workers import WorkerDied
+    from ..data.loading.workers import WorkerDied
     from ..training import setup_distributed, teardown_distributed
     from ..training.distributed import is_loss_of_a_rank
     from ..training.memory import keep_freed_memory

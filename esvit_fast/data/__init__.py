@@ -1,18 +1,19 @@
 """Bytes to tensors: sources, decoding, multi-crop, augmentation, and the order of samples."""
 
-from .account import warning_of
-from .augment import Augmenter, denormalize, normalize
+from .batch import Batch, TooManyCorrupt
 from .decode import CorruptImage, decode_image
-from .device_decode import check_device_decode
-from .draws import SLOTS, uniforms
-from .encoded import Source, SourceError
-from .fingerprint import Fingerprint, changes, fingerprint
-from .loader import Batch, CorruptionLog, Loader, TooManyCorrupt, make_loader, steps_per_epoch
-from .multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
-from .place import absolute
-from .prefetch import prefetch
-from .sources import open_source, open_splits, open_test
-from .workers import SharedMemoryFull, WorkerDied, interruptible
+from .loading.device_decode import check_device_decode
+from .loading.loader import CorruptionLog, Loader, make_loader, steps_per_epoch
+from .loading.prefetch import prefetch
+from .loading.workers import SharedMemoryFull, WorkerDied, interruptible
+from .sources.account import warning_of
+from .sources.encoded import Source, SourceError
+from .sources.fingerprint import Fingerprint, changes, fingerprint
+from .sources.opening import open_source, open_splits, open_test
+from .sources.place import absolute
+from .views.augment import Augmenter, denormalize, normalize
+from .views.draws import SLOTS, uniforms
+from .views.multicrop import MultiCrop, crop_boxes, eval_image, eval_transform
 
 __all__ = [
     "SLOTS",

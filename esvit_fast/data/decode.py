@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from .content import FORMATS as _FORMATS
 from .deep import deep_values, mode_name, to_bytes
+from .sources.content import FORMATS as _FORMATS
 
 try:
     import simplejpeg

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import CorruptImage, Source, eval_image, normalize
-from esvit_fast.data.augment import sampled_parameters
-from esvit_fast.data.draws import AUGMENT, CROP, FLIP, uniforms
-from esvit_fast.data.multicrop import crop_boxes, resize
+from esvit_fast.data.views.augment import sampled_parameters
+from esvit_fast.data.views.draws import AUGMENT, CROP, FLIP, uniforms
+from esvit_fast.data.views.multicrop import crop_boxes, resize
 from esvit_fast.evaluation.features import evaluating, log, subset
 from esvit_fast.ops import multicrop_augment
 

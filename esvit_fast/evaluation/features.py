@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import CorruptImage, Source, eval_image, normalize
-from esvit_fast.data.draws import epoch_order
+from esvit_fast.data.views.draws import epoch_order
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 
 from ..config import Config
 from ..data import Source, check_device_decode, make_loader, prefetch
-from ..data.loader import worker_count
+from ..data.loading.loader import worker_count
 from .distributed import Ranks, least_images
 from .dry_step import noise
 from .memory import give_back_freed_memory, system_bytes

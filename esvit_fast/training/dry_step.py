@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import Config
 from ..data import Batch
-from ..data.device_decode import HELD_BYTES
-from ..data.draws import AUGMENT
+from ..data.loading.device_decode import HELD_BYTES
+from ..data.views.draws import AUGMENT
 from .distributed import Ranks, accumulation_steps
 from .estimate import Work
 from .sharding import units

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..data.loader import cores
+from ..data.loading.loader import cores
 from .precision import precision_here
 
 _PACKAGES = ("torch", "torchvision", "triton", "timm", "numpy", "pillow", "simplejpeg", "safetensors")

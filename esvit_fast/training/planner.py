@@ -13,7 +13,7 @@ import torch
 
 from ..config import Config
 from ..data import Source
-from ..data.loader import MicroBatches, cores, worker_count
+from ..data.loading.loader import MicroBatches, cores, worker_count
 from ..gpus import Gpu
 from ..models import create_model
 from .calibration import Calibration, calibrate, free_memory, loader_rate

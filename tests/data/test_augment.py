@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import Augmenter, Batch, normalize, uniforms
-from esvit_fast.data.augment import sampled_parameters
-from esvit_fast.data.draws import (
+from esvit_fast.data.views.augment import sampled_parameters
+from esvit_fast.data.views.draws import (
     AUGMENT,
     BLUR,
     BRIGHTNESS,
@@ -27,7 +27,7 @@ from esvit_fast.data.draws import (
     SIGMA,
     SOLARIZE,
 )
-from esvit_fast.data.multicrop import view_groups
+from esvit_fast.data.views.multicrop import view_groups
 from esvit_fast.ops.multicrop_augment.op import COLUMNS
 
 from .stand_ins import distance, pixels

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from esvit_fast.data import open_source
-from esvit_fast.data.check import Survey, copies_between, difference_hash, near_pairs
+from esvit_fast.data.tools.check import Survey, copies_between, difference_hash, near_pairs
 
 from .stand_ins import ArraySource, pixels, write_images
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from esvit_fast.data import CorruptImage, SourceError, decode_image, open_source
-from esvit_fast.data.content import FORMATS
-from esvit_fast.data.pack import PackSettings, pack
+from esvit_fast.data.sources.content import FORMATS
+from esvit_fast.data.tools.pack import PackSettings, pack
 
 from .stand_ins import encoded, jpeg, pixels
 

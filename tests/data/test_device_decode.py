@@ -14,10 +14,11 @@ from torch.utils import deterministic
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from esvit_fast.config import CropConfig, DataConfig
-from esvit_fast.data import CorruptImage, MultiCrop, TooManyCorrupt, device_decode, make_loader, open_source, uniforms
+from esvit_fast.data import CorruptImage, MultiCrop, TooManyCorrupt, make_loader, open_source, uniforms
 from esvit_fast.data.decode import plain_jpeg_size
-from esvit_fast.data.device_decode import check_device_decode, decode_jpegs, resized, taps
-from esvit_fast.data.draws import CROP
+from esvit_fast.data.loading import device_decode
+from esvit_fast.data.loading.device_decode import check_device_decode, decode_jpegs, resized, taps
+from esvit_fast.data.views.draws import CROP
 
 from .stand_ins import ArraySource, damaged, jpeg, pixels
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from esvit_fast.data import open_splits
-from esvit_fast.data.account import account_of
+from esvit_fast.data.sources.account import account_of
 
 from .drawn_layouts import (
     KINDS,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from esvit_fast.data.draws import AUGMENT, CROP, SLOTS, epoch_order, replacements, uniforms
+from esvit_fast.data.views.draws import AUGMENT, CROP, SLOTS, epoch_order, replacements, uniforms
 
 
 def test_uniforms_are_a_function_of_their_counter():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from esvit_fast.config import AugmentConfig
-from esvit_fast.data.augment import operator_settings
-from esvit_fast.data.exact_pil import exact_pil
+from esvit_fast.data.views.augment import operator_settings
+from esvit_fast.data.views.exact_pil import exact_pil
 from esvit_fast.ops import augment_parameters, multicrop_augment
 
 from .test_augment import PLAIN, augment, images, uniform

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esvit_fast.data import fingerprint, open_source, open_splits
-from esvit_fast.data.labels import by_number, by_text
+from esvit_fast.data.sources.labels import by_number, by_text
 
 from .stand_ins import pixels, write_images
 from .test_sources import pack

@@ -8,9 +8,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from esvit_fast.data.divide import LayoutError
-from esvit_fast.data.layout import understand, words_of
-from esvit_fast.data.split_names import companions, divided_names, split_word
+from esvit_fast.data.layout.divide import LayoutError
+from esvit_fast.data.layout.rule import understand, words_of
+from esvit_fast.data.layout.split_names import companions, divided_names, split_word
 
 
 def read(*paths, **options):

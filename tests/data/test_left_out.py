@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esvit_fast.data import CorruptImage, SourceError, content, open_source, open_splits, warning_of
-from esvit_fast.data.account import account_of
-from esvit_fast.data.content import format_of, sort_out
+from esvit_fast.data import CorruptImage, SourceError, open_source, open_splits, warning_of
+from esvit_fast.data.sources.account import account_of
+from esvit_fast.data.sources.content import format_of, sort_out
+from esvit_fast.data.sources.opening import content
 
 from .stand_ins import encoded, jpeg, pixels, write_images
 from .test_shards import shard
@@ -122,14 +123,14 @@ def test_links_and_folders_that_lead_nowhere_are_told(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr("esvit_fast.data.folder_source.os.scandir", refuse)
+    monkeypatch.setattr("esvit_fast.data.sources.folder.os.scandir", refuse)
     source = open_source(str(tmp_path))
     assert list(source.paths) == ["cat/1.png", "dog/2.png"] and told(source) == {
         "folders that cannot be read": (2, "dog/shut/", "locked/"),
         "links that lead nowhere": (2, "cat/gone.png", "cat/self.png"),
         "links to folders that enclose them": (1, "dog/again/"),
     }
-    monkeypatch.setattr("esvit_fast.data.folder_source.os.scandir", lambda path: scandir(tmp_path / "absent"))
+    monkeypatch.setattr("esvit_fast.data.sources.folder.os.scandir", lambda path: scandir(tmp_path / "absent"))
     with pytest.raises(SourceError, match="cannot be read: No such file or directory; check it"):
         open_source(str(tmp_path))
 
@@ -267,7 +268,7 @@ def test_samples_of_shards_have_one_image(tmp_path):
 
 
 def test_what_was_left_out_of_shards_is_kept_with_their_index(tmp_path, monkeypatch):
-    monkeypatch.setattr("esvit_fast.data.shard_index.WORTH", 0)
+    monkeypatch.setattr("esvit_fast.data.sources.shard_index.WORTH", 0)
     shard(tmp_path / "0.tar", {"a.png": encoded(0), "a.txt": b"x"})
     assert (
         told(open_source(str(tmp_path)))

@@ -25,8 +25,8 @@ from esvit_fast.data import (
     steps_per_epoch,
     uniforms,
 )
-from esvit_fast.data.draws import AUGMENT, CROP, epoch_order, replacements
-from esvit_fast.data.loader import worker_count
+from esvit_fast.data.loading.loader import worker_count
+from esvit_fast.data.views.draws import AUGMENT, CROP, epoch_order, replacements
 
 from .stand_ins import ArraySource, pixels, write_images
 
@@ -232,7 +232,7 @@ def test_loader_over_files_with_spawned_workers(tmp_path, monkeypatch):
 
     import torch.utils.data as data
 
-    from esvit_fast.data import loader as module
+    from esvit_fast.data.loading import loader as module
 
     context = multiprocessing.get_context("spawn")
     monkeypatch.setattr(module, "DataLoader", lambda *a, **k: data.DataLoader(*a, **k, multiprocessing_context=context))

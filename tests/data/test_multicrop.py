@@ -11,9 +11,10 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from esvit_fast.config import CropConfig
-from esvit_fast.data import MultiCrop, crop_boxes, eval_image, multicrop, uniforms
-from esvit_fast.data.draws import CROP
-from esvit_fast.data.multicrop import central_box, view_groups
+from esvit_fast.data import MultiCrop, crop_boxes, eval_image, uniforms
+from esvit_fast.data.views import multicrop
+from esvit_fast.data.views.draws import CROP
+from esvit_fast.data.views.multicrop import central_box, view_groups
 from esvit_fast.ops.crop_resize import available, crop_resize
 
 from ..ops.harness import run_with_instruction_set
@@ -123,7 +124,7 @@ def test_images_of_any_layout_are_cropped(monkeypatch):
     for other in (frozen, strided):
         assert all(torch.equal(a, b) for a, b in zip(crop(other, draws), crop(image, draws), strict=True))
     expected = crop(image, draws)
-    monkeypatch.setattr("esvit_fast.data.multicrop.available", lambda: False)
+    monkeypatch.setattr("esvit_fast.data.views.multicrop.available", lambda: False)
     assert all(torch.equal(a, b) for a, b in zip(crop(image, draws), expected, strict=True))
 
 
@@ -139,7 +140,7 @@ def test_boxes_outside_of_the_image_are_refused(box):
 def test_the_kernel_gets_no_more_of_an_image_than_its_crops(monkeypatch, height, width):
     """It holds whole blocks of rows of what it gets, however few an image has."""
     crop, given = MultiCrop(CropConfig(24, (0.4, 1.0), (16,), (2,))), []
-    monkeypatch.setattr("esvit_fast.data.multicrop.crop_resize", lambda *a: given.append(a) or crop_resize(*a))
+    monkeypatch.setattr("esvit_fast.data.views.multicrop.crop_resize", lambda *a: given.append(a) or crop_resize(*a))
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     boxes = crop_boxes(height, width, crop.scale, uniforms(0, 0, 0, 4)[:, CROP])
     ours, theirs = crop._by_kernel(image, boxes), crop._by_torch(image, boxes)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from esvit_fast.data import TooManyCorrupt, changes, fingerprint, open_source, open_splits
-from esvit_fast.data import pack as package
-from esvit_fast.data.pack import PackError, PackSettings, _names, pack
-from esvit_fast.data.shards import CARD
+from esvit_fast.data.sources.shards import CARD
+from esvit_fast.data.tools import pack as package
+from esvit_fast.data.tools.pack import PackError, PackSettings, _names, pack
 
 from .stand_ins import ArraySource, pixels, write_images
 

@@ -10,7 +10,8 @@ import pickle
 import numpy as np
 import pytest
 
-from esvit_fast.data import CorruptImage, SourceError, fingerprint, open_source, parquet_source
+from esvit_fast.data import CorruptImage, SourceError, fingerprint, open_source
+from esvit_fast.data.sources.opening import parquet as parquet_source
 
 from .stand_ins import encoded, pixels
 

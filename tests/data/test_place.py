@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from esvit_fast.data import absolute
-from esvit_fast.data.files import expand
+from esvit_fast.data.sources.files import expand
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from PIL import Image
 
 from esvit_fast.config import Config, CropConfig, DataConfig
 from esvit_fast.data import MultiCrop, open_source, uniforms
-from esvit_fast.data.draws import CROP, epoch_order
-from esvit_fast.data.preview import COLOURS, GAP, HEAD, MARGIN, SIDE, _boxes, preview
+from esvit_fast.data.tools.preview import COLOURS, GAP, HEAD, MARGIN, SIDE, _boxes, preview
+from esvit_fast.data.views.draws import CROP, epoch_order
 
 from .stand_ins import pixels, write_images
 

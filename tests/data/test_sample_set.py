@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from esvit_fast.data import SourceError, open_source
-from esvit_fast.data.sample_set import _CLASSES, draw_samples
+from esvit_fast.data.sources.sample import _CLASSES, draw_samples
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from esvit_fast.data.samples import one_a_sample, sample_and_field
+from esvit_fast.data.sources.samples import one_a_sample, sample_and_field
 
 
 @pytest.mark.parametrize(

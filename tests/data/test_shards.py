@@ -14,9 +14,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from esvit_fast.data import CorruptImage, SourceError, changes, fingerprint, open_source, shard_index
-from esvit_fast.data.files import expand
-from esvit_fast.data.shards import CARD
+from esvit_fast.data import CorruptImage, SourceError, changes, fingerprint, open_source
+from esvit_fast.data.sources.files import expand
+from esvit_fast.data.sources.opening import shard_index
+from esvit_fast.data.sources.shards import CARD
 
 from .stand_ins import encoded, pixels
 
@@ -60,7 +61,7 @@ def test_shards_are_one_source_in_their_order(spec):
 
 
 def test_after_pickling_and_forking_and_with_few_files_open(spec, monkeypatch):
-    monkeypatch.setattr("esvit_fast.data.files.OPEN_FILES", 1)
+    monkeypatch.setattr("esvit_fast.data.sources.files.OPEN_FILES", 1)
     source = open_source(spec)
     order = [0, 11, 5, 1, 10, 6]
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None

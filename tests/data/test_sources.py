@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from esvit_fast.data import CorruptImage, SourceError, open_source
-from esvit_fast.data.encoded import Strings
+from esvit_fast.data.sources.encoded import Strings
 
 from .stand_ins import pixels, write_images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esvit_fast.data import open_source, open_splits
-from esvit_fast.data.account import account_of
+from esvit_fast.data.sources.account import account_of
 
 from .stand_ins import encoded
 from .test_shards import shard

@@ -14,9 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from esvit_fast.data import workers
-from esvit_fast.data.each import each
-from esvit_fast.data.workers import (
+from esvit_fast.data.loading import workers
+from esvit_fast.data.loading.workers import (
     SharedMemoryFull,
     WorkerDied,
     answers,
@@ -26,6 +25,7 @@ from esvit_fast.data.workers import (
     share,
     start_worker,
 )
+from esvit_fast.data.tools.each import each
 
 
 class Items(Dataset):

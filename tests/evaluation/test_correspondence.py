@@ -8,8 +8,8 @@ from torchvision.transforms.v2 import functional as tf
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import eval_image, uniforms
-from esvit_fast.data.draws import AUGMENT as AUGMENT_SLOTS
-from esvit_fast.data.draws import BRIGHTNESS, CONTRAST, HUE, JITTER, ORDER, SATURATION
+from esvit_fast.data.views.draws import AUGMENT as AUGMENT_SLOTS
+from esvit_fast.data.views.draws import BRIGHTNESS, CONTRAST, HUE, JITTER, ORDER, SATURATION
 from esvit_fast.evaluation.correspondence import (
     PAIRS,
     Correspondence,

@@ -64,7 +64,7 @@ def test_the_arrows_are_seen():
     assert {"nn"} <= found["models.swin"]
     assert {"reference", "ops._core.library", "ops._core.plan"} <= found["ops.region_match.op"]
     assert {"kernels._tables", "kernels.window_attention_fwd"} <= found["ops.window_attention.triton"]
-    assert {"config", "data.draws"} <= found["data.multicrop"]
+    assert {"config", "data.views.draws"} <= found["data.views.multicrop"]
 
 
 def test_device_code_knows_no_torch():

@@ -79,7 +79,7 @@ def test_a_cpu_is_refused_before_anything_is_written(config, tmp_path, monkeypat
 def test_the_rate_of_a_loader_is_that_of_its_crops(config, monkeypatch):
     source, seen = open_source(config.data.source), []
     monkeypatch.setattr(
-        "esvit_fast.data.device_decode.DeviceDecoder.__call__", lambda _, b, device: seen.append(device)
+        "esvit_fast.data.loading.device_decode.DeviceDecoder.__call__", lambda _, b, device: seen.append(device)
     )
     assert calibration.loader_rate(config, source, CPU.device, seconds=0.01) > 0
     assert len(seen) >= 3 and set(seen) == {CPU.device}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .encoded import NoSplit, Source, SourceError
 from .files import expand, is_pattern
-from .list_source import LISTS, open_list
+from .lists import LISTS, open_list
 from .opened import Opened
 
 _COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst", ".7z", ".rar")
@@ -47,11 +47,11 @@ def look_at(spec: str, max_megapixels: float = 64.0) -> Opened:
     """What a specification names, and how it is divided; arguments and errors are those of `open_source`."""
     scheme, _, rest = spec.partition(":")
     if scheme == "sample":
-        from .sample_set import open_sample
+        from .sample import open_sample
 
         return open_sample(spec, rest)
     if scheme == "torchvision":
-        from .torchvision_source import open_torchvision
+        from .torchvision import open_torchvision
 
         return open_torchvision(spec, rest, max_megapixels)
     path = Path(os.path.expanduser(spec))
@@ -66,7 +66,7 @@ def look_at(spec: str, max_megapixels: float = 64.0) -> Opened:
             "images, shards ('*.tar', '{000..127}.tar'), .parquet, .npy, .npz, torchvision:NAME@ROOT, or sample"
         )
     if path.is_dir():
-        from .folder_source import open_folder
+        from .folder import open_folder
 
         return open_folder(spec, path, max_megapixels)
     if not path.is_file():
@@ -79,7 +79,7 @@ def _open_file(spec: str, path: Path, max_megapixels: float) -> Opened:
     if suffix in LISTS:
         return open_list(spec, path, max_megapixels)
     if suffix == ".zip":
-        from .zip_source import open_zip
+        from .zip import open_zip
 
         return open_zip(spec, path, max_megapixels)
     if suffix == ".tar":
@@ -91,7 +91,7 @@ def _open_file(spec: str, path: Path, max_megapixels: float) -> Opened:
 
         return open_files(spec, [path], max_megapixels)
     if suffix in (".npy", ".npz"):
-        from .array_source import open_array
+        from .array import open_array
 
         return open_array(spec, path, max_megapixels)
     if suffix in _COMPRESSED:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .account import FIRST, Account, LeftOut
+from ..sources.account import FIRST, Account, LeftOut
+from ..sources.encoded import SourceError
+from ..sources.labels import UNLABELLED
 from .beside import Beside
 from .divide import Folder, LayoutError, Parts, Said, as_told, children, depth_of, divide
 from .doubts import classes_said, doubts, splits_in_names
-from .encoded import SourceError
-from .labels import UNLABELLED
 from .split_names import (
     WORDS,
     companions,

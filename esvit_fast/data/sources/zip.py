@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..decode import reason
+from ..layout.rule import lay_out
 from .account import Account, LeftOut, left_out
 from .content import HEAD, sort_out
-from .decode import reason
 from .encoded import EncodedSource, SourceError, nothing_found
 from .files import Files
 from .labels import Classed
-from .layout import lay_out
 from .links import follow, plain, target_of
 from .marks import marks_of
 from .opened import Opened

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .labels import UNLABELLED
+from ..sources.labels import UNLABELLED
 from .split_names import kind_of, word_in
 
 _NO_DIGITS = str.maketrans("0123456789", "_" * 10)

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from ..decode import CorruptImage, decode_image
+from ..layout.split_names import SPLITS
 from .account import Account
 from .content import EXTENSIONS
-from .decode import CorruptImage, decode_image
 from .labels import Classed
-from .split_names import SPLITS
 
 
 class SourceError(ValueError):

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..layout.rule import lay_out
+from ..layout.split_names import SPLIT_COLUMNS, has_both, split_of, told_by_column
 from .account import Account, left_out
 from .content import extension, is_image_name
 from .encoded import SourceError
 from .files import SHARDS
-from .folder_source import FileSource
+from .folder import FileSource
 from .labels import Classed, by_text
-from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, has_both, split_of, told_by_column
 
 LISTS = (".txt", ".csv", ".tsv")
 

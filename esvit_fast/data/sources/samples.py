@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import repeat
 
+from ..layout.split_names import is_companion_word, is_images_word
 from .account import FIRST, LeftOut
 from .content import EXTENSIONS, extension
-from .split_names import is_companion_word, is_images_word
 
 _ASIDE = 3
 _FIELD = re.compile(r"[^\W\d][\w-]*")

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from . import deep
-from .decode import CorruptImage, format_and_mode
+from .. import deep
+from ..decode import CorruptImage, format_and_mode
+from ..loading.loader import too_many_corrupt
+from ..sources.encoded import Source, encoded_and_pixels
 from .each import each
-from .encoded import Source, encoded_and_pixels
-from .loader import too_many_corrupt
 
 NEAR = 3
 """Most of the 64 bits of a difference hash in which two images that look alike differ."""

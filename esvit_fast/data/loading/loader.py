@@ -5,57 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..config import CropConfig, DataConfig
-from .decode import CorruptImage, decode_image, plain_jpeg_size
-from .device_decode import DeviceDecoder, Jpeg, Jpegs
-from .draws import AUGMENT, CROP, epoch_order, replacements, uniforms
-from .encoded import EncodedSource, Source
-from .multicrop import MultiCrop
+from ...config import CropConfig, DataConfig
+from ..batch import Batch, Failure, Jpegs, Sample, TooManyCorrupt
+from ..sources.encoded import EncodedSource, Source
+from ..views.draws import epoch_order
+from .dataset import CropDataset
+from .device_decode import DeviceDecoder
 from .workers import Full, answers, check_shared_memory, fitting_workers, local_ranks, share, start_worker
 
 logger = logging.getLogger(__name__)
-
-_TRIES = 64  # unreadable images in a row before a sample is given up
-_BELOW_ONE = np.float32(1 - 2**-24)
-
-Failure = tuple[int, str, str]
-"""Index, path and reason of an unreadable image."""
-
-
-class TooManyCorrupt(ValueError):
-    """More images are unreadable than the run tolerates."""
-
-
-class Batch(NamedTuple):
-    """One micro-batch of one rank, on the CPU."""
-
-    crops: list[torch.Tensor]
-    """uint8 [V_r, B, 3, S, S], one for each resolution, in the order in which CropConfig.sizes first names it."""
-    draws: torch.Tensor
-    """float32 [V, B, A] in [0, 1): the uniforms that the augmentation uses."""
-    index: torch.Tensor
-    """int64 [B]: the image that each row shows."""
-    failures: list[Failure]
-    """The images that could not be read and were replaced."""
-    jpegs: Jpegs | None = None
-    """Images that a device is to decode: until then, `crops` are those of the other rows only, if there are any."""
-
-
-class Sample(NamedTuple):
-    """One image's part of a batch."""
-
-    crops: list[torch.Tensor]
-    draws: np.ndarray
-    index: int
-    failures: list[Failure]
-    jpeg: Jpeg | None = None
-    """An image that a device is to decode; then there are no crops."""
 
 
 def steps_per_epoch(length: int, batch_size: int) -> int:
@@ -121,54 +84,6 @@ class MicroBatches:
             for accumulation in range(self.accumulation_steps):
                 start = position * self.batch_size + (accumulation * self.world_size + self.rank) * micro
                 yield [(epoch, index) for index in order[start : start + micro].tolist()]
-
-
-class CropDataset(Dataset):
-    """The crops of (epoch, index): a pure function of these, the seed and the source.
-
-    Args:
-        encoded: leave plain JPEGs as they are, and tell only where their crops lie.
-    """
-
-    def __init__(self, source: Source, config: DataConfig, seed: int, *, encoded: bool = False):
-        self.source, self.seed, self.encoded = source, seed, encoded
-        self.crop = MultiCrop(config.crops)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample | TooManyCorrupt:
-        epoch, index = key
-        image, index, failures = self._readable(epoch, index)
-        if image is None:
-            return TooManyCorrupt(
-                f"data.source={self.source.name!r}: {_TRIES} images in a row cannot be read, "
-                f"the first is {failures[0][1]}: {failures[0][2]}; check the files"
-            )
-        draws = uniforms(self.seed, epoch, index, len(self.crop.sizes))
-        augment = np.minimum(draws[:, AUGMENT].astype(np.float32), _BELOW_ONE)
-        if isinstance(image, np.ndarray):
-            return Sample(self.crop(image, draws[:, CROP]), augment, index, failures)
-        data, size = image
-        return Sample([], augment, index, failures, Jpeg(data, size, self.crop.boxes(*size, draws[:, CROP]), key))
-
-    def _image(self, index: int) -> np.ndarray | tuple[bytes, tuple[int, int]]:
-        """Pixels; or, of a JPEG that stays encoded, its bytes, height and width."""
-        if not self.encoded:
-            return self.source.image(index)
-        data, path, limit = self.source.encoded(index), self.source.path(index), self.source.max_megapixels
-        size = plain_jpeg_size(data, path, limit)
-        return decode_image(data, path, limit) if size is None else (data, size)
-
-    def _readable(self, epoch: int, index: int) -> tuple[np.ndarray | tuple | None, int, list[Failure]]:
-        failures: list[Failure] = []
-        try:
-            return self._image(index), index, failures
-        except CorruptImage as error:
-            failures.append((index, error.path, error.why))
-        for other in replacements(self.seed, epoch, index, len(self.source), _TRIES - 1):
-            try:
-                return self._image(other), other, failures
-            except CorruptImage as error:
-                failures.append((other, error.path, error.why))
-        return None, index, failures
 
 
 class Loader:

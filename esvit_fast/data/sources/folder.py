@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..layout.rule import Layout, lay_out
 from .account import Account, left_out
 from .content import HEAD, is_hidden, is_junk, sort_out
 from .encoded import EncodedSource, SourceError, nothing_found
 from .files import OPEN_FLAGS, SHARDS, encloses
 from .labels import Classed
-from .layout import Layout, lay_out
 from .marks import SPLIT_FOLDERS, marks_of
 from .opened import Opened
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..decode import reason
+from ..layout.rule import lay_out
+from ..layout.split_names import CANONICAL
 from .account import Account, left_out
-from .decode import reason
 from .encoded import NoSplit, SourceError, Strings
 from .labels import UNLABELLED, Classed, by_number, without_labels
-from .layout import lay_out
 from .opened import Opened
-from .split_names import CANONICAL
-from .zip_source import ZIP_DAMAGE
+from .zip import ZIP_DAMAGE
 
 # what NumPy's parsers raise on damaged files
 _DAMAGE = (*ZIP_DAMAGE, EOFError, LookupError, MemoryError, SyntaxError, TypeError, tokenize.TokenError, zlib.error)

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..decode import reason
+from ..layout.rule import lay_out
+from ..layout.split_names import SPLIT_COLUMNS, split_of, told_by_column
 from .account import Account
-from .decode import reason
 from .encoded import EncodedSource, SourceError
 from .labels import UNLABELLED, Classed, by_number, by_text, named
-from .layout import lay_out
 from .opened import Opened
-from .split_names import SPLIT_COLUMNS, split_of, told_by_column
 
 try:
     import pyarrow

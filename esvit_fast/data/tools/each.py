@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .encoded import Source
-from .loader import worker_count
-from .workers import answers, share, start_worker
+from ..loading.loader import worker_count
+from ..loading.workers import answers, share, start_worker
+from ..sources.encoded import Source
 
 CHUNK = 16
 """Images that a process answers for at a time."""

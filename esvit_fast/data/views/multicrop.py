@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from ..config import CropConfig
-from ..ops.crop_resize import available, crop_resize
+from ...config import CropConfig
+from ...ops.crop_resize import available, crop_resize
 from .draws import ATTEMPTS
 
 RATIO = (3 / 4, 4 / 3)

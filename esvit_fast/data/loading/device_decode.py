@@ -8,17 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils import deterministic
 
-from .decode import reason
-from .multicrop import view_groups
-
-if TYPE_CHECKING:
-    from .loader import Batch, CropDataset
+from ..batch import Batch, Jpegs
+from ..decode import reason
+from ..views.multicrop import view_groups
+from .dataset import CropDataset
 
 logger = logging.getLogger(__name__)
 
@@ -31,43 +28,6 @@ _BAND = 1 << 23  # pixels
 
 Decoder = Callable[[Sequence[torch.Tensor], torch.device], Sequence[torch.Tensor]]
 """JPEGs, uint8 [bytes] each, to uint8 RGB [3, H, W] each on a device; RuntimeError where it refuses one of them."""
-
-
-class Jpeg(NamedTuple):
-    """An encoded image of a batch."""
-
-    data: bytes
-    size: tuple[int, int]
-    """Height and width in pixels."""
-    boxes: np.ndarray
-    """int64 [V, 4]: top, left, height and width of its views."""
-    key: tuple[int, int]
-    """Epoch and image that the loader was asked for."""
-
-
-class Jpegs(NamedTuple):
-    """The encoded images of a batch. All in few tensors, as a worker's take a file descriptor each."""
-
-    data: torch.Tensor
-    """uint8: one after the other."""
-    lengths: torch.Tensor
-    """int64 [N]: bytes of each."""
-    sizes: torch.Tensor
-    """int64 [N, 2]."""
-    boxes: torch.Tensor
-    """int64 [N, V, 4]."""
-    keys: torch.Tensor
-    """int64 [N, 2]."""
-    rows: torch.Tensor
-    """int64 [N]: of the batch, rising."""
-
-    @classmethod
-    def join(cls, jpegs: Sequence[Jpeg], rows: Sequence[int]) -> Jpegs:
-        """Encoded images as those rows of a batch."""
-        data, sizes, boxes, keys = zip(*jpegs, strict=True)
-        encoded = torch.frombuffer(bytearray().join(data), dtype=torch.uint8)
-        numbers = ([*map(len, data)], sizes, np.stack(boxes), keys, rows)
-        return cls(encoded, *map(torch.as_tensor, numbers))
 
 
 class DeviceDecoder:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Answers
 
-from ..text import in_bytes
+from ...text import in_bytes
 
 SHARED = Path("/dev/shm")
 """Where Linux keeps memory that processes share."""

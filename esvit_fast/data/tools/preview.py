@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..config import Config, CropConfig
-from .augment import Augmenter, denormalize
-from .draws import CROP, uniforms
-from .encoded import Source
-from .loader import make_loader
-from .multicrop import MultiCrop, crop_boxes
+from ...config import Config, CropConfig
+from ..loading.loader import make_loader
+from ..sources.encoded import Source
+from ..views.augment import Augmenter, denormalize
+from ..views.draws import CROP, uniforms
+from ..views.multicrop import MultiCrop, crop_boxes
 
 SIDE = 232
 """Side of a global crop in the picture, and the height of an image; of a local crop half of it, less a gap."""

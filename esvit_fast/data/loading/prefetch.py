@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from .loader import Batch, TooManyCorrupt
+from ..batch import Batch, TooManyCorrupt
 
 _AHEAD = 1  # with the step that runs, two batches of crops are on the device
 

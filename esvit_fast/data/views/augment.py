@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..config import AugmentConfig
-from ..ops import augment_parameters, multicrop_augment
+from ...config import AugmentConfig
+from ...ops import augment_parameters, multicrop_augment
+from ..batch import Batch
 from .draws import BLUR, BRIGHTNESS, CONTRAST, FLIP, GRAYSCALE, HUE, JITTER, ORDER, SATURATION, SIGMA, SOLARIZE
 from .multicrop import view_groups
-
-if TYPE_CHECKING:
-    from .loader import Batch
 
 
 class Augmenter:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..layout.split_names import words_for
 from .account import Account
 from .encoded import NoSplit, Source, check_split
-from .split_names import words_for
 
 
 @dataclass(frozen=True)

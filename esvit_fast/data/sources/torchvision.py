@@ -11,12 +11,12 @@ import numpy as np
 import torchvision
 from PIL import Image
 
+from ..decode import CorruptImage, decode_image, image_array, reason
+from ..layout.split_names import CANONICAL, kind_of
 from .account import Account
-from .decode import CorruptImage, decode_image, image_array, reason
 from .encoded import SourceError
 from .labels import UNLABELLED, by_number
 from .opened import Opened
-from .split_names import CANONICAL, kind_of
 
 _LABELS = ("targets", "labels", "_labels")
 

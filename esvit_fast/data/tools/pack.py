@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from .decode import CorruptImage, format_and_mode
+from ..decode import CorruptImage, format_and_mode
+from ..loading.loader import CorruptionLog
+from ..sources.encoded import Source, encoded_and_pixels
+from ..sources.fingerprint import changes, fingerprint
+from ..sources.shards import CARD
+from ..views.multicrop import resize
 from .each import each
-from .encoded import Source, encoded_and_pixels
-from .fingerprint import changes, fingerprint
-from .loader import CorruptionLog
-from .multicrop import resize
-from .shards import CARD
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..layout.rule import lay_out
 from .account import Account, merged
 from .encoded import EncodedSource, SourceError, Strings, nothing_found
 from .files import Files
 from .labels import UNLABELLED, Classed, by_first_folder, by_text, named
-from .layout import lay_out
 from .marks import marks_of
 from .opened import Opened
 from .samples import one_a_sample

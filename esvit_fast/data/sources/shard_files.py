@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..layout.divide import LayoutError
+from ..layout.rule import words_of
 from .account import Account
-from .divide import LayoutError
 from .encoded import SourceError
-from .layout import words_of
 from .opened import Opened
 
 
@@ -26,7 +26,7 @@ def open_files(
         SourceError: they are of other or of several kinds, one of them cannot be read, or nobody can say how they are
             divided.
     """
-    from .parquet_source import open_parquet
+    from .parquet import open_parquet
     from .shards import check_card, open_shards
 
     kinds = {file.suffix.lower() for file in files}

@@ -1,0 +1,1 @@
+"""How names become splits and classes, alike for every kind of source."""

@@ -1,0 +1,1 @@
+"""What `esvit-fast data` does: check, preview and pack a set of images."""

@@ -1,0 +1,1 @@
+"""What networks see of an image: crops and augmentation, and the random numbers of both."""
