@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed
 
 from benchmarks.measuring import RECORDS, append, provenance
 from esvit_fast.config import Config, MethodConfig, load_config, to_tree, validate
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import pretrain, setup_distributed
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.progress import LineReporter
+from esvit_fast.training.monitoring.progress import LineReporter
 
 STEPS = 200
 BASE = load_config("cifar10_swin_nano")

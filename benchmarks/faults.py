@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed
 
 from benchmarks.measuring import RECORDS, append, provenance
 from esvit_fast.config import Config, CropConfig, DataConfig, MethodConfig, ModelConfig, TrainConfig, save_config
-from esvit_fast.training.checkpoint import load_latest
-from esvit_fast.training.metrics import read_metrics
+from esvit_fast.runs.checkpoint import load_latest
+from esvit_fast.runs.metrics import read_metrics
 
 VICTIMS = ("rank", "ranks", "launcher")
 INTERVAL = 5

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed
 
 from benchmarks.faults import CONFIG, same
 from esvit_fast.config import save_config
-from esvit_fast.models.checkpoint import load_weights
-from esvit_fast.training.checkpoint import load_latest
+from esvit_fast.models.weights import load_weights
+from esvit_fast.runs.checkpoint import load_latest
 
 LONE = [sys.executable, "-m", "esvit_fast", "pretrain", "--data.workers", "2"]
 RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *LONE[1:4]]

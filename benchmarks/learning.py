@@ -22,9 +22,9 @@ from esvit_fast.config import Config, load_config, to_tree, validate
 from esvit_fast.data import open_source
 from esvit_fast.evaluation import evaluate_run
 from esvit_fast.models import create_model
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import build_backbone, pretrain, setup_distributed
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.progress import LineReporter
+from esvit_fast.training.monitoring.progress import LineReporter
 
 WHEN = {"raw pixels": "pixels", "untrained": "before", "trained": "after"}
 """What records call the networks of an evaluation."""

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.performance import append_line, commit, git, read_lines
-from esvit_fast.training.environment import environment
-from esvit_fast.training.memory import give_back_freed_memory, system_bytes
+from esvit_fast.runs.environment import environment
+from esvit_fast.training.planning.memory import give_back_freed_memory, system_bytes
 
 RECORDS = Path(__file__).parent / "records"
 NO_ROOM = "it does not fit the memory"

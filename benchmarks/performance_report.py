@@ -60,7 +60,7 @@ def write(entries: Sequence[Entry], out: Path) -> list[Path]:
 
 def html(entries: Sequence[Entry]) -> str:
     """The page, as text."""
-    from esvit_fast.evaluation.style import CSS as BASE
+    from esvit_fast.reporting.style import CSS as BASE
 
     body = [_device(entries, device) for device in devices(entries)]
     title = "What was measured"
@@ -100,7 +100,7 @@ def _device(entries: Sequence[Entry], device: str) -> str:
 
 
 def _card(entries: Sequence[Entry], entry: Entry) -> str:
-    from esvit_fast.evaluation.svg import Bar, Mark, bar_chart
+    from esvit_fast.reporting.svg import Bar, Mark, bar_chart
 
     record, body, gain, missing = entry.record, [], "", {}
     for mode in MODES[entry.file]:

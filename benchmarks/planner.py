@@ -18,12 +18,12 @@ import torch
 from benchmarks.measuring import on_gpu, peak_bytes, provenance, reserved_bytes, resident_growth
 from benchmarks.step import configured
 from esvit_fast.config import Config
-from esvit_fast.training.calibration import calibrate, now
-from esvit_fast.training.distributed import Ranks
-from esvit_fast.training.dry_step import dry_step, noise
-from esvit_fast.training.memory import keep_freed_memory
-from esvit_fast.training.planner import around_tensors
-from esvit_fast.training.trainer import Trainer
+from esvit_fast.parallel.ranks import Ranks
+from esvit_fast.training.planning.calibration import calibrate, now
+from esvit_fast.training.planning.dry_step import dry_step, noise
+from esvit_fast.training.planning.memory import keep_freed_memory
+from esvit_fast.training.planning.planner import around_tensors
+from esvit_fast.training.step.trainer import Trainer
 
 CASES = {
     "swin_nano_w4": ("sample", (64, 256)),

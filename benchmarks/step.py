@@ -16,11 +16,11 @@ from esvit_fast import ops, reference
 from esvit_fast.config import Config, load_config, validate
 from esvit_fast.data import Batch
 from esvit_fast.data.views import augment as data_augment
-from esvit_fast.methods import esvit_loss
+from esvit_fast.methods.losses import esvit as esvit_loss
 from esvit_fast.nn import patches, swin_block
 from esvit_fast.ops._core import plan as _plan
-from esvit_fast.training.distributed import Ranks
-from esvit_fast.training.trainer import StepResult, Trainer
+from esvit_fast.parallel.ranks import Ranks
+from esvit_fast.training.step.trainer import StepResult, Trainer
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config_tree import suggest
+from .config.tree import suggest
 
 
 class Gpu(NamedTuple):

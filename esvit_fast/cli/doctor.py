@@ -19,7 +19,7 @@ def doctor(argv: Sequence[str]) -> int:
 
     from ..ops import ORDER, BackendError, Facts, plan
     from ..ops._core.plan import asked_for_unproven, operators
-    from ..training.environment import environment
+    from ..runs.environment import environment
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     capability = torch.cuda.get_device_capability() if device.type == "cuda" else None

@@ -29,7 +29,7 @@ from ..evaluation import (
 )
 from ..evaluation.result import READS, K
 from ..models import create_model
-from ..models.checkpoint import weights_facts
+from ..models.weights import weights_facts
 from ..training import build_backbone, pick_device
 from .options import Parser, UsageError
 from .task_progress import task_progress

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from ..launcher import end_with_launcher
+from ..parallel.launcher import end_with_launcher
 from .streams import write_anything
 from .warned import show_own_warnings_in_a_line
 
@@ -115,7 +115,7 @@ def _is_ours(error: Exception) -> bool:
 def _loss_of_a_rank(error: Exception) -> str | None:
     if "WORLD_SIZE" not in os.environ:
         return None
-    from ..training.distributed import is_loss_of_a_rank, loss_of_a_rank
+    from ..parallel.ranks import is_loss_of_a_rank, loss_of_a_rank
 
     return loss_of_a_rank(error) if is_loss_of_a_rank(error) else None
 
@@ -128,7 +128,7 @@ def _is_loss_of_a_worker(error: Exception) -> bool:
 def _fail(message: str, after_all: bool = False) -> int:
     """Say what is wrong, once for all ranks that find the same; or `after_all`, only if none has said anything."""
     if "WORLD_SIZE" in os.environ:
-        from ..training.distributed import is_first_to_say
+        from ..parallel.ranks import is_first_to_say
 
         if not is_first_to_say(message, after_all):
             return 2

@@ -21,7 +21,7 @@ from .settings import as_words, configured
 from .tables import show
 
 if TYPE_CHECKING:
-    from ..training.planner import RunPlan, Time
+    from ..training.planning.planner import RunPlan, Time
 
 
 def plan(argv: Sequence[str]) -> int:
@@ -52,11 +52,11 @@ def plan(argv: Sequence[str]) -> int:
         raise ValueError(f"--seconds={args.seconds:g} must be a number of seconds")
     gpu = find_gpu(args.gpu) if args.gpu else None
     from ..data import open_source
+    from ..parallel.precision import settled, slow_precision
     from ..training import Ranks, pick_device
-    from ..training.estimate import ASSUMED
-    from ..training.memory import keep_freed_memory
-    from ..training.planner import plan_run
-    from ..training.precision import settled, slow_precision
+    from ..training.planning.estimate import ASSUMED
+    from ..training.planning.memory import keep_freed_memory
+    from ..training.planning.planner import plan_run
 
     source = None
     if config.data.source:

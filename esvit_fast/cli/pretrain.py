@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Config, load_config
-from ..config_changes import may_change
+from ..config.changes import may_change
 from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed, configured, what_it_does
@@ -95,10 +95,10 @@ def _parser_of_resume(own: Config | None = None) -> Parser:
 def run(call: Callable[[Ranks, Reporter], Outcome], out: Path, device: str) -> int:
     """Make a run under the process group that torchrun asks for, and say how it ended."""
     from ..data.loading.workers import WorkerDied
+    from ..parallel.ranks import is_loss_of_a_rank
     from ..training import setup_distributed, teardown_distributed
-    from ..training.distributed import is_loss_of_a_rank
-    from ..training.memory import keep_freed_memory
-    from ..training.progress import make_reporter
+    from ..training.monitoring.progress import make_reporter
+    from ..training.planning.memory import keep_freed_memory
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     ranks = setup_distributed(device)

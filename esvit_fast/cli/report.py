@@ -12,8 +12,9 @@ from rich.console import Console
 
 from ..config import load_config
 from ..data import open_source, open_test
-from ..evaluation import EvalSettings, Result, evaluate_run, write_report
+from ..evaluation import EvalSettings, Result, evaluate_run
 from ..models import create_model
+from ..reporting import write_report
 from ..training import build_backbone, pick_device
 from .evaluate import COLUMNS, show
 from .options import Parser

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from .. import config as module
 from ..config import Config, load_config, recipe_names, validate
-from ..config_tree import coerce
+from ..config.tree import coerce
 from .options import Parser
 
 Given = dict[str, "str | bool | list[str]"]

@@ -1,16 +1,16 @@
-"""From frozen features to numbers and pictures: k-NN, linear probe, feature health, region correspondence, report."""
+"""From frozen features to numbers and pictures: k-NN, linear probe, feature health, region correspondence."""
 
-from esvit_fast.evaluation.correspondence import (
+from .correspondence import (
     Correspondence,
     CorrespondenceAccuracy,
     correspondence,
     correspondence_accuracy,
 )
-from esvit_fast.evaluation.features import Features, extract_features, require_labels, subset
-from esvit_fast.evaluation.health import FeatureHealth, effective_rank, feature_health
-from esvit_fast.evaluation.knn import Accuracy, knn, nearest
-from esvit_fast.evaluation.linear import LEARNING_RATES, LinearProbe, linear_probe
-from esvit_fast.evaluation.protocols import (
+from .features import Features, extract_features, require_labels, subset
+from .health import FeatureHealth, effective_rank, feature_health
+from .knn import Accuracy, knn, nearest
+from .linear import LEARNING_RATES, LinearProbe, linear_probe
+from .protocols import (
     Bench,
     Images,
     RawPixels,
@@ -21,9 +21,8 @@ from esvit_fast.evaluation.protocols import (
     evaluated_images,
     pictured_images,
 )
-from esvit_fast.evaluation.report import write_report
-from esvit_fast.evaluation.result import EvalSettings, Result
-from esvit_fast.evaluation.suite import evaluate_run
+from .result import EvalSettings, Result
+from .suite import evaluate_run
 
 __all__ = [
     "LEARNING_RATES",
@@ -55,5 +54,4 @@ __all__ = [
     "pictured_images",
     "require_labels",
     "subset",
-    "write_report",
 ]

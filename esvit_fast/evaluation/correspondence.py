@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esvit_fast.config import AugmentConfig
-from esvit_fast.data import CorruptImage, Source, eval_image, normalize
-from esvit_fast.data.views.augment import sampled_parameters
-from esvit_fast.data.views.draws import AUGMENT, CROP, FLIP, uniforms
-from esvit_fast.data.views.multicrop import crop_boxes, resize
-from esvit_fast.evaluation.features import evaluating, log, subset
-from esvit_fast.ops import multicrop_augment
+from ..config import AugmentConfig
+from ..data import CorruptImage, Source, eval_image, normalize
+from ..data.views.augment import sampled_parameters
+from ..data.views.draws import AUGMENT, CROP, FLIP, uniforms
+from ..data.views.multicrop import crop_boxes, resize
+from ..ops import multicrop_augment
+from .features import evaluating, log, subset
 
 Views = Literal["published", "crops"]
 """Which two views of an image are compared.

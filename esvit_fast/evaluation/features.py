@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esvit_fast.config import AugmentConfig
-from esvit_fast.data import CorruptImage, Source, eval_image, normalize
-from esvit_fast.data.views.draws import epoch_order
+from ..config import AugmentConfig
+from ..data import CorruptImage, Source, eval_image, normalize
+from ..data.views.draws import epoch_order
 
 log = logging.getLogger(__name__)
 

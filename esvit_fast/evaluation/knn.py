@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esvit_fast.evaluation.features import Features
+from .features import Features
 
 NEVER = torch.iinfo(torch.int64).max
 """The rank of a class that cannot be predicted."""

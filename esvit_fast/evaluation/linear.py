@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esvit_fast.evaluation.features import Features
-from esvit_fast.evaluation.knn import Accuracy, accuracy, check_labels, positions, rank_of_class
+from .features import Features
+from .knn import Accuracy, accuracy, check_labels, positions, rank_of_class
 
 LEARNING_RATES = tuple(float(f"{10 ** (i / 3 - 4):.2g}") for i in range(13))
 """1e-4 to 1, three per decade; each is multiplied by batch / 256."""

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from esvit_fast.config import AugmentConfig
-from esvit_fast.data import Source, eval_transform
-from esvit_fast.evaluation.correspondence import PAIRS, correspondence_accuracy
-from esvit_fast.evaluation.features import Features, Side, extract_features, same_images, split_labelled, subset
-from esvit_fast.evaluation.health import feature_health
-from esvit_fast.evaluation.knn import check_k, knn
-from esvit_fast.evaluation.linear import linear_probe
-from esvit_fast.evaluation.result import EvalSettings, K, Result, count
+from ..config import AugmentConfig
+from ..data import Source, eval_transform
+from .correspondence import PAIRS, correspondence_accuracy
+from .features import Features, Side, extract_features, same_images, split_labelled, subset
+from .health import feature_health
+from .knn import check_k, knn
+from .linear import linear_probe
+from .result import EvalSettings, K, Result, count
 
 PIXEL_SIDE = 32
 HEALTH_IMAGES = 2_000

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esvit_fast.evaluation.knn import check_temperature
+from .knn import check_temperature
 
 HEADLINE_K = 20
 """The number of neighbours whose accuracy stands for k-NN where one number must do."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from esvit_fast.config import AugmentConfig
-from esvit_fast.data import Source
-from esvit_fast.evaluation.protocols import (
+from ..config import AugmentConfig
+from ..data import Source
+from .protocols import (
     Bench,
     RawPixels,
     evaluate_correspondence,
@@ -18,7 +18,7 @@ from esvit_fast.evaluation.protocols import (
     evaluate_linear,
     evaluated_images,
 )
-from esvit_fast.evaluation.result import EvalSettings, Result
+from .result import EvalSettings, Result
 
 _DEFAULTS = EvalSettings()
 

@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..nn import ProjectionHead
-from .esvit_loss import EsViTLoss, EsViTStatistics, Projection
+from .losses.esvit import EsViTLoss, EsViTStatistics, Projection
 
 
 class MultiCropNetwork(nn.Module):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from .checkpoint import load_backbone
 from .swin import SwinTransformer
+from .weights import load_backbone
 
 _SIZES = {
     "tiny": {"dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},

@@ -1,9 +1,9 @@
 """Time, ranks, files and failures: pretraining runs."""
 
-from .distributed import Ranks, pick_device, setup_distributed, teardown_distributed
+from ..parallel.ranks import Ranks, pick_device, setup_distributed, teardown_distributed
 from .files import Reporter
 from .run import Outcome, pretrain, resume
-from .trainer import NotFinite, Trainer, build_backbone, build_method
+from .step.trainer import NotFinite, Trainer, build_backbone, build_method
 
 __all__ = [
     "NotFinite",

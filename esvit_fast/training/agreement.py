@@ -14,8 +14,8 @@ import torch
 from .. import __version__
 from ..config import Config, settings
 from ..data import CorruptImage, Fingerprint, Source, changes
-from .checkpoint import MANIFEST, Checkpoint
-from .distributed import Ranks, gather
+from ..parallel.ranks import Ranks, gather
+from ..runs.checkpoint import MANIFEST, Checkpoint
 
 _OF_A_MACHINE = ("data.source", "data.workers", "train.device")
 """Settings that may differ: where images lie, and how a machine reads them; which ones they are is compared."""

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..config import Config, save_config
 from ..data import CorruptionLog, absolute
-from .atomic import renew_mode, write_atomic
-from .checkpoint import holds_weights, save_checkpoint, save_weights
-from .diagnostics import Diagnosis, Finding
-from .distributed import barrier, micro_batch
-from .loggers import open_loggers
-from .metrics import MetricsLog, read_metrics
-from .online_knn import OnlineKnn
-from .records import Record, position
-from .trainer import Trainer, teacher_weights
+from ..parallel.ranks import barrier, micro_batch
+from ..runs.atomic import renew_mode, write_atomic
+from ..runs.checkpoint import holds_weights, save_checkpoint, save_weights
+from ..runs.loggers import open_loggers
+from ..runs.metrics import MetricsLog, read_metrics
+from .monitoring.diagnostics import Diagnosis, Finding
+from .monitoring.online_knn import OnlineKnn
+from .monitoring.records import Record, position
+from .step.trainer import Trainer, teacher_weights
 
 
 class Reporter(Protocol):

@@ -30,23 +30,23 @@ from ..data import (
     steps_per_epoch,
     warning_of,
 )
+from ..parallel.ranks import Ranks, accumulation_steps, barrier, gather, micro_batch
+from ..runs.atomic import remove_unfinished, write_atomic
+from ..runs.checkpoint import clean, load_latest
+from ..runs.environment import environment
+from ..runs.lock import check_no_writer, only_writer
+from ..runs.loggers import check_loggers
+from ..runs.metrics import MetricsLog, truncate_after
 from ..text import counted
 from .agreement import agree_on_checkpoint, agree_on_images, agree_on_settings
-from .atomic import remove_unfinished, write_atomic
-from .checkpoint import clean, load_latest
-from .diagnostics import Collapsed
-from .distributed import Ranks, accumulation_steps, barrier, gather, micro_batch
-from .environment import environment
 from .files import Reporter, RunFiles, keep_weights, write_config
-from .lock import check_no_writer, only_writer
-from .loggers import check_loggers
-from .metrics import MetricsLog, truncate_after
-from .online_knn import OnlineKnn
-from .profiling import DATA, StepProfiler
-from .records import Clock, Record, position
+from .monitoring.diagnostics import Collapsed
+from .monitoring.online_knn import OnlineKnn
+from .monitoring.profiling import DATA, StepProfiler
+from .monitoring.records import Clock, Record, position
 from .start import check_epochs, check_folder, holds_run, launch, launched_by, restarted, settings_of_run, source_of_run
+from .step.trainer import NotFinite, Trainer
 from .stopping import StopRequest
-from .trainer import NotFinite, Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config, ConfigError, load_config, settings
-from ..config_changes import FREE, cures
+from ..config.changes import FREE, cures
 from ..data import Source, SourceError, absolute, open_source
-from .distributed import Ranks, gather
-from .precision import settled
-from .trainer import Trainer
+from ..parallel.precision import settled
+from ..parallel.ranks import Ranks, gather
+from .step.trainer import Trainer
 
 
 def check_folder(out: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import collapse
 from benchmarks.collapse import CASES, QUANTITIES, series, table
-from esvit_fast.training.diagnostics import KINDS, Diagnosis, Finding
+from esvit_fast.training.monitoring.diagnostics import KINDS, Diagnosis, Finding
 
 DATA = "sample:200"
 

@@ -158,7 +158,7 @@ def test_the_report_is_whole_and_loads_nothing(tmp_path):
 def test_a_style_sheet_has_no_string_over_two_lines():
     """A browser leaves out what follows, without a word."""
     from benchmarks.performance_report import CSS
-    from esvit_fast.evaluation.style import CSS as BASE
+    from esvit_fast.reporting.style import CSS as BASE
 
     assert all(line.count('"') % 2 == 0 for line in (BASE + CSS).splitlines())
 

@@ -13,7 +13,7 @@ import pytest
 
 from esvit_fast.cli import demo
 from esvit_fast.config import Config, load_config, save_config, settings
-from esvit_fast.config_changes import may_change
+from esvit_fast.config.changes import may_change
 from tests.training.runs import folder_of_images, small, start, with_data
 
 from .test_cli import call, fails

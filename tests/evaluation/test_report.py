@@ -12,15 +12,15 @@ import torch
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
 from esvit_fast.evaluation.correspondence import correspondence_accuracy
-from esvit_fast.evaluation.curves import charts, read_metrics, training_seconds
 from esvit_fast.evaluation.features import extract_features, split_labelled, subset
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.evaluation.knn import knn
 from esvit_fast.evaluation.linear import linear_probe
-from esvit_fast.evaluation.pictures import crops, overlay, readable
-from esvit_fast.evaluation.report import duration, sign, write_report
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
+from esvit_fast.reporting.curves import charts, read_metrics, training_seconds
+from esvit_fast.reporting.pictures import crops, overlay, readable
+from esvit_fast.reporting.report import duration, sign, write_report
 
 from .stand_ins import ArraySource, TinyModel, coloured_images, noise_images
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from esvit_fast.evaluation.svg import Bar, Mark, Series, bar_chart, data_uri, line_chart, nice_ticks, short, thin
+from esvit_fast.reporting.svg import Bar, Mark, Series, bar_chart, data_uri, line_chart, nice_ticks, short, thin
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

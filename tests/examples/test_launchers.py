@@ -12,7 +12,7 @@ from torch.distributed.run import parse_args
 
 from esvit_fast.cli import pretrain as commands
 from esvit_fast.config import load_config
-from esvit_fast.training.distributed import accumulation_steps
+from esvit_fast.parallel.ranks import accumulation_steps
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SLURM = {"SLURM_NNODES": "4", "SLURM_JOB_ID": "7", "data": "/images", "run": "/runs/a", "head": "node1"}

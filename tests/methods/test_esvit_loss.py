@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esvit_fast.methods import EsViTLoss, Projection, koleo
-from esvit_fast.methods.esvit_loss import sinkhorn_bias
+from esvit_fast.methods.losses.esvit import sinkhorn_bias
 from tests import seeds
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from esvit_fast.models.checkpoint import load_weights, weights_facts
+from esvit_fast.models.weights import load_weights, weights_facts
 
 
 class Canary:

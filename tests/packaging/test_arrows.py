@@ -12,23 +12,23 @@ from .tree import PACKAGE, ROOT, imported_modules, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
-LEAVES = ("data", "config", "config_tree", "config_changes", "gpus", "text")
+LEAVES = ("data", "config", "gpus", "text")
 ALLOWED = {
     **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
     "kernels": set(),
-    "config": {"config_tree"},
-    "config_tree": set(),
-    "launcher": set(),
-    "config_changes": set(),
-    "gpus": {"config_tree"},
+    "config": set(),
+    "gpus": {"config"},
     "text": set(),
     # augmentation is an operator
     "data": {"config", "ops", "text"},
     "evaluation": {*CHAIN, *LEAVES},
+    "parallel": {"config"},
+    "runs": {"config", "data", "parallel", "text"},
     # k-NN and the rank of features while training
-    "training": {*CHAIN, *LEAVES, "launcher", "evaluation.knn", "evaluation.features", "evaluation.health"},
-    "cli": {*CHAIN, *LEAVES, "evaluation", "training", "launcher", ""},
+    "training": {*CHAIN, *LEAVES, "runs", "parallel", "evaluation.knn", "evaluation.features", "evaluation.health"},
+    "reporting": {*CHAIN, *LEAVES, "evaluation"},
+    "cli": {*CHAIN, *LEAVES, "evaluation", "reporting", "training", "runs", "parallel", ""},
     "__main__": {"cli"},
     # for type checkers; what is asked for is imported then
     "": {"models", "nn", "ops"},

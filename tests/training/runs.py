@@ -16,8 +16,8 @@ from PIL import Image
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
 from esvit_fast.data import Batch, make_loader, open_source
 from esvit_fast.methods import EsViT
+from esvit_fast.runs.checkpoint import load_latest
 from esvit_fast.training import Outcome, Ranks, Trainer, pretrain, resume, setup_distributed, teardown_distributed
-from esvit_fast.training.checkpoint import load_latest
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 

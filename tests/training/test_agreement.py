@@ -10,9 +10,9 @@ import torch
 
 from esvit_fast.config import CropConfig
 from esvit_fast.data import fingerprint, open_source
+from esvit_fast.runs.checkpoint import load_latest, save_checkpoint
 from esvit_fast.training import Ranks, agreement, pretrain, setup_distributed, teardown_distributed
 from esvit_fast.training.agreement import agree_on_checkpoint, agree_on_images, agree_on_settings
-from esvit_fast.training.checkpoint import load_latest, save_checkpoint
 
 from .runs import Silent, folder_of_images, on_ranks, small, with_data
 

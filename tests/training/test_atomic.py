@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from esvit_fast.training.atomic import CheckpointError, remove_unfinished, unfinished, write_atomic
+from esvit_fast.runs.atomic import CheckpointError, remove_unfinished, unfinished, write_atomic
 
 from .runs import go_on, small, start
 from .test_checkpoint import files_no_larger_than, names

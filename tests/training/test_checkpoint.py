@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from esvit_fast.models.checkpoint import load_weights
-from esvit_fast.training import checkpoint
-from esvit_fast.training.checkpoint import (
+from esvit_fast.models.weights import load_weights
+from esvit_fast.runs import checkpoint
+from esvit_fast.runs.checkpoint import (
     CheckpointError,
     clean,
     holds_weights,
@@ -260,7 +260,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from esvit_fast.training.checkpoint import load_latest, save_checkpoint
+from esvit_fast.runs.checkpoint import load_latest, save_checkpoint
 
 torch.set_num_threads(1)
 folder, generator = Path(sys.argv[1]), random.Random(0)

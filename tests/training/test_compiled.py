@@ -7,9 +7,10 @@ import torch
 
 from esvit_fast.data import open_source
 from esvit_fast.models import create_model
-from esvit_fast.training import Trainer, compiled, trainer
-from esvit_fast.training.dry_step import noise
-from esvit_fast.training.online_knn import OnlineKnn
+from esvit_fast.training import Trainer
+from esvit_fast.training.monitoring.online_knn import OnlineKnn
+from esvit_fast.training.planning.dry_step import noise
+from esvit_fast.training.step import compiled, trainer
 
 from .runs import CPU, small
 

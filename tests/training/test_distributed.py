@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from esvit_fast.training.distributed import (
+from esvit_fast.parallel.ranks import (
     Ranks,
     all_reduce_sum,
     barrier,
@@ -26,7 +26,7 @@ RANK = """
 import sys
 from pathlib import Path
 import torch
-from esvit_fast.training.distributed import all_reduce_sum, barrier, gather, setup_distributed, teardown_distributed
+from esvit_fast.parallel.ranks import all_reduce_sum, barrier, gather, setup_distributed, teardown_distributed
 torch.set_num_threads(1)
 ranks = setup_distributed("cpu")
 total = all_reduce_sum(torch.tensor([1.0 + ranks.rank, 10.0]))

@@ -13,7 +13,7 @@ from esvit_fast.config import Config
 from esvit_fast.models import create_model
 from esvit_fast.ops.prototype_cross_entropy.cpu import scratch_bytes
 from esvit_fast.training import Ranks, Trainer
-from esvit_fast.training.dry_step import KINDS, dry_step, noise
+from esvit_fast.training.planning.dry_step import KINDS, dry_step, noise
 
 from .runs import CPU, small
 

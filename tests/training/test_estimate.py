@@ -8,10 +8,10 @@ import torch
 
 from esvit_fast.gpus import GPUS, find_gpu
 from esvit_fast.training import Ranks
-from esvit_fast.training.dry_step import dry_step, peak_of
-from esvit_fast.training.estimate import CONTEXT, LAUNCH, MEMORY, PRODUCTS, Work, rate, seconds
-from esvit_fast.training.planner import plan_run
-from esvit_fast.training.watch import Watch
+from esvit_fast.training.planning.dry_step import dry_step, peak_of
+from esvit_fast.training.planning.estimate import CONTEXT, LAUNCH, MEMORY, PRODUCTS, Work, rate, seconds
+from esvit_fast.training.planning.planner import plan_run
+from esvit_fast.training.planning.watch import Watch
 
 from .runs import CPU, small
 
@@ -115,8 +115,8 @@ def test_a_gpu_keeps_norms_in_float32_and_no_scratch_of_the_cpu():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here a step on a GPU is looked at on its own tensors")
 def test_a_plan_for_a_gpu_measures_nothing(monkeypatch):
-    monkeypatch.setattr("esvit_fast.training.planner.calibrate", None)
-    monkeypatch.setattr("esvit_fast.training.planner.loader_rate", None)
+    monkeypatch.setattr("esvit_fast.training.planning.planner.calibrate", None)
+    monkeypatch.setattr("esvit_fast.training.planning.planner.loader_rate", None)
     source, said = range(50), []
     config = small(precision="auto")
     found = plan_run(config, CPU, source, gpu=GPUS["l4"], say=said.append)

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from esvit_fast.models.checkpoint import load_weights
+from esvit_fast.models.weights import load_weights
+from esvit_fast.runs.checkpoint import load_latest
 from esvit_fast.training import pretrain
-from esvit_fast.training.checkpoint import load_latest
 
 from .runs import CPU, Silent, in_process, small
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from esvit_fast.data import Augmenter, make_loader, open_source
-from esvit_fast.training.checkpoint import load_latest
-from esvit_fast.training.metrics import read_metrics
+from esvit_fast.runs.checkpoint import load_latest
+from esvit_fast.runs.metrics import read_metrics
 
 from .runs import go_on, on_ranks, small, start, trained_weights, with_data
 

@@ -8,9 +8,9 @@ import torch
 from esvit_fast.cli.main import main
 from esvit_fast.config import save_config
 from esvit_fast.data import TooManyCorrupt
+from esvit_fast.runs.checkpoint import CheckpointError, load_latest
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import pretrain, resume
-from esvit_fast.training.checkpoint import CheckpointError, load_latest
-from esvit_fast.training.metrics import read_metrics
 
 from .runs import CPU, Silent, folder_of_images, go_on, small, start, with_data
 

@@ -9,11 +9,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from esvit_fast import ops
+from esvit_fast.runs.checkpoint import load_latest
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import NotFinite, Ranks, Trainer, pretrain
-from esvit_fast.training.checkpoint import load_latest
 from esvit_fast.training.files import RunFiles
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.signals import signals
+from esvit_fast.training.monitoring.signals import signals
 
 from .runs import CPU, Silent, batches, broken_after, go_on, nan_loss, read_late, small, start, trained_weights
 

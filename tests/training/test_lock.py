@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
-from esvit_fast.training import lock as locks
+from esvit_fast.runs import lock as locks
+from esvit_fast.runs.lock import LOCK, Busy, check_no_writer, only_writer
 from esvit_fast.training import pretrain, resume
-from esvit_fast.training.lock import LOCK, Busy, check_no_writer, only_writer
 
 from .runs import CPU, Silent, small, start
 from .test_checkpoint import files_no_larger_than
@@ -21,8 +21,8 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 import torch
-from esvit_fast.training.distributed import Ranks
-from esvit_fast.training.lock import only_writer
+from esvit_fast.parallel.ranks import Ranks
+from esvit_fast.runs.lock import only_writer
 with only_writer(Path(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))):
     child = os.fork()
     if child == 0:

@@ -11,9 +11,9 @@ import time
 import pytest
 import torch.distributed as dist
 
-from esvit_fast.training import meeting
-from esvit_fast.training.distributed import setup_distributed
-from esvit_fast.training.meeting import Place, meet, place
+from esvit_fast.parallel import meeting
+from esvit_fast.parallel.meeting import Place, meet, place
+from esvit_fast.parallel.ranks import setup_distributed
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_a_rank_of_another_node_that_does_not_come_is_waited_for_no_longer_than_
     port, begin = free_port(), time.monotonic()
     names = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     names |= {"GROUP_WORLD_SIZE": 2, "ESVIT_FAST_MEETING_SECONDS": 2}
-    code = "from esvit_fast.training.distributed import setup_distributed; setup_distributed('cpu')"
+    code = "from esvit_fast.parallel.ranks import setup_distributed; setup_distributed('cpu')"
     environment = os.environ | {name: str(value) for name, value in names.items()}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and time.monotonic() - begin < 50
@@ -179,7 +179,7 @@ def test_a_wrong_limit_is_said(monkeypatch):
 
 LAUNCHER = """
 import os, subprocess, sys
-rank = "import os, time; from esvit_fast.launcher import end_with_launcher as e; e(); "
+rank = "import os, time; from esvit_fast.parallel.launcher import end_with_launcher as e; e(); "
 rank += "os.write(1, bytes([49, 10])); time.sleep(60)"  # print would write its two characters apart
 ranks = [subprocess.Popen([sys.executable, "-c", rank], env=os.environ | {"LOCAL_RANK": str(n)}) for n in range(2)]
 print(*(rank.pid for rank in ranks), flush=True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from esvit_fast.training.memory import system_bytes
+from esvit_fast.training.planning.memory import system_bytes
 
 
 def test_lines_of_the_system_are_kibibytes(tmp_path):
@@ -17,7 +17,8 @@ def test_lines_of_the_system_are_kibibytes(tmp_path):
 
 def test_freed_memory_is_kept():
     code = (
-        "import resource, torch; from esvit_fast.training.memory import keep_freed_memory; kept = keep_freed_memory()\n"
+        "import resource, torch; from esvit_fast.training.planning.memory import keep_freed_memory\n"
+        "kept = keep_freed_memory()\n"
         "def touch(): torch.ones(2**23).sum()\n"
         "for _ in range(8): touch()  # until it has found its places\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; touch()\n"

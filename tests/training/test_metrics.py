@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from esvit_fast.training.checkpoint import CheckpointError
-from esvit_fast.training.metrics import MetricsLog, read_metrics, truncate_after
+from esvit_fast.runs.checkpoint import CheckpointError
+from esvit_fast.runs.metrics import MetricsLog, read_metrics, truncate_after
 
 
 def strict(text: str) -> dict:
@@ -167,7 +167,7 @@ def test_where_files_cannot_be_locked_it_is_written_all_the_same(tmp_path, monke
 WRITER = """
 import sys
 from pathlib import Path
-from esvit_fast.training.metrics import MetricsLog
+from esvit_fast.runs.metrics import MetricsLog
 log = MetricsLog(Path(sys.argv[1]))
 for step in range(400):
     log.write({"kind": sys.argv[2], "step": step, "text": sys.argv[2] * 500})

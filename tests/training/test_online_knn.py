@@ -9,9 +9,10 @@ import torch
 from esvit_fast.data import eval_image, open_source
 from esvit_fast.evaluation import extract_features, knn
 from esvit_fast.evaluation.features import split_labelled, subset
-from esvit_fast.training import Ranks, build_backbone, online_knn
-from esvit_fast.training.online_knn import OnlineKnn
-from esvit_fast.training.progress import accuracy_line
+from esvit_fast.training import Ranks, build_backbone
+from esvit_fast.training.monitoring import online_knn
+from esvit_fast.training.monitoring.online_knn import OnlineKnn
+from esvit_fast.training.monitoring.progress import accuracy_line
 from tests.data.stand_ins import write_images
 
 from .runs import CPU, small

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from esvit_fast.config import TrainConfig
-from esvit_fast.training.checkpoint import load_latest, save_checkpoint
-from esvit_fast.training.optimizer import (
+from esvit_fast.runs.checkpoint import load_latest, save_checkpoint
+from esvit_fast.training.step.optimizer import (
     apply_schedule,
     clip_gradients,
     load_optimizer_tensors,
@@ -18,7 +18,7 @@ from esvit_fast.training.optimizer import (
     optimizer_tensors,
     parameter_groups,
 )
-from esvit_fast.training.schedules import SchedulePoint
+from esvit_fast.training.step.schedules import SchedulePoint
 
 
 class Net(nn.Module):

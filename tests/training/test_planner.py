@@ -8,11 +8,11 @@ import torch
 
 from esvit_fast.config import validate
 from esvit_fast.data import open_source
+from esvit_fast.parallel.ranks import least_images
 from esvit_fast.training import Ranks, Trainer
-from esvit_fast.training.calibration import Calibration, calibrate, loader_rate
-from esvit_fast.training.distributed import least_images
-from esvit_fast.training.dry_step import dry_step, noise
-from esvit_fast.training.planner import OVERHEAD, _remedies, around_tensors, largest_batch, plan_run
+from esvit_fast.training.planning.calibration import Calibration, calibrate, loader_rate
+from esvit_fast.training.planning.dry_step import dry_step, noise
+from esvit_fast.training.planning.planner import OVERHEAD, _remedies, around_tensors, largest_batch, plan_run
 
 from .runs import CPU, small
 

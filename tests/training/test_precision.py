@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from esvit_fast.config import load_config, recipe_names
+from esvit_fast.parallel import precision as module
+from esvit_fast.parallel.precision import cpu_features, fast_precision, precision_here, settled, slow_precision
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import Ranks, Trainer, pretrain, resume
-from esvit_fast.training import precision as module
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.precision import cpu_features, fast_precision, precision_here, settled, slow_precision
 
 from .runs import CPU, Silent, small
 

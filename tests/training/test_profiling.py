@@ -13,7 +13,7 @@ import torch
 
 from esvit_fast.config import save_config
 from esvit_fast.training import pretrain
-from esvit_fast.training.profiling import DATA, STEP, UPDATE, WARM_UP, group, summarize, table
+from esvit_fast.training.monitoring.profiling import DATA, STEP, UPDATE, WARM_UP, group, summarize, table
 
 from .runs import CPU, Silent, small
 
@@ -99,7 +99,7 @@ def test_no_library_speaks_up_while_steps_are_looked_at(tmp_path):
     """In a process of its own, as what C++ writes goes past what Python captures."""
     code = (
         "import sys, torch\nfrom pathlib import Path\n"
-        "from esvit_fast.training.profiling import WARM_UP, StepProfiler\n"
+        "from esvit_fast.training.monitoring.profiling import WARM_UP, StepProfiler\n"
         "with StepProfiler(1, Path(sys.argv[1]), torch.device('cpu')) as profiler:\n"
         "    for _ in range(WARM_UP + 2):\n        profiler.next()\n        torch.ones(3) + 1\n"
     )

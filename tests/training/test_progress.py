@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from esvit_fast.training import Trainer
-from esvit_fast.training.progress import BarReporter, LineReporter, summary
+from esvit_fast.training.monitoring.progress import BarReporter, LineReporter, summary
 
 from .runs import CPU, small
 

@@ -19,10 +19,10 @@ import torch
 from esvit_fast.config import ConfigError, load_config, save_config
 from esvit_fast.data import SourceError, TooManyCorrupt
 from esvit_fast.models import create_model
-from esvit_fast.models.checkpoint import load_weights
+from esvit_fast.models.weights import load_weights
+from esvit_fast.runs.checkpoint import CheckpointError, load_latest, save_weights
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import NotFinite, Trainer, build_backbone, pretrain, resume
-from esvit_fast.training.checkpoint import CheckpointError, load_latest, save_weights
-from esvit_fast.training.metrics import read_metrics
 
 from .runs import (
     CPU,

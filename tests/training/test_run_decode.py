@@ -11,9 +11,10 @@ from PIL import Image
 
 from esvit_fast.config import load_config
 from esvit_fast.data import open_source
-from esvit_fast.training import calibration, pretrain, resume
+from esvit_fast.runs.metrics import read_metrics
+from esvit_fast.training import pretrain, resume
 from esvit_fast.training import run as module
-from esvit_fast.training.metrics import read_metrics
+from esvit_fast.training.planning import calibration
 
 from ..data.stand_ins import damaged
 from .runs import CPU, Silent, small, start, trained_weights, with_data

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from esvit_fast.runs.checkpoint import load_latest
+from esvit_fast.runs.loggers import open_loggers
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import Trainer, pretrain, resume
-from esvit_fast.training.checkpoint import load_latest
-from esvit_fast.training.diagnostics import Collapsed
-from esvit_fast.training.loggers import open_loggers
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.progress import BarReporter, LineReporter
+from esvit_fast.training.monitoring.diagnostics import Collapsed
+from esvit_fast.training.monitoring.progress import BarReporter, LineReporter
 
 from .runs import CPU, Silent, go_on, small, start
 
@@ -247,7 +247,7 @@ def test_a_service_that_refuses_is_one_line(service, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_a_logger_that_is_not_installed_is_found_before_anything_is_written(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("esvit_fast.training.loggers.find_spec", lambda module: None)
+    monkeypatch.setattr("esvit_fast.runs.loggers.find_spec", lambda module: None)
     with pytest.raises(ValueError, match=rf"needs the package {name}, .*`pip install {name}` or .*esvit-fast\[log\]"):
         start(tmp_path / "run", small(loggers=(name,)))
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ import torch
 
 from esvit_fast.data import SourceError, open_source
 from esvit_fast.data.tools.pack import PackSettings, pack
-from esvit_fast.training.checkpoint import CheckpointError, load_latest
+from esvit_fast.runs.checkpoint import CheckpointError, load_latest
 
 from .runs import go_on, small, start, trained_weights, with_data
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esvit_fast.config import Config, MethodConfig, TrainConfig
-from esvit_fast.training.schedules import schedule, total_steps
+from esvit_fast.training.step.schedules import schedule, total_steps
 
 EPOCHS, WARMUP, BATCH, STEPS_PER_EPOCH = 12, 3, 64, 25
 EPOCH_SAMPLES = BATCH * STEPS_PER_EPOCH

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from esvit_fast.config import ConfigError, from_tree, to_tree, validate
+from esvit_fast.parallel.sharding import units
+from esvit_fast.runs.checkpoint import load_latest
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import Ranks
-from esvit_fast.training.checkpoint import load_latest
-from esvit_fast.training.dry_step import dry_step
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.sharding import units
-from esvit_fast.training.trainer import build_backbone
+from esvit_fast.training.planning.dry_step import dry_step
+from esvit_fast.training.step.trainer import build_backbone
 
 from .runs import CPU, as_rank, go_on, on_ranks, read_late, small, start, trained_weights
 

@@ -8,8 +8,8 @@ import torch
 
 from esvit_fast.evaluation.health import feature_health
 from esvit_fast.training import Trainer
-from esvit_fast.training.optimizer import make_optimizer, update_ratio
-from esvit_fast.training.signals import feature_rank, signals
+from esvit_fast.training.monitoring.signals import feature_rank, signals
+from esvit_fast.training.step.optimizer import make_optimizer, update_ratio
 
 from .runs import CPU, batches, small
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from esvit_fast.config import ConfigError, TrainConfig, load_config
+from esvit_fast.parallel.ranks import accumulation_steps, micro_batch
+from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import Ranks, pretrain, resume
 from esvit_fast.training import run as training_run
-from esvit_fast.training.distributed import accumulation_steps, micro_batch
-from esvit_fast.training.metrics import read_metrics
-from esvit_fast.training.planner import plan_run
+from esvit_fast.training.planning.planner import plan_run
 
 from .runs import CPU, Silent, small, start, with_data
 

@@ -13,7 +13,7 @@ from esvit_fast import ops
 from esvit_fast.config import load_config
 from esvit_fast.data.loading.device_decode import HELD_BYTES
 from esvit_fast.training import Ranks
-from esvit_fast.training.dry_step import dry_step
+from esvit_fast.training.planning.dry_step import dry_step
 from tests.ops.gpu import DEVICE
 
 pytestmark = pytest.mark.gpu

@@ -9,10 +9,11 @@ from torch.utils._pytree import tree_leaves
 
 from esvit_fast import ops
 from esvit_fast.config import ConfigError
-from esvit_fast.training import Ranks, Trainer, pretrain, step_graph
-from esvit_fast.training.checkpoint import load_checkpoint, save_checkpoint
-from esvit_fast.training.dry_step import _prepared, _without_memory, noise
-from esvit_fast.training.step_graph import StepGraph
+from esvit_fast.runs.checkpoint import load_checkpoint, save_checkpoint
+from esvit_fast.training import Ranks, Trainer, pretrain
+from esvit_fast.training.planning.dry_step import _prepared, _without_memory, noise
+from esvit_fast.training.step import graph as step_graph
+from esvit_fast.training.step.graph import StepGraph
 
 from .runs import CPU, Silent, batches, small
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esvit_fast.config import save_config
-from esvit_fast.training.metrics import read_metrics
+from esvit_fast.runs.metrics import read_metrics
 
 from .runs import small, start, trained_weights
 

@@ -1,0 +1,1 @@
+"""Losses, each a module of its own."""

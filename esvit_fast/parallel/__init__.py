@@ -1,0 +1,1 @@
+"""Several processes as one run: ranks, how they meet, and weights divided among them."""

@@ -1,0 +1,1 @@
+"""One step of training: the trainer, and what it is made of."""
