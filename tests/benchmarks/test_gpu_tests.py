@@ -10,7 +10,7 @@ from benchmarks import gpu_tests, performance
 def test_every_file_of_tests_has_a_record_when_it_is_over(tmp_path):
     """Also where processes run tests of several files at the same time."""
     recorder = gpu_tests.Recorder(tmp_path, "cpu")
-    first, second = "tests/ops/test_window_attention_gpu.py", "tests/training/test_step_gpu.py"
+    first, second = "tests/ops/test_window_attention_gpu.py", "tests/training/step/test_step_gpu.py"
     tests = [f"{first}::a[triton-0]", f"{first}::b[triton-0]", f"{second}::a"]
 
     def report(test, outcome, when="call"):

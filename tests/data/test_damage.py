@@ -48,7 +48,7 @@ def damaged(data, rng):
 def test_only_errors_that_say_what_is_wrong(files, tmp_path, name):
     if name == "a.parquet":
         pytest.importorskip("pyarrow")
-        from .test_parquet_source import write
+        from .sources.test_parquet import write
 
         write(files / name, range(3), [0, 1, 0])
     whole, rng, refused = (files / name).read_bytes(), random.Random(name), 0
