@@ -13,8 +13,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from .. import config as module
 from ..config import Config, load_config, recipe_names, validate
+from ..config import schema as module
 from ..config.tree import coerce
 from .options import Parser
 

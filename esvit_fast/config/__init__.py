@@ -1,6 +1,6 @@
 """Settings of a run, typed; recipes, and what may change when a run goes on."""
 
-from .settings import (
+from .schema import (
     RECIPES,
     AugmentConfig,
     Config,

@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 
-from esvit_fast import config as module
 from esvit_fast.config import (
     Config,
     ConfigError,
@@ -28,6 +27,7 @@ from esvit_fast.config import (
     to_tree,
     validate,
 )
+from esvit_fast.config import schema as module
 
 
 @pytest.fixture
