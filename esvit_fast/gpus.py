@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config.tree import suggest
+from .text import suggest
 
 
 class Gpu(NamedTuple):

@@ -23,7 +23,7 @@ def models(argv: Sequence[str]) -> int:
         with torch.device("meta"):
             model = create_model(name)
         parameters = sum(p.numel() for p in model.parameters()) / 1e6
-        blocks = "+".join(str(len(stage.blocks)) for stage in model.layers)
+        blocks = "+".join(map(str, model.depths()))
         table.add_row(name, f"{parameters:.1f} M", str(model.num_features), f"{model.image_size} px", blocks)
     show(table)
     return 0

@@ -65,7 +65,7 @@ def _run(argv: list[str]) -> int:
         return 0
     command, *rest = argv
     if command not in COMMANDS:
-        from ..config import suggest
+        from ..text import suggest
 
         return _fail(f"command={command!r} is not known{suggest(command, COMMANDS)}")
     if command in ("pretrain", "resume"):

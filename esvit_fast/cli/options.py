@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ..config import suggest
+from ..text import suggest
 
 _ELSEWHERE = {
     "--lr": "--train.learning-rate",

@@ -16,7 +16,7 @@ from .schema import (
     settings,
     validate,
 )
-from .tree import ConfigError, from_tree, suggest, to_tree
+from .tree import ConfigError, from_tree, to_tree
 
 __all__ = [
     "RECIPES",
@@ -34,7 +34,6 @@ __all__ = [
     "recipe_names",
     "save_config",
     "settings",
-    "suggest",
     "to_tree",
     "validate",
 ]

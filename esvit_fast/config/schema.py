@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from .tree import ConfigError, from_tree, read_yaml, suggest, to_tree
+from ..text import suggest
+from .tree import ConfigError, from_tree, read_yaml, to_tree
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from contextlib import suppress
 from typing import Any, BinaryIO, Literal
 
 import yaml
+
+from ..text import suggest
 
 
 class ConfigError(ValueError):
@@ -103,10 +104,3 @@ def _number(hint: type, value: float | str, where: str) -> int | float:
     if not number.is_integer():
         raise ConfigError(f"{where}={value!r} must be of type int")
     return int(number)
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """The end of an error message: the known name nearest to a wrong one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"

@@ -1,6 +1,7 @@
-"""Backbones: topologies with the state-dict names of the published EsViT code."""
+"""Backbones: topologies with the state-dict names of the published code of each."""
 
-from .registry import create_model, list_models
+from .backbone import Backbone
+from .registry import create_model, list_models, register_backbone
 from .swin import SwinTransformer
 
-__all__ = ["SwinTransformer", "create_model", "list_models"]
+__all__ = ["Backbone", "SwinTransformer", "create_model", "list_models", "register_backbone"]

@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
-from .swin import SwinTransformer
+from ..registry import Registry
+from .backbone import Backbone, missing_of
 from .weights import load_backbone
 
-_SIZES = {
-    "tiny": {"dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
-    "small": {"dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
-    "base": {"dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
-    "large": {"dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
-}
-_MODELS = {
-    "swin_nano_w4": {
-        "image_size": 32,
-        "patch_size": 2,
-        "dim": 48,
-        "depths": (2, 4, 2),
-        "num_heads": (3, 6, 12),
-        "window_size": 4,
-        "init_std": None,
-    },
-    **{
-        f"swin_{size}_w{window}": {**shape, "window_size": window}
-        for window in (7, 14)
-        for size, shape in _SIZES.items()
-        if (size, window) != ("large", 14)
-    },
-}
+Build = TypeVar("Build", bound=Callable[..., Backbone])
+
+BACKBONES: Registry[Callable[..., Backbone]] = Registry("model")
 
 
-def list_models() -> list[str]:
-    """Names that `create_model` accepts."""
-    return sorted(_MODELS)
+def register_backbone(build: Build | None = None, *, name: str | None = None) -> Build | Callable[[Build], Build]:
+    """Let `create_model` build a backbone: a decorator of a function or class, whose arguments are its options.
+
+    Args:
+        name: of the backbone; that of the function by default.
+    """
+    if build is None:
+        return lambda build: register_backbone(build, name=name)
+    return BACKBONES.register(build, name or build.__name__)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` accepts, of those that fit a pattern such as "swin_*"."""
+    return [name for name in BACKBONES if fnmatchcase(name, pattern)]
 
 
 def create_model(
@@ -55,18 +50,23 @@ def create_model(
 
     Raises:
         ValueError: there is no such model or option, or the weights are of another architecture.
+        TypeError: the backbone, of a plug-in, lacks a part of `Backbone`.
     """
-    if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(list_models())}"
-        raise ValueError(f"name={name!r} is not a model{hint}")
-    _check(options)
+    build = BACKBONES.find(name)
+    known = inspect.signature(build).parameters
+    unused = {"num_classes": 0, "drop_path_rate": 0.0, "checkpoint_stages": ()}
+    options |= {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        options = {key: value for key, value in options.items() if key in known or unused.get(key, ...) != value}
+        _check(name, options, list(known))
     if pretrained is True:
         raise ValueError(
             "pretrained=True names no weights, and none come with this library; pass the folder of a run or a "
             ".safetensors file"
         )
-    model = SwinTransformer(**{**_MODELS[name], **options}, num_classes=num_classes, drop_path_rate=drop_path_rate)
+    model = build(**options)
+    if missing := missing_of(model):
+        raise TypeError(f"the model {name!r} has no {' and no '.join(missing)}; see esvit_fast.models.Backbone")
     if pretrained:
         load_backbone(model, pretrained)
     return model
@@ -86,15 +86,18 @@ _ELSEWHERE = {
 """Options of timm, and what is said of them."""
 
 
-def _check(options: dict[str, object]) -> None:
-    """Refuse what no model takes.
+def _check(model: str, options: dict[str, object], known: list[str]) -> None:
+    """Refuse what a model does not take.
 
     Raises:
         ValueError: with the name that it has here, or the nearest one.
     """
-    known = list(inspect.signature(SwinTransformer).parameters)
     for name, value in options.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"is no option of a model; did you mean {near[0]!r}?" if near else f"is none of {', '.join(known)}"
+            hint = (
+                f"is no option of a model; did you mean {near[0]!r}?"
+                if near
+                else f"is none of {', '.join(known) or f'the options of {model}, which has none'}"
+            )
             raise ValueError(f"{name}={value!r} {_ELSEWHERE.get(name, hint)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from timm.layers import trunc_normal_
@@ -13,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 from ..nn.not_scripted import NotScripted
 from ..ops._core.plan import exported
+from .backbone import Backbone
+from .registry import register_backbone
 
 
 class Stage(NotScripted, nn.Module):
@@ -40,7 +43,7 @@ class Stage(NotScripted, nn.Module):
             yield x
 
 
-class SwinTransformer(NotScripted, nn.Module):
+class SwinTransformer(NotScripted, Backbone):
     """A Swin transformer; its state-dict names are those of the published EsViT code.
 
     It can be traced by torch.fx, torch.jit.trace and torch.export, the last two into plain torch, and not be scripted.
@@ -125,6 +128,24 @@ class SwinTransformer(NotScripted, nn.Module):
         regions = self.forward_features(images).flatten(1, 2)
         return regions.mean(1), regions
 
+    def region_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the last stage's map; every merging rounds them up."""
+        side = self.patch_size * 2 ** (len(self.layers) - 1)
+        return -(-height // side), -(-width // side)
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Blocks of one width with the merging that follows them."""
+        return self.layers
+
+    def units(self) -> Sequence[nn.Module]:
+        """The blocks, and what merges patches between them."""
+        parts = (part for stage in self.layers for part in (*stage.blocks, stage.downsample))
+        return [part for part in parts if part is not None]
+
+    def depths(self) -> Sequence[int]:
+        """Blocks of each stage."""
+        return [len(stage.blocks) for stage in self.layers]
+
     def forward_intermediates(
         self,
         images: Tensor,
@@ -187,12 +208,6 @@ class SwinTransformer(NotScripted, nn.Module):
         pooled = [(self.norm(x) if stage == last else x).mean((1, 2)) for stage, _, x in self._walk(images)]
         return pooled[-blocks:]
 
-    def check_blocks(self, blocks: int) -> None:
-        """Raise ValueError unless there are so many blocks, and one at least is asked for."""
-        total = sum(len(stage.blocks) for stage in self.layers)
-        if not 1 <= blocks <= total:
-            raise ValueError(f"blocks={blocks} must lie between 1 and {total}, the number of blocks")
-
     def attention_maps(self, images: Tensor) -> Tensor:
         """Attention that every token of the last block receives, averaged over its window: float32 [B, heads, H, W]."""
         block = self.layers[-1].blocks[-1]
@@ -213,3 +228,19 @@ class SwinTransformer(NotScripted, nn.Module):
                 yield s, b, x
             if stage.downsample is not None:
                 x = stage.downsample(x)
+
+
+_SIZES = {
+    "tiny": {"dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "small": {"dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "large": {"dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+_NANO = {"image_size": 32, "patch_size": 2, "dim": 48, "depths": (2, 4, 2), "num_heads": (3, 6, 12), "window_size": 4}
+MODELS = {
+    "swin_nano_w4": {**_NANO, "init_std": None},
+    **{f"swin_{size}_w{window}": {**_SIZES[size], "window_size": window} for window in (7, 14) for size in _SIZES},
+}
+del MODELS["swin_large_w14"]  # which nobody has published
+for _name, _shape in MODELS.items():
+    register_backbone(partial(SwinTransformer, **_shape), name=_name)

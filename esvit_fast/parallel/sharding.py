@@ -11,24 +11,21 @@ from .ranks import Ranks
 
 
 def shard(method: nn.Module, ranks: Ranks) -> None:
-    """Divide student and teacher among all ranks, in place: each of `units` is whole while it is at work, and what is
-    in none of them from the forward pass to the end of the backward pass, for the loss reads prototypes."""
+    """Divide student and teacher among all ranks, in place.
+
+    Each unit of a backbone is whole while it is at work; what is in no unit is, from the forward pass to the end of the
+    backward pass, as the loss reads prototypes.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for network in (method.student, method.teacher):
-        for unit in units(network.backbone):
+        for unit in network.backbone.units():
             fully_shard(unit, mesh=mesh)
             # backward passes would fetch the teacher's last unit, which came before the student's first
             unit.set_unshard_in_backward(network is method.student)
     fully_shard(method, mesh=mesh)
-
-
-def units(backbone: nn.Module) -> list[nn.Module]:
-    """The blocks of a backbone, and what merges patches between them."""
-    parts = (part for stage in backbone.layers for part in (*stage.blocks, stage.downsample))
-    return [part for part in parts if part is not None]
 
 
 @contextmanager

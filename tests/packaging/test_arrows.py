@@ -12,14 +12,16 @@ from .tree import PACKAGE, ROOT, imported_modules, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
-LEAVES = ("data", "config", "gpus", "text")
+LEAVES = ("data", "config", "gpus", "text", "registry")
 ALLOWED = {
-    **{room: set(CHAIN[position + 1 :]) for position, room in enumerate(CHAIN)},
+    **{room: {*CHAIN[position + 1 :], "registry"} for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
     "kernels": set(),
-    "config": set(),
-    "gpus": {"config"},
+    "config": {"text"},
+    "gpus": {"text"},
     "text": set(),
+    "plugins": set(),
+    "registry": {"plugins", "text"},
     # augmentation is an operator
     "data": {"config", "ops", "text"},
     "evaluation": {*CHAIN, *LEAVES},

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from esvit_fast.config import ConfigError, from_tree, to_tree, validate
-from esvit_fast.parallel.sharding import units
 from esvit_fast.runs.checkpoint import load_latest
 from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import Ranks
@@ -76,7 +75,7 @@ def test_a_plan_counts_own_parts_and_what_is_at_work():
     assert all(divided.parts[kind] < 1.1 * whole.parts[kind] for kind in ("weights", "teacher", "gradients"))
     assert divided.parts["activations"] == whole.parts["activations"] and divided.peak < whole.peak
     # blocks and mergings, one after the other, and nothing twice
-    found = units(build_backbone(small()))
+    found = build_backbone(small()).units()
     names = [type(unit).__name__ for unit in found]
     assert names.count("SwinBlock") == 8 and names.count("PatchMerging") == 2 and len(set(found)) == 10
 

@@ -22,7 +22,6 @@ from ...data import Batch
 from ...data.loading.device_decode import HELD_BYTES
 from ...data.views.draws import AUGMENT
 from ...parallel.ranks import Ranks, accumulation_steps
-from ...parallel.sharding import units
 from ..step.trainer import Trainer, teacher_weights
 from .estimate import Work
 from .watch import UPDATE, Watch, bytes_of
@@ -245,7 +244,7 @@ def _divided(trainer: Trainer, count: int) -> dict[str, int]:
     """Bytes of what `sharding.shard` divides, at most: own parts, all that is in no unit, and two units, as the next
     one is fetched while one is at work."""
     student = trainer.method.student
-    sizes = [bytes_of(unit.parameters()) for unit in units(student.backbone)]
+    sizes = [bytes_of(unit.parameters()) for unit in student.backbone.units()]
     own = bytes_of(student.parameters()) // count
     at_work = bytes_of(student.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
     moments = sum(bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count

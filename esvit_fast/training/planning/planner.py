@@ -240,7 +240,7 @@ def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
                 steps = per_rank // images
                 yield changed("train.accumulation-steps", steps, train=replace(config.train, accumulation_steps=steps))
     with torch.device("meta"):
-        stages = len(create_model(config.model.name).layers)
+        stages = len(create_model(config.model.name).stages())
     for count in range(1, stages + 1):
         if not set(range(count)) <= set(config.model.checkpoint_stages):
             again = tuple(sorted({*config.model.checkpoint_stages, *range(count)}))

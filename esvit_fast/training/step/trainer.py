@@ -21,7 +21,7 @@ from ...models.weights import difference_of
 from ...nn import share_draws
 from ...parallel.precision import settled
 from ...parallel.ranks import Ranks, all_reduce_sum, begin_all_reduce_sum
-from ...parallel.sharding import divided_like, prototypes_whole, shard, units, whole
+from ...parallel.sharding import divided_like, prototypes_whole, shard, whole
 from ...runs.checkpoint import Checkpoint, CheckpointError
 from ..monitoring.profiling import UPDATE
 from .compiled import compile_parts
@@ -155,7 +155,12 @@ class Trainer:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         if config.train.compile:
             for backbone in (self.method.student.backbone, self.method.teacher.backbone):
-                compile_parts(units(backbone) if self._sharded else backbone.layers)
+                if not backbone.stages():
+                    raise ValueError(
+                        f"train.compile=True makes a program of each stage, but model.name={config.model.name!r} has "
+                        "none; pass --no-train.compile"
+                    )
+                compile_parts(backbone.units() if self._sharded else backbone.stages())
         if self._sharded:
             shard(self.method, ranks)
         self.optimizer = make_optimizer(self.method.student, config.train)
