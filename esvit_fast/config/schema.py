@@ -36,6 +36,8 @@ class ModelConfig:
 class MethodConfig:
     """The two tasks of EsViT and their heads."""
 
+    name: str = "esvit"
+    """The method of pretraining."""
     out_dim: int = 65536
     """Prototypes of each head."""
     view_weight: float = 0.5

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..nn import ProjectionHead
+from .esvit_signs import SIGNS
 from .losses.esvit import EsViTLoss, EsViTStatistics, Projection
+from .method import Method, StepOutput
+from .registry import register_method
+from .schedules import cosine
 
 
 class MultiCropNetwork(nn.Module):
@@ -150,3 +156,148 @@ class EsViT(nn.Module):
     def update_centers(self, skip: Tensor | None = None) -> None:
         """Move both centres; see `EsViTLoss.update_centers`."""
         self.loss.update_centers(skip)
+
+
+class EsViTPoint(NamedTuple):
+    """What a step needs to know of EsViT's schedules."""
+
+    teacher_temp: float
+    teacher_momentum: float | Tensor
+    freeze_last_layer: bool
+
+
+@register_method("esvit")
+class EsViTMethod(EsViT, Method):
+    """`EsViT` as a run pretrains with it."""
+
+    Point = EsViTPoint
+    on_device = ("teacher_momentum",)
+    kept = "teacher.backbone"
+    signs = SIGNS
+    _frozen: bool | None = None
+
+    @classmethod
+    def build(cls, settings: Any, backbone: nn.Module, all_reduce: Callable[[Tensor], object] | None) -> EsViTMethod:
+        return cls(
+            backbone,
+            settings.out_dim,
+            settings.view_weight,
+            settings.region_weight,
+            hidden_dim=settings.head_hidden_dim,
+            bottleneck_dim=settings.head_bottleneck_dim,
+            head_batch_norm=settings.head_batch_norm,
+            norm_last_layer=settings.norm_last_layer,
+            student_temp=settings.student_temp,
+            center_momentum=settings.center_momentum,
+            match_dtype=getattr(torch, settings.match_dtype) if settings.match_dtype else None,
+            centering=settings.centering,
+            koleo_weight=settings.koleo_weight,
+            all_reduce=all_reduce,
+        )
+
+    @classmethod
+    def schedule(cls, config: Any, epoch_samples: int, total_samples: int) -> Callable[[int], EsViTPoint]:
+        """The published rules (DINO, arXiv 2104.14294, section 3, and its code, which EsViT shares).
+
+        Momentum follows a cosine to 1 over the run. An epoch's teacher temperature is one of
+        ``linspace(start, final, ceil(warmup_epochs))``; ``teacher_temp_schedule="sample"`` makes it linear in samples.
+        """
+        settings, frozen = config.method, config.train.freeze_last_layer_epochs * epoch_samples
+
+        def point(samples: int) -> EsViTPoint:
+            return EsViTPoint(
+                _teacher_temp(settings, samples, epoch_samples),
+                cosine(settings.teacher_momentum, 1.0, samples / total_samples),
+                samples < frozen,
+            )
+
+        return point
+
+    @classmethod
+    def min_images(cls, settings: Any) -> tuple[int, str, str]:
+        """Koleo compares images, while a head's batch norm has rows of several views of one."""
+        asked = f"method.koleo_weight={settings.koleo_weight:g}"
+        return (2, asked, "set the weight to 0") if settings.koleo_weight else (1, "", "")
+
+    @classmethod
+    def smaller(cls, settings: Any) -> Iterator[tuple[str, int]]:
+        """Fewer prototypes, down to 4,096."""
+        out_dim = settings.out_dim
+        while out_dim >= 8192:
+            out_dim //= 2
+            yield "out_dim", out_dim
+
+    @classmethod
+    def compares_images(cls, settings: Any) -> bool:
+        return settings.koleo_weight > 0
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.student
+
+    def backbones(self) -> Sequence[nn.Module]:
+        return self.student.backbone, self.teacher.backbone
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"student": self.student, "teacher": self.teacher, "loss": self.loss}
+
+    def forward(self, crops: Sequence[Tensor], point: EsViTPoint) -> StepOutput:
+        loss, statistics = super().forward(crops, point.teacher_temp)
+        return StepOutput(loss, _values(statistics), statistics.features)
+
+    def prepare(self, point: EsViTPoint) -> bool:
+        self.forget()  # what a step left that an exception ended
+        if point.freeze_last_layer == self._frozen:
+            return False
+        self._frozen = point.freeze_last_layer
+        self.freeze_last_layer(point.freeze_last_layer)
+        return True
+
+    def reduce(self) -> None:
+        self.loss.reduce_centers()
+
+    def after_step(self, point: EsViTPoint, skip: Tensor | None = None) -> None:
+        if self.loss.centering == "mean":  # others have no centres
+            with self.gathered():
+                self.update_centers(skip)
+        self.update_teacher(point.teacher_momentum if skip is None else torch.where(skip, 1.0, point.teacher_momentum))
+
+    def forget(self) -> None:
+        self.loss.forget()
+
+    def watched(self) -> Mapping[str, Tensor]:
+        """`center_norm`, `region_center_norm`: norms of the centres, less their mean, which changes no assignment."""
+        if self.loss.centering != "mean":
+            return {}
+        centers = {prefix: getattr(self.loss, f"{task}_center") for prefix, task in _TASKS if task in self.loss.tasks}
+        return {
+            f"{prefix}center_norm": torch.linalg.vector_norm(center - center.mean())
+            for prefix, center in centers.items()
+        }
+
+
+_TASKS = ("", "view"), ("region_", "region")
+
+
+def _values(statistics: EsViTStatistics) -> dict[str, Tensor]:
+    values = {"view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
+    for prefix, task in _TASKS:
+        found = getattr(statistics, task)
+        values |= {f"{prefix}{name}": value for name, value in (found._asdict() if found else {}).items()}
+    values |= {
+        f"match_{name}": value for name, value in (statistics.match._asdict() if statistics.match else {}).items()
+    }
+    values |= {"koleo_loss": statistics.koleo_loss}
+    return {name: value.detach().float() for name, value in values.items() if value is not None}
+
+
+def _teacher_temp(settings: Any, samples: int, epoch_samples: int) -> float:
+    if settings.teacher_temp_schedule == "sample":
+        position, end = float(samples), settings.teacher_temp_warmup_epochs * epoch_samples
+    else:
+        epoch, warmup = samples // epoch_samples, math.ceil(settings.teacher_temp_warmup_epochs)
+        # a linspace of one value is its start
+        position, end = (float(epoch), warmup - 1.0) if warmup > 1 else (float(epoch), float(warmup))
+    if position >= end:
+        return settings.teacher_temp
+    return settings.teacher_temp_start + (settings.teacher_temp - settings.teacher_temp_start) * position / end

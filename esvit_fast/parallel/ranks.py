@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import Config, ConfigError, TrainConfig
+from ..methods import method_of
 from .launcher import end_with_launcher
 from .meeting import Place, join, meet, place
 
@@ -117,20 +118,20 @@ def micro_batch(config: Config, world_size: int) -> int:
     train, steps = config.train, accumulation_steps(config.train, world_size)
     share = train.batch_size // world_size
     images = share // steps
-    if images < least_images(config):
+    least, asked, cure = method_of(config).min_images(config.method)
+    if images < least:
         given = train.micro_batch_size and share > 1
         size = f"train.micro_batch_size={train.micro_batch_size}" if given else f"train.accumulation_steps={steps}"
         raise ConfigError(
-            f"method.koleo_weight={config.method.koleo_weight:g} needs 2 images at a time, but train.batch_size="
-            f"{train.batch_size} leaves {images} with {size} on {world_size} ranks; "
-            f"raise the {'micro-batch' if given else 'batch'} size or set the weight to 0"
+            f"{asked} needs {least} images at a time, but train.batch_size={train.batch_size} leaves {images} with "
+            f"{size} on {world_size} ranks; raise the {'micro-batch' if given else 'batch'} size or {cure}"
         )
     return images
 
 
 def least_images(config: Config) -> int:
-    """Of a micro-batch: koleo compares images, while a head's batch norm has rows of several views of one."""
-    return 2 if config.method.koleo_weight else 1
+    """Of a micro-batch, as the method asks."""
+    return method_of(config).min_images(config.method)[0]
 
 
 def _divisors(number: int) -> list[int]:

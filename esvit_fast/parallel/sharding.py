@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from torch import Tensor
 
-from torch import Tensor, nn
-
+from ..methods import Method
 from .ranks import Ranks
 
 
-def shard(method: nn.Module, ranks: Ranks) -> None:
-    """Divide student and teacher among all ranks, in place.
+def shard(method: Method, ranks: Ranks) -> None:
+    """Divide a method's networks among all ranks, in place.
 
     Each unit of a backbone is whole while it is at work; what is in no unit is, from the forward pass to the end of the
     backward pass, as the loss reads prototypes.
@@ -20,25 +18,13 @@ def shard(method: nn.Module, ranks: Ranks) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    for network in (method.student, method.teacher):
-        for unit in network.backbone.units():
+    trained, *_ = method.backbones()
+    for backbone in method.backbones():
+        for unit in backbone.units():
             fully_shard(unit, mesh=mesh)
             # backward passes would fetch the teacher's last unit, which came before the student's first
-            unit.set_unshard_in_backward(network is method.student)
+            unit.set_unshard_in_backward(backbone is trained)
     fully_shard(method, mesh=mesh)
-
-
-@contextmanager
-def prototypes_whole(method: nn.Module) -> Iterator[None]:
-    """Within, all weights but those of units are whole, as they were in the last forward pass or as they are now."""
-    sharded = hasattr(method, "unshard") and method.loss.centering == "mean"  # others have no centres
-    if sharded:
-        method.unshard()
-    try:
-        yield
-    finally:
-        if sharded:
-            method.reshard()
 
 
 def own_part(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..runs.metrics import MetricsLog, read_metrics
 from .monitoring.diagnostics import Diagnosis, Finding
 from .monitoring.online_knn import OnlineKnn
 from .monitoring.records import Record, position
-from .step.trainer import Trainer, teacher_weights
+from .step.trainer import Trainer, kept_weights
 
 
 class Reporter(Protocol):
@@ -49,8 +49,8 @@ def write_config(out: Path, config: Config) -> None:
 
 
 def keep_weights(out: Path, trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
-    """Let model.safetensors be the teacher's backbone of a checkpoint's tensors; untouched if it is."""
-    path, weights = out / "model.safetensors", teacher_weights(tensors)
+    """Let model.safetensors be the backbone to keep of a checkpoint's tensors; untouched if it is."""
+    path, weights = out / "model.safetensors", kept_weights(trainer.config, tensors)
     facts = {"model": trainer.config.model.name, "step": trainer.step, "samples": trainer.samples}
     if not holds_weights(path, weights, facts):
         save_weights(path, weights, facts)

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import collapse
 from benchmarks.collapse import CASES, QUANTITIES, series, table
-from esvit_fast.training.monitoring.diagnostics import KINDS, Diagnosis, Finding
+from esvit_fast.methods.esvit_signs import SIGNS as KINDS
+from esvit_fast.training.monitoring.diagnostics import Diagnosis, Finding
 
 DATA = "sample:200"
 

@@ -14,7 +14,7 @@ CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
 LEAVES = ("data", "config", "gpus", "text", "registry")
 ALLOWED = {
-    **{room: {*CHAIN[position + 1 :], "registry"} for position, room in enumerate(CHAIN)},
+    **{room: {*CHAIN[position + 1 :], "registry", "text"} for position, room in enumerate(CHAIN)},
     "ops": {"reference", "kernels"},
     "kernels": set(),
     "config": {"text"},
@@ -25,7 +25,7 @@ ALLOWED = {
     # augmentation is an operator
     "data": {"config", "ops", "text"},
     "evaluation": {*CHAIN, *LEAVES},
-    "parallel": {"config"},
+    "parallel": {"config", "methods"},
     "runs": {"config", "data", "parallel", "text"},
     # k-NN and the rank of features while training
     "training": {*CHAIN, *LEAVES, "runs", "parallel", "evaluation.knn", "evaluation.features", "evaluation.health"},

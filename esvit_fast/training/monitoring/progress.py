@@ -25,7 +25,7 @@ def summary(record: dict[str, Any]) -> str:
     """The figures of a training record that tell whether a run is well."""
     return (
         f"{_few_digits(record['images_per_s'])} images/s  data wait {record['data_wait_share']:.0%}  "
-        f"loss {record['loss']:.3f}  teacher entropy {_entropy(record):.2f}"
+        f"loss {record['loss']:.3f}{_entropy(record)}"
     )
 
 
@@ -42,8 +42,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _entropy(record: dict[str, Any]) -> float:
-    return record.get("teacher_entropy", record.get("region_teacher_entropy"))
+def _entropy(record: dict[str, Any]) -> str:
+    """The teacher's, of methods that have one."""
+    entropy = record.get("teacher_entropy", record.get("region_teacher_entropy"))
+    return "" if entropy is None else f"  teacher entropy {entropy:.2f}"
 
 
 def _starting(trainer: Trainer) -> str:

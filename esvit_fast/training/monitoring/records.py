@@ -66,8 +66,7 @@ class Record:
         self.schedule = {
             "lr": point.learning_rate,
             "weight_decay": point.weight_decay,
-            "teacher_temp": point.teacher_temp,
-            "teacher_momentum": point.teacher_momentum,
+            **{name: value for name, value in point.method._asdict().items() if not isinstance(value, bool)},
             **clock.read(),
         }
 

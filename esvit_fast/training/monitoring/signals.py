@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from ...evaluation.health import effective_rank
@@ -19,30 +18,18 @@ def signals(trainer: Trainer, result: StepResult) -> dict[str, Tensor]:
     """What a training record says beyond the step's own values, scalars on the device; all ranks call it.
 
     `update_ratio`: `optimizer.update_ratio` of the backbone's matrices.
-    `center_norm`, `region_center_norm`: norms of the centres, which matter less their mean; only with mean centering.
+    And what the method has `watched`.
     """
-    matrices = (p for p in trainer.method.student.backbone.parameters() if p.requires_grad and p.ndim > 1)
+    trained, *_ = trainer.method.backbones()
+    matrices = (p for p in trained.parameters() if p.requires_grad and p.ndim > 1)
     found = {"update_ratio": update_ratio(trainer.optimizer, matrices)}
-    loss = trainer.method.loss
-    if loss.centering == "mean":
-        centers = {"": "view", "region_": "region"}
-        found |= {
-            f"{prefix}center_norm": _spread(getattr(loss, f"{task}_center"))
-            for prefix, task in centers.items()
-            if task in loss.tasks
-        }
-    return found
+    return found | dict(trainer.method.watched())
 
 
 def feature_rank(features: Tensor) -> float:
-    """Effective rank (RankMe) of the student backbone's features of at most 64 images of this rank, [B, C] on the CPU.
+    """Effective rank (RankMe) of the trained backbone's features of at most 64 images of this rank, [B, C] on the CPU.
 
     Its limit is the smaller of images and channels; NaN where a feature is not finite.
     """
     rows = features[:RANK_IMAGES]
     return effective_rank(rows) if rows.isfinite().all() else math.nan
-
-
-def _spread(center: Tensor) -> Tensor:
-    """A constant added to a centre changes no assignment."""
-    return torch.linalg.vector_norm(center - center.mean())

@@ -22,7 +22,7 @@ from ...data import Batch
 from ...data.loading.device_decode import HELD_BYTES
 from ...data.views.draws import AUGMENT
 from ...parallel.ranks import Ranks, accumulation_steps
-from ..step.trainer import Trainer, teacher_weights
+from ..step.trainer import Trainer, kept_weights
 from .estimate import Work
 from .watch import UPDATE, Watch, bytes_of
 
@@ -38,6 +38,7 @@ KINDS = {
     "batch": "crops of all micro-batches of a step, as the loader gives them, and images that a GPU decodes",
 }
 """What memory is taken for."""
+_KIND_OF_PART = {"student": "weights", "teacher": "teacher", "loss": "loss"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
         backbones = sum((n + views * (i == 0)) * flops[f"{side} px"] for i, (side, n) in enumerate(sides.items()))
         flops |= {"heads": total["student"] + total["teacher"] - backbones, "loss": total["loss"], "forward": forward}
         flops["step"] = sum(watch.flops.values()) // (trained * images)
-        student = trainer.method.student
+        learning, (backbone, *_) = trainer.method.trained, trainer.method.backbones()
         parts = {kind: watch.most[kind] for kind in KINDS}
         if divided:
             parts |= _divided(trainer, ranks.world_size)
@@ -131,12 +132,12 @@ def dry_step(config: Config, images: int, ranks: Ranks) -> DryStep:
             parts,
             flops,
             {
-                "backbone": _count(student.backbone.parameters()),
-                "heads": _count(student.parameters()) - _count(student.backbone.parameters()),
-                "trained": _count(_trained(student)),
+                "backbone": _count(backbone.parameters()),
+                "heads": _count(learning.parameters()) - _count(backbone.parameters()),
+                "trained": _count(_trained(learning)),
             },
             bytes_of(tensors.values()),
-            bytes_of(teacher_weights(tensors).values()),
+            bytes_of(kept_weights(config, tensors).values()),
             trained,
             work,
             course,
@@ -189,7 +190,7 @@ def _prepared(config: Config, ranks: Ranks) -> Trainer:
     """A run whose optimiser has its state."""
     with patch.object(nn.Module, "to", lambda module, device: module), ranks.device:  # it is made there
         trainer = Trainer(config, 1000 * config.train.batch_size, ranks)
-    for parameter in _trained(trainer.method.student):
+    for parameter in _trained(trainer.method.trained):
         parameter.grad = torch.empty_like(parameter)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -198,23 +199,28 @@ def _prepared(config: Config, ranks: Ranks) -> Trainer:
 
 def _note_kinds(watch: Watch, trainer: Trainer) -> None:
     """Say what a run's tensors are for, and at each time of a step what is made then."""
-    method = trainer.method
-    for kind, module in (("weights", method.student), ("teacher", method.teacher), ("loss", method.loss)):
+    method, parts = trainer.method, trainer.method.parts()
+    for part, module in parts.items():
+        kind = _KIND_OF_PART[part]
         for tensor in (*module.parameters(), *module.buffers()):
             watch.note(tensor, kind)
     for state in trainer.optimizer.state.values():
         for tensor in state.values():
             watch.note(tensor, "optimizer")
-    for parameter in _trained(method.student):
+    for parameter in _trained(method.trained):
         parameter.register_post_accumulate_grad_hook(lambda p: watch.note(p.grad, "gradients"))
 
     def during(module: nn.Module, kind: str, part: str, after: str) -> None:
         module.register_forward_pre_hook(lambda *_: watch.enter(kind, part))
         module.register_forward_hook(lambda *_: watch.enter(after, after))
 
-    during(method.student, "activations", "student", "loss")
-    during(method.teacher, "activations", "teacher", "activations")
-    during(method.loss, "loss", "loss", "backward")
+    during(parts["student"], "activations", "student", "loss")
+    if "teacher" in parts:
+        during(parts["teacher"], "activations", "teacher", "activations")
+    if "loss" in parts:
+        during(parts["loss"], "loss", "loss", "backward")
+    else:
+        method.register_forward_hook(lambda *_: watch.enter("backward", "backward"))
     augment = trainer.augment
 
     def augmented(*args) -> list[Tensor]:
@@ -234,7 +240,7 @@ def _reduce_in_buckets(watch: Watch, trainer: Trainer, steps: int) -> None:
         if done[parameter] == steps:
             parameter.grad = bucket
 
-    for parameter in _trained(trainer.method.student):
+    for parameter in _trained(trainer.method.trained):
         with watch.noting("gradients"):
             bucket = torch.empty_like(parameter, requires_grad=False)
         parameter.register_post_accumulate_grad_hook(partial(move, bucket))
@@ -243,10 +249,10 @@ def _reduce_in_buckets(watch: Watch, trainer: Trainer, steps: int) -> None:
 def _divided(trainer: Trainer, count: int) -> dict[str, int]:
     """Bytes of what `sharding.shard` divides, at most: own parts, all that is in no unit, and two units, as the next
     one is fetched while one is at work."""
-    student = trainer.method.student
-    sizes = [bytes_of(unit.parameters()) for unit in student.backbone.units()]
-    own = bytes_of(student.parameters()) // count
-    at_work = bytes_of(student.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
+    trained, (backbone, *_) = trainer.method.trained, trainer.method.backbones()
+    sizes = [bytes_of(unit.parameters()) for unit in backbone.units()]
+    own = bytes_of(trained.parameters()) // count
+    at_work = bytes_of(trained.parameters()) - sum(sizes) + sum(sorted(sizes)[-2:])
     moments = sum(bytes_of(state.values()) for state in trainer.optimizer.state.values()) // count
     return {"weights": own + at_work, "teacher": own + at_work, "gradients": own + at_work, "optimizer": moments}
 

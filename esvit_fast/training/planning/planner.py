@@ -15,6 +15,7 @@ from ...config import Config
 from ...data import Source
 from ...data.loading.loader import MicroBatches, cores, worker_count
 from ...gpus import Gpu
+from ...methods import method_of
 from ...models import create_model
 from ...parallel.precision import settled
 from ...parallel.ranks import Ranks, accumulation_steps, least_images, micro_batch
@@ -162,7 +163,7 @@ def plan_run(
 def _peaks(config: Config, images: int, steps: Callable[[Config, int], DryStep]) -> Callable[[int], int]:
     """The peak of a micro-batch of any size, from dry steps of two sizes, or of three where images are compared."""
     most = max(images, 4)
-    sizes = (2, most, 2 * most) if config.method.koleo_weight else (2, most)
+    sizes = (2, most, 2 * most) if method_of(config).compares_images(config.method) else (2, most)
 
     @cache
     def peak(count: int) -> int:
@@ -254,9 +255,8 @@ def _remedies(config: Config, ranks: Ranks, largest: int) -> Iterator[Way]:
         crops = replace(config.data.crops, local_counts=tuple((n + 1) // 2 for n in counts))
         told = " ".join(map(str, crops.local_counts))
         yield changed("data.crops.local-counts", told, data=replace(config.data, crops=crops))
-    while config.method.out_dim >= 8192:
-        method = replace(config.method, out_dim=config.method.out_dim // 2)
-        yield changed("method.out-dim", method.out_dim, method=method)
+    for name, value in method_of(config).smaller(config.method):
+        yield changed(f"method.{name.replace('_', '-')}", value, method=replace(config.method, **{name: value}))
 
 
 def _time(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,23 +35,25 @@ def check_one_gpu(config: TrainConfig, ranks: Ranks) -> None:
 class StepGraph:
     """`work`, recorded once and replayed on other numbers.
 
-    What moves with every step is in scalars on the device: learning rate, weight decay, the teacher's momentum. A
-    graph holds the teacher's temperature, which kernels take as a number, and whether last layers are trained: after
-    either has changed, steps run one by one until a new graph is recorded. While the temperature is warmed up per
-    epoch, each epoch has its own graph.
+    What moves with every step is in scalars on the device: learning rate, weight decay, and what the method takes
+    there, such as the teacher's momentum. A graph holds the method's other numbers, such as the teacher's temperature,
+    which kernels take as a number, or whether last layers are trained: after one of them has changed, steps run one by
+    one until a new graph is recorded. While the temperature is warmed up per epoch, each epoch has its own graph.
 
     The loss of a step and its gradients, and what they need, stay in the graph's memory; the values that a step
     returns are copies.
 
     Args:
-        work: of a step: ``work([crops], 1, teacher_temp, momentum, keep)``, named tensors with `values` among them;
-            `keep` as in `optimizer.decay`.
+        work: of a step: ``work([crops], 1, point, keep)``, named tensors with `values` among them; `point` is that of
+            the method, `keep` as in `optimizer.decay`.
         optimizer: which is told to read its learning rate on the device, and no longer to decay weights.
+        on_device: names of the method's numbers that it takes as scalars there.
     """
 
-    def __init__(self, work: Callable[..., Any], optimizer: Optimizer, device: torch.device):
+    def __init__(self, work: Callable[..., Any], optimizer: Optimizer, device: torch.device, on_device: Sequence[str]):
         self.work, self._device = work, device
-        self.rate, self.keep, self.momentum = torch.zeros(3, device=device).unbind()
+        self.rate, self.keep, *moving = torch.zeros(2 + len(on_device), device=device).unbind()
+        self.moving = dict(zip(on_device, moving, strict=True))
         for group in optimizer.param_groups:
             group |= {"lr": self.rate, "weight_decay": 0.0, "capturable": True}
         self.forget()
@@ -64,8 +66,10 @@ class StepGraph:
         """Work on crops, which are copied to where the graph reads them."""
         self.rate.fill_(point.learning_rate)
         self.keep.fill_(1 - point.learning_rate * point.weight_decay)
-        self.momentum.fill_(point.teacher_momentum)
-        kind = point.teacher_temp, point.freeze_last_layer, [crop.shape for crop in crops]
+        for name, scalar in self.moving.items():
+            scalar.fill_(getattr(point.method, name))
+        # what is left to a graph, with what moves where it reads it; tensors are the same if they are the same object
+        kind = point.method._replace(**self.moving), [crop.shape for crop in crops]
         if kind != self._kind:
             self.forget()
             self._kind = kind
@@ -79,7 +83,7 @@ class StepGraph:
         return _copied(self._replay())
 
     def _work(self, crops: list[Tensor]) -> Any:
-        return self.work([crops], 1, self._kind[0], self.momentum, self.keep)
+        return self.work([crops], 1, self._kind[0], self.keep)
 
 
 def aside(function: Callable[[], Any], device: torch.device) -> Any:

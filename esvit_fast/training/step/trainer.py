@@ -1,4 +1,4 @@
-"""One optimiser step of EsViT, and the state that a run consists of."""
+"""One optimizer step of a method, and the state that a run consists of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.profiler import record_function
 
 from ...config import Config, to_tree
 from ...data import Augmenter, Batch, Fingerprint, changes
-from ...methods import EsViT, EsViTStatistics
+from ...methods import Method, method_of
 from ...models import create_model
 from ...models.weights import difference_of
 from ...nn import share_draws
 from ...parallel.precision import settled
 from ...parallel.ranks import Ranks, all_reduce_sum, begin_all_reduce_sum
-from ...parallel.sharding import divided_like, prototypes_whole, shard, whole
+from ...parallel.sharding import divided_like, shard, whole
 from ...runs.checkpoint import Checkpoint, CheckpointError
 from ..monitoring.profiling import UPDATE
 from .compiled import compile_parts
@@ -54,9 +54,9 @@ class Work(NamedTuple):
     features: Tensor
 
 
-def teacher_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def kept_weights(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of the backbone to keep, among the tensors of `Trainer.state`."""
-    prefix = "method.teacher.backbone."
+    prefix = f"method.{method_of(config).kept}."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -64,11 +64,11 @@ class StepResult(NamedTuple):
     """What a step did.
 
     Attributes:
-        values: the loss and `EsViTStatistics` by name, float32 scalars, means over this rank's micro-batches.
+        values: the loss and the method's values by name, float32 scalars, means over this rank's micro-batches.
         grad_norm: global norm before clipping.
         taken: bool; False when loss or gradients were not finite and nothing was changed.
         point: the schedules' values.
-        features: [B, C], the student backbone's, of the first view of the last micro-batch.
+        features: [B, C], the trained backbone's, of the first view of the last micro-batch.
     """
 
     values: dict[str, Tensor]
@@ -85,40 +85,13 @@ def build_backbone(config: Config) -> nn.Module:
     return create_model(model.name, drop_path_rate=model.drop_path_rate, checkpoint_stages=model.checkpoint_stages)
 
 
-def build_method(config: Config) -> EsViT:
+def build_method(config: Config) -> Method:
     """The method as a run of this configuration starts from."""
-    method = config.method
-    return EsViT(
-        build_backbone(config),
-        method.out_dim,
-        method.view_weight,
-        method.region_weight,
-        hidden_dim=method.head_hidden_dim,
-        bottleneck_dim=method.head_bottleneck_dim,
-        head_batch_norm=method.head_batch_norm,
-        norm_last_layer=method.norm_last_layer,
-        student_temp=method.student_temp,
-        center_momentum=method.center_momentum,
-        match_dtype=getattr(torch, method.match_dtype) if method.match_dtype else None,
-        centering=method.centering,
-        koleo_weight=method.koleo_weight,
-        all_reduce=begin_all_reduce_sum,
-    )
-
-
-def _values(loss: Tensor, statistics: EsViTStatistics) -> dict[str, Tensor]:
-    values = {"loss": loss, "view_loss": statistics.view_loss, "region_loss": statistics.region_loss}
-    for prefix, task in (("", statistics.view), ("region_", statistics.region)):
-        values |= {f"{prefix}{name}": value for name, value in (task._asdict() if task else {}).items()}
-    values |= {
-        f"match_{name}": value for name, value in (statistics.match._asdict() if statistics.match else {}).items()
-    }
-    values |= {"koleo_loss": statistics.koleo_loss}
-    return {name: value.detach().float() for name, value in values.items() if value is not None}
+    return method_of(config).build(config.method, build_backbone(config), begin_all_reduce_sum)
 
 
 class Trainer:
-    """Student, teacher, centres, optimiser and step count of a run on one rank.
+    """Method, optimizer and step count of a run on one rank.
 
     Everything random in a step is drawn for the whole batch from a generator seeded by (seed, step); a rank and
     accumulation step takes its images' part. So a resumed run needs no generator state to go on bit for bit, and the
@@ -154,7 +127,7 @@ class Trainer:
         if ranks.device.type == "cuda" and ranks.world_size > 1:
             self.method = nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         if config.train.compile:
-            for backbone in (self.method.student.backbone, self.method.teacher.backbone):
+            for backbone in self.method.backbones():
                 if not backbone.stages():
                     raise ValueError(
                         f"train.compile=True makes a program of each stage, but model.name={config.model.name!r} has "
@@ -163,15 +136,14 @@ class Trainer:
                 compile_parts(backbone.units() if self._sharded else backbone.stages())
         if self._sharded:
             shard(self.method, ranks)
-        self.optimizer = make_optimizer(self.method.student, config.train)
+        self.optimizer = make_optimizer(self.method.trained, config.train)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
         self.augment = Augmenter(config.data.augment, config.data.crops.sizes, _AUTOCAST[config.train.precision])
-        self._frozen: bool | None = None
         self._positions: dict[tuple[int, int], Tensor] = {}
         self._graph: StepGraph | None = None
         if config.train.cuda_graph:
             check_one_gpu(config.train, ranks)
-            self._graph = StepGraph(self._work, self.optimizer, ranks.device)
+            self._graph = StepGraph(self._work, self.optimizer, ranks.device, self.method.on_device)
         self._model: nn.Module = self.method
 
     @property
@@ -187,7 +159,7 @@ class Trainer:
     @property
     def teacher(self) -> nn.Module:
         """The backbone to keep; while ranks share it, only `plain_teacher` can be called outside of a step."""
-        return self.method.teacher.backbone
+        return self.method.get_submodule(self.method.kept)
 
     def train_step(self, batches: Sequence[Batch]) -> StepResult:
         """Take one optimiser step on the micro-batches of this rank.
@@ -197,11 +169,10 @@ class Trainer:
                 finite.
         """
         point = self.point(self.samples)
-        self.method.loss.forget()  # what a step left that an exception ended
-        self._freeze_last_layer(point.freeze_last_layer, accumulated=len(batches) > 1)
+        self._prepare(point, accumulated=len(batches) > 1)
         if self._graph is None:
             apply_schedule(self.optimizer, point)
-            done = self._work(self._views(batches), len(batches), point.teacher_temp, point.teacher_momentum)
+            done = self._work(self._views(batches), len(batches), point.method)
         else:
             done = self._graph(next(self._views(batches)), point)
         self.step += 1
@@ -220,32 +191,32 @@ class Trainer:
         self,
         views: Iterable[list[Tensor]],
         count: int,
-        teacher_temp: float,
-        momentum: float | Tensor,
+        point: Any,
         keep: Tensor | None = None,
     ) -> Work:
-        """A step on `count` micro-batches. All that differs from one step to the next and is not given as a number is
-        in tensors, so that on a GPU a graph of it can be replayed; that decays weights itself, to `keep` of them."""
+        """A step on `count` micro-batches, with the method's point. All that differs from one step to the next and is
+        not given as a number is in tensors, so that on a GPU a graph of it can be replayed; that decays weights itself,
+        to `keep` of them."""
         self.optimizer.zero_grad(set_to_none=True)
         values: list[dict[str, Tensor]] = []
         for number, crops in enumerate(views, 1):
             last = number == count
             with nullcontext() if last or self._model is self.method else self._model.no_sync():
                 with self._autocast():
-                    loss, statistics = self._model(crops, teacher_temp)
+                    output = self._model(crops, point)
                 if last:
-                    self.method.loss.reduce_centers()
-                self.scaler.scale(loss / count).backward()
-            values.append(_values(loss, statistics))
+                    self.method.reduce()
+                self.scaler.scale(output.loss / count).backward()
+            values.append({"loss": output.loss.detach().float(), **output.values})
         mean = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
         with record_function(UPDATE):
             self.scaler.unscale_(self.optimizer)
             train = self.config.train
-            norm = clip_gradients(self.method.student.parameters(), train.clip_grad, train.clip_by)
+            norm = clip_gradients(self.method.trained.parameters(), train.clip_grad, train.clip_by)
             verdict = self._judge(mean["loss"], norm)
-            self._update(verdict[0] > 0, momentum, keep)
+            self._update(verdict[0] > 0, point, keep)
             self.scaler.update()
-        return Work(mean, norm, verdict, statistics.features)
+        return Work(mean, norm, verdict, output.features)
 
     def _judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Whether this step is to be skipped, whether for its loss, on all ranks, as what is not finite on one of them
@@ -253,25 +224,19 @@ class Trainer:
         broken = ~torch.stack([loss.isfinite() & norm.isfinite(), loss.isfinite()])
         return torch.cat([all_reduce_sum(broken.float()), self.scaler.scale(torch.ones_like(loss))[None]])
 
-    def _update(self, skip: Tensor, momentum: float | Tensor, keep: Tensor | None) -> None:
-        """Move weights, centres and teacher, or nothing if `skip`, for which a GPU is not waited."""
+    def _update(self, skip: Tensor, point: Any, keep: Tensor | None) -> None:
+        """Move weights and what the method moves beside them, or nothing if `skip`, for which a GPU is not waited."""
         if self.lag:
             if keep is not None:
                 decay(self.optimizer, torch.where(skip, 1.0, keep))
             self.optimizer.found_inf = skip.float()  # fused AdamW reads it on the device
             self.optimizer.step()
-            self._update_centers(skip)
-            self.method.update_teacher(torch.where(skip, 1.0, momentum))
+            self.method.after_step(point, skip)
         elif skip:
-            self.method.loss.forget()
+            self.method.forget()
         else:
             self.optimizer.step()
-            self._update_centers()
-            self.method.update_teacher(momentum)
-
-    def _update_centers(self, skip: Tensor | None = None) -> None:
-        with prototypes_whole(self.method):
-            self.method.update_centers(skip)
+            self.method.after_step(point)
 
     def settle(self, lag: int = 0) -> None:
         """Count which steps were taken, but for the last `lag`; waits for the device to come to the others.
@@ -307,14 +272,11 @@ class Trainer:
         first = (accumulation * self.ranks.world_size + self.ranks.rank) * count
         if (first, count) not in self._positions:  # kept, as a graph reads them where they are
             self._positions[first, count] = torch.arange(first, first + count, device=self.ranks.device)
-        share_draws(self.method.student, self._positions[first, count], self.config.train.batch_size)
+        share_draws(self.method.trained, self._positions[first, count], self.config.train.batch_size)
 
-    def _freeze_last_layer(self, frozen: bool, accumulated: bool) -> None:
-        if frozen == self._frozen:
-            return
-        self._frozen = frozen
-        self.method.freeze_last_layer(frozen)
-        if self.ranks.world_size > 1 and not self._sharded:
+    def _prepare(self, point: SchedulePoint, accumulated: bool) -> None:
+        changed = self.method.prepare(point.method) or self._model is self.method
+        if changed and self.ranks.world_size > 1 and not self._sharded:
             # DDP notes once which parameters are trained, and a static graph while gradients are reduced
             self._model = DistributedDataParallel(
                 self.method, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=not accumulated
@@ -324,7 +286,7 @@ class Trainer:
         """All that a checkpoint holds: tensors, and facts for JSON. All ranks call it; the main rank gets tensors."""
         self.settle()
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer, self.method.student.named_parameters())
+        tensors |= optimizer_tensors(self.optimizer, self.method.trained.named_parameters())
         tensors = self._on_main_rank(tensors)
         meta = {
             "step": self.step,
@@ -380,7 +342,7 @@ class Trainer:
                 f"checkpoint={str(checkpoint.path)!r} was written with train.batch_size={begun}, which is now "
                 f"{self.config.train.batch_size}; its count of steps means other images, resume with {begun}"
             )
-        load_optimizer_tensors(self.optimizer, self.method.student.named_parameters(), checkpoint.tensors)
+        load_optimizer_tensors(self.optimizer, self.method.trained.named_parameters(), checkpoint.tensors)
         self.method.load_state_dict({name: divided_like(state[name], like) for name, like in own.items()})
         if meta["scaler"]:  # else it was of another precision
             self.scaler.load_state_dict(meta["scaler"])

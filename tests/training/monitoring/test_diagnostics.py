@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.collapse import CASES, QUANTITIES, config_of
 from esvit_fast.config import load_config
-from esvit_fast.training.monitoring.diagnostics import KINDS, RECORDS, STEPS, Diagnosis
+from esvit_fast.methods.esvit_signs import SIGNS as KINDS
+from esvit_fast.training.monitoring.diagnostics import RECORDS, STEPS, Diagnosis
 
 CONFIG = load_config("cifar10_swin_nano")  # K = 512
 UNIFORM = math.log(512)

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from esvit_fast import ops
 from esvit_fast.config import ConfigError
+from esvit_fast.methods.esvit import EsViTPoint
 from esvit_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from esvit_fast.training import Ranks, Trainer, pretrain
 from esvit_fast.training.planning.dry_step import _prepared, _without_memory, noise
@@ -53,7 +54,7 @@ def trainer(graph, **train):
     made = Trainer(small(learning_rate=1e-3, epochs=3, **train), 48, CPU)
     made.lag = 1
     if graph:
-        made._graph = StepGraph(made._work, made.optimizer, CPU.device)
+        made._graph = StepGraph(made._work, made.optimizer, CPU.device, made.method.on_device)
     return made
 
 
@@ -179,7 +180,7 @@ def test_work_on_a_gpu_touches_nothing_of_the_host(monkeypatch, centering):
         views = list(made._views([noise(config, 8, GPU)]))
         keep, momentum = torch.zeros(2, device=GPU).unbind()
         with OnDevice() as seen:
-            done = made._work(views, 1, 0.04, momentum, keep)
+            done = made._work(views, 1, EsViTPoint(0.04, momentum, False), keep)
         assert not seen.found and done.norm.device == GPU
         with OnDevice() as seen:
             torch.tensor([1, 2]).to(GPU, non_blocking=True)

@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 
 def point(rate: float, decay: float = 0.1) -> SchedulePoint:
-    return SchedulePoint(rate, decay, 0.99, 0.04, False)
+    return SchedulePoint(rate, decay, ())
 
 
 def parameters_with_gradients(seed: int, scale: float = 1.0) -> list[nn.Parameter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def config(method: dict | None = None, **train) -> Config:
 def column(config: Config, field: str) -> np.ndarray:
     """The schedule at every step of a run whose epochs are whole steps."""
     at = schedule(config, EPOCH_SAMPLES)
-    return np.array([getattr(at(step * BATCH), field) for step in range(EPOCHS * STEPS_PER_EPOCH)])
+    value = attrgetter(field)
+    return np.array([value(at(step * BATCH)) for step in range(EPOCHS * STEPS_PER_EPOCH)])
 
 
 def published_cosine(start: float, end: float, warmup_epochs: int = 0) -> np.ndarray:
@@ -49,7 +51,7 @@ def test_learning_rate_is_the_published_one_up_to_the_end_of_the_warm_up():
 
 @pytest.mark.parametrize(
     ("field", "start", "end"),
-    [("weight_decay", 0.04, 0.4), ("teacher_momentum", 0.996, 1.0)],
+    [("weight_decay", 0.04, 0.4), ("method.teacher_momentum", 0.996, 1.0)],
     ids=["decay", "momentum"],
 )
 def test_weight_decay_and_momentum_are_the_published_cosines(field, start, end):
@@ -62,7 +64,7 @@ def test_the_ends_are_reached_exactly_and_stay():
     at = schedule(config(), EPOCH_SAMPLES)
     for samples in (EPOCHS * EPOCH_SAMPLES, EPOCHS * EPOCH_SAMPLES + 1, 10**9):
         point = at(samples)
-        assert (point.learning_rate, point.weight_decay, point.teacher_momentum, point.teacher_temp) == (
+        assert (point.learning_rate, point.weight_decay, point.method.teacher_momentum, point.method.teacher_temp) == (
             1e-6,
             0.4,
             1.0,
@@ -71,7 +73,7 @@ def test_the_ends_are_reached_exactly_and_stay():
 
 
 def test_teacher_temperature_per_epoch_is_the_published_linspace():
-    found = column(config(), "teacher_temp")
+    found = column(config(), "method.teacher_temp")
     per_epoch = np.concatenate([np.linspace(0.04, 0.07, 3), np.full(EPOCHS - 3, 0.07)])
     np.testing.assert_allclose(found, np.repeat(per_epoch, STEPS_PER_EPOCH), rtol=1e-12)
     assert found[STEPS_PER_EPOCH] == pytest.approx(0.055)
@@ -83,27 +85,29 @@ def test_teacher_temperature_per_epoch_is_the_published_linspace():
 )
 def test_short_and_fractional_temperature_warm_ups(warmup, per_epoch):
     at = schedule(config({"teacher_temp_warmup_epochs": warmup}), EPOCH_SAMPLES)
-    assert [at(epoch * EPOCH_SAMPLES).teacher_temp for epoch in range(3)] == pytest.approx(per_epoch, rel=1e-12)
+    assert [at(epoch * EPOCH_SAMPLES).method.teacher_temp for epoch in range(3)] == pytest.approx(per_epoch, rel=1e-12)
 
 
 def test_teacher_temperature_per_sample_is_linear_and_needs_no_whole_epochs():
     at = schedule(config({"teacher_temp_schedule": "sample", "teacher_temp_warmup_epochs": 1.5}), 1000)
     samples = np.arange(0, 3000, 50)
-    found = [at(int(s)).teacher_temp for s in samples]
+    found = [at(int(s)).method.teacher_temp for s in samples]
     np.testing.assert_allclose(found, np.interp(samples, [0, 1500], [0.04, 0.07]), rtol=1e-12)
     at = schedule(config({"teacher_temp_schedule": "sample", "teacher_temp_warmup_epochs": 0}), 1000)
-    assert at(0).teacher_temp == 0.07
+    assert at(0).method.teacher_temp == 0.07
 
 
 def test_a_falling_temperature_works_too():
     at = schedule(config({"teacher_temp_start": 0.1, "teacher_temp_schedule": "sample"}), 1000)
-    assert at(1500).teacher_temp == pytest.approx(0.085)
+    assert at(1500).method.teacher_temp == pytest.approx(0.085)
 
 
 @pytest.mark.parametrize(("epochs", "frozen"), [(0, 0), (0.5, 800), (1, 1600), (2, 3200)])
 def test_the_last_layer_is_frozen_for_a_number_of_samples(epochs, frozen):
     at = schedule(config(freeze_last_layer_epochs=epochs), EPOCH_SAMPLES)
-    assert [at(s).freeze_last_layer for s in (frozen - 1, frozen) if s >= 0] == ([True, False] if frozen else [False])
+    assert [at(s).method.freeze_last_layer for s in (frozen - 1, frozen) if s >= 0] == (
+        [True, False] if frozen else [False]
+    )
 
 
 def test_without_warm_up_the_first_step_has_the_peak():
