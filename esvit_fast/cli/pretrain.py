@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import Config, load_config
-from ..config.changes import may_change
+from ..config import Config, Setting, load_config
 from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed, configured, what_it_does
@@ -88,7 +87,7 @@ def _parser_of_resume(own: Config | None = None) -> Parser:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder that `pretrain --out` was given")
     parser.add_argument("--data", metavar="IMAGES", help="where its images are now, if they have been moved")
-    add_settings(parser, own, shown=may_change)
+    add_settings(parser, own, shown=Setting.may_change)
     return parser
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import inspect
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from ..config import Config, load_config, recipe_names, validate
-from ..config import schema as module
+from ..config import Config, Setting, leaves, load_config, recipe_names, validate
 from ..config.tree import coerce
 from .options import Parser
 
@@ -31,21 +30,23 @@ class _Keep(argparse.Action):
 
 
 def add_settings(
-    parser: Parser, defaults: Config | None = None, shown: Callable[[str], bool] = lambda name: True
+    parser: Parser, defaults: Config | None = None, shown: Callable[[Setting], bool] = lambda setting: True
 ) -> None:
     """Let a command take every setting; `given` of what it parses is for `changed`.
 
     Args:
         defaults: whose values --help tells.
-        shown: which settings, by dotted name, --help lists.
+        shown: which settings --help lists.
     """
     parser.set_defaults(settings={})
     groups: dict[str, Any] = {}
-    for name, hint, value, about, doc in _leaves(defaults or Config()):
+    for setting in leaves(defaults or Config()):
+        name, hint = setting.name, setting.hint
         section = name.rpartition(".")[0]
         if section not in groups:
-            groups[section] = parser.add_argument_group(section, about)
-        told = f"{doc} ({_words(value)})".strip().replace("%", "%%") if shown(name) else argparse.SUPPRESS
+            groups[section] = parser.add_argument_group(section, setting.section.__doc__)
+        told = f"{_sentence(setting)} ({_words(setting.value)})".strip().replace("%", "%%")
+        told = told if shown(setting) else argparse.SUPPRESS
         groups[section].add_argument(*_flags(name, hint), dest=name, action=_Keep, help=told, **_shape(hint))
 
 
@@ -55,7 +56,7 @@ def changed(config: Config, given: Given) -> Config:
     Raises:
         ConfigError: a value has the wrong type or is out of range.
     """
-    hints = {name: hint for name, hint, *_ in _leaves(config)}
+    hints = {setting.name: setting.hint for setting in leaves(config)}
     for name, value in given.items():
         hint = hints[name]
         if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
@@ -66,7 +67,7 @@ def changed(config: Config, given: Given) -> Config:
 
 def what_it_does(name: str) -> str:
     """The sentence about a setting, by its dotted name."""
-    return next(text for found, _, _, _, text in _leaves(Config()) if found == name)
+    return next(_sentence(setting) for setting in leaves(Config()) if setting.name == name)
 
 
 def as_words(given: Given) -> list[str]:
@@ -112,29 +113,23 @@ def _value(argv: list[str], name: str) -> str | None:
     return None
 
 
-def _leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, str, str]]:
-    """Dotted name, type and value of every setting, what its section is, and what it does."""
-    kind = type(section)
-    hints, docs = typing.get_type_hints(kind), _sentences()
-    leaves = [f for f in dataclasses.fields(section) if not dataclasses.is_dataclass(hints[f.name])]
-    for f in leaves:
-        about = docs.get((kind.__name__, f.name), "")
-        yield prefix + f.name, hints[f.name], getattr(section, f.name), kind.__doc__, about
-    for f in dataclasses.fields(section):
-        if f not in leaves:
-            yield from _leaves(getattr(section, f.name), f"{prefix}{f.name}.")
+def _sentence(setting: Setting) -> str:
+    """The text below a setting's field, in the class that declares it."""
+    field = setting.name.rpartition(".")[2]
+    classes = (cls for cls in setting.section.__mro__ if field in inspect.get_annotations(cls))
+    return next((_sentences(cls.__module__).get((cls.__name__, field), "") for cls in classes), "")
 
 
 @lru_cache
-def _sentences() -> dict[tuple[str, str], str]:
-    """By class and field, the text below a field; Python keeps none."""
-    found = {}
-    for node in ast.parse(inspect.getsource(module)).body:
+def _sentences(module: str) -> dict[tuple[str, str], str]:
+    """By class and field of a module, the text below a field; Python keeps none."""
+    texts = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
         if isinstance(node, ast.ClassDef):
             for field, text in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    found[node.name, field.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return found
+                    texts[node.name, field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return texts
 
 
 def _flag(name: str) -> str:

@@ -1,5 +1,6 @@
 """Settings of a run, typed; recipes, and what may change when a run goes on."""
 
+from .leaves import Setting, leaves, settings
 from .schema import (
     RECIPES,
     AugmentConfig,
@@ -13,7 +14,6 @@ from .schema import (
     load_config,
     recipe_names,
     save_config,
-    settings,
     validate,
 )
 from .tree import ConfigError, from_tree, to_tree
@@ -28,8 +28,10 @@ __all__ = [
     "EvalConfig",
     "MethodConfig",
     "ModelConfig",
+    "Setting",
     "TrainConfig",
     "from_tree",
+    "leaves",
     "load_config",
     "recipe_names",
     "save_config",

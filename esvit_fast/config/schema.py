@@ -6,16 +6,16 @@ comparable, and written beside every run as ``config.yaml``. Schedules are given
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from ..text import suggest
+from .leaves import leaves
+from .rules import Cure, Free, Range, Rising
 from .tree import ConfigError, from_tree, read_yaml, to_tree
 
 
@@ -25,9 +25,9 @@ class ModelConfig:
 
     name: str = "swin_tiny_w7"
     """A name that `esvit-fast models` lists."""
-    drop_path_rate: float = 0.1
+    drop_path_rate: Annotated[float, Range(least=0, most=1)] = 0.1
     """Stochastic depth of the student, rising linearly from 0 in the first block; the teacher has none."""
-    checkpoint_stages: tuple[int, ...] = ()
+    checkpoint_stages: Annotated[tuple[int, ...], Range(least=0), Free()] = ()
     """Stages, from 0, whose blocks are computed again in the backward pass instead of being kept: less memory for the
     same weights, in more time. The first stages hold most."""
 
@@ -38,31 +38,31 @@ class MethodConfig:
 
     name: str = "esvit"
     """The method of pretraining."""
-    out_dim: int = 65536
+    out_dim: Annotated[int, Range(above=0)] = 65536
     """Prototypes of each head."""
-    view_weight: float = 0.5
+    view_weight: Annotated[float, Range(least=0), Cure(zero=False)] = 0.5
     """Weight of the view task; 1 with region_weight 0 is DINO."""
-    region_weight: float = 0.5
+    region_weight: Annotated[float, Range(least=0), Cure(zero=False)] = 0.5
     """Weight of the region task; 0 leaves out its head and its matching."""
-    head_hidden_dim: int = 2048
-    head_bottleneck_dim: int = 256
+    head_hidden_dim: Annotated[int, Range(above=0)] = 2048
+    head_bottleneck_dim: Annotated[int, Range(above=0)] = 256
     head_batch_norm: bool = False
     norm_last_layer: bool = False
     """Freeze the prototypes' magnitudes weight_g at 1."""
-    student_temp: float = 0.1
-    teacher_temp: float = 0.07
-    teacher_temp_start: float = 0.04
-    teacher_temp_warmup_epochs: float = 30.0
-    teacher_temp_schedule: Literal["epoch", "sample"] = "epoch"
+    student_temp: Annotated[float, Range(above=0), Cure()] = 0.1
+    teacher_temp: Annotated[float, Range(above=0), Cure()] = 0.07
+    teacher_temp_start: Annotated[float, Range(above=0), Cure()] = 0.04
+    teacher_temp_warmup_epochs: Annotated[float, Range(least=0), Cure()] = 30.0
+    teacher_temp_schedule: Annotated[Literal["epoch", "sample"], Cure()] = "epoch"
     """Advance the temperature once per epoch, as published, or with every sample."""
-    teacher_momentum: float = 0.996
+    teacher_momentum: Annotated[float, Range(least=0, most=1), Cure()] = 0.996
     """Start of the cosine that ends at 1."""
-    centering: Literal["mean", "sinkhorn"] = "mean"
+    centering: Annotated[Literal["mean", "sinkhorn"], Cure()] = "mean"
     """Subtract the teacher's mean logits, as published, or balance its assignments over the prototypes."""
-    center_momentum: float = 0.9
-    koleo_weight: float = 0.0
+    center_momentum: Annotated[float, Range(least=0, most=1), Cure()] = 0.9
+    koleo_weight: Annotated[float, Range(least=0), Cure()] = 0.0
     """Weight of a term that keeps the student's views of different images apart, in the bottleneck of the view head."""
-    match_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    match_dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, Cure()] = None
     """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
 
 
@@ -70,13 +70,13 @@ class MethodConfig:
 class CropConfig:
     """Two global crops, which teacher and student see, and any number of local crops, which only the student sees."""
 
-    global_size: int = 224
-    global_scale: tuple[float, float] = (0.4, 1.0)
+    global_size: Annotated[int, Range(above=0)] = 224
+    global_scale: Annotated[tuple[float, float], Rising(most=1)] = (0.4, 1.0)
     """Area of a crop as a share of the image's."""
-    local_sizes: tuple[int, ...] = (96,)
-    local_counts: tuple[int, ...] = (8,)
+    local_sizes: Annotated[tuple[int, ...], Range(above=0)] = (96,)
+    local_counts: Annotated[tuple[int, ...], Range(least=0)] = (8,)
     """Crops of each local size; empty tuples mean no local crops."""
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    local_scale: Annotated[tuple[float, float], Rising(most=1)] = (0.05, 0.4)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -89,19 +89,19 @@ class CropConfig:
 class AugmentConfig:
     """DINO's augmentation. Triples hold (first global, second global, local)."""
 
-    flip: float = 0.5
-    jitter: float = 0.8
+    flip: Annotated[float, Range(least=0, most=1)] = 0.5
+    jitter: Annotated[float, Range(least=0, most=1)] = 0.8
     """Probability that the colours of a view are jittered at all."""
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale: float = 0.2
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    brightness: Annotated[float, Range(least=0)] = 0.4
+    contrast: Annotated[float, Range(least=0)] = 0.4
+    saturation: Annotated[float, Range(least=0)] = 0.2
+    hue: Annotated[float, Range(least=0, most=0.5)] = 0.1
+    grayscale: Annotated[float, Range(least=0, most=1)] = 0.2
+    blur: Annotated[tuple[float, float, float], Range(least=0, most=1)] = (1.0, 0.1, 0.5)
+    blur_sigma: Annotated[tuple[float, float], Rising()] = (0.1, 2.0)
+    solarize: Annotated[tuple[float, float, float], Range(least=0, most=1)] = (0.0, 0.2, 0.0)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[float, float, float], Range(above=0)] = (0.229, 0.224, 0.225)
     exact_pil: bool = False
     """Do all this with Pillow, image by image on the CPU as published, for studies of parity; slow."""
 
@@ -110,16 +110,16 @@ class AugmentConfig:
 class DataConfig:
     """Where the images come from and how views are made of them."""
 
-    source: str = ""
+    source: Annotated[str, Free()] = ""
     """A folder, a list (.txt, .csv, .tsv), a .zip or .tar of images, .tar shards or .parquet files ('*.tar',
     '{000..127}.tar', or their folder), a .npy or .npz, `torchvision:NAME@ROOT`, or `sample`."""
-    workers: int = -1
+    workers: Annotated[int, Range(least=-1), Free()] = -1
     """Processes that decode and crop; -1: one per core but one, at most 8; 0: in the training process."""
-    decode: Literal["cpu", "gpu"] = "cpu"
+    decode: Annotated[Literal["cpu", "gpu"], Free()] = "cpu"
     """Where JPEGs are decoded, cut and resized. "gpu" does it by nvJPEG, through torchvision, with the same boxes and
     nearly the same pixels; processes then only read them, and decode what is no plain JPEG. Not yet run on a GPU."""
-    max_megapixels: float = 64.0
-    max_corrupt_share: float = 0.01
+    max_megapixels: Annotated[float, Range(above=0)] = 64.0
+    max_corrupt_share: Annotated[float, Range(least=0, most=1), Free()] = 0.01
     """Share of unreadable images above which the run stops."""
     crops: CropConfig = field(default_factory=CropConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -129,48 +129,48 @@ class DataConfig:
 class TrainConfig:
     """Optimisation, precision and bookkeeping."""
 
-    batch_size: int = 512
+    batch_size: Annotated[int, Range(above=0)] = 512
     """Images per optimiser step, over all ranks and accumulation steps."""
-    accumulation_steps: int = 1
-    micro_batch_size: int = 0
+    accumulation_steps: Annotated[int, Range(above=0), Free()] = 1
+    micro_batch_size: Annotated[int, Range(least=0), Free()] = 0
     """Most images that a rank holds at a time: what its share of the batch has more is accumulated, so that the batch
     is the same on any number of ranks. 0: accumulation_steps says how the batch is divided."""
-    epochs: float = 300.0
-    learning_rate: float = 5e-4
+    epochs: Annotated[float, Range(above=0), Cure()] = 300.0
+    learning_rate: Annotated[float, Range(above=0), Cure()] = 5e-4
     """Peak rate for 256 images per step; it is scaled by batch_size / 256."""
-    min_learning_rate: float = 1e-6
-    warmup_epochs: float = 10.0
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    clip_grad: float = 3.0
+    min_learning_rate: Annotated[float, Range(least=0), Cure()] = 1e-6
+    warmup_epochs: Annotated[float, Range(least=0), Cure()] = 10.0
+    weight_decay: Annotated[float, Range(least=0), Cure()] = 0.04
+    weight_decay_end: Annotated[float, Range(least=0), Cure()] = 0.4
+    clip_grad: Annotated[float, Range(least=0), Cure()] = 3.0
     """Largest gradient norm; 0 turns clipping off."""
-    clip_by: Literal["tensor", "global"] = "tensor"
+    clip_by: Annotated[Literal["tensor", "global"], Cure()] = "tensor"
     """Clip every parameter tensor by its own norm, as published, or all by the global norm."""
-    freeze_last_layer_epochs: float = 1.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    freeze_last_layer_epochs: Annotated[float, Range(least=0)] = 1.0
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Cure()] = "auto"
     """Of activations. "auto": bf16 on devices that are fast in it, else fp32; a run keeps what it became."""
-    matmul: Literal["exact", "fast"] = "exact"
+    matmul: Annotated[Literal["exact", "fast"], Cure()] = "exact"
     """Float32 matrix products on a GPU. "fast" lets them round what they multiply
     (torch.set_float32_matmul_precision("medium")); on a CPU it changes nothing."""
-    shard: bool = False
+    shard: Annotated[bool, Free()] = False
     """Divide weights, gradients and the optimiser's state among ranks (FSDP2) instead of keeping them whole on each
     (DDP): less memory for more communication, for large backbones. The same numbers but for rounding."""
-    compile: bool = False
+    compile: Annotated[bool, Free()] = False
     """Let torch.compile fuse what lies around the operators, stage by stage, or block by block with `shard`. The first
     steps take minutes more."""
-    cuda_graph: bool = False
+    cuda_graph: Annotated[bool, Free()] = False
     """Replay a step on a GPU as one CUDA graph, so that no launch of a kernel costs time. For one GPU, without
     accumulation. Three steps run as without after the teacher's temperature has moved: of every epoch while it is
     warmed up, or all until then where it moves with every sample."""
-    device: str = "auto"
-    seed: int = 0
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 2
-    log_every_steps: int = 10
+    device: Annotated[str, Free()] = "auto"
+    seed: Annotated[int, Range(least=0, most=2**64 - 1)] = 0
+    checkpoint_every_steps: Annotated[int, Range(above=0), Free()] = 500
+    keep_checkpoints: Annotated[int, Range(above=0), Free()] = 2
+    log_every_steps: Annotated[int, Range(above=0), Free()] = 10
     """The first and the last step are logged, too."""
-    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    loggers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Free()] = ()
     """Where records go besides metrics.jsonl; `pip install 'esvit-fast[log]'`."""
-    stop_on_collapse: bool = False
+    stop_on_collapse: Annotated[bool, Free()] = False
     """Save and stop when the run is found to collapse, instead of only warning; `esvit-fast resume` goes on with it."""
 
 
@@ -178,11 +178,11 @@ class TrainConfig:
 class EvalConfig:
     """k-NN while training; unlabelled data has none. `eval` and `report` take all images."""
 
-    knn_every_epochs: float = 0.0
+    knn_every_epochs: Annotated[float, Range(least=0), Free()] = 0.0
     """0: only when asked."""
-    knn_bank: int = 10_000
+    knn_bank: Annotated[int, Range(above=0), Free()] = 10_000
     """Images of the training split kept as neighbours while training; the same ones every time."""
-    knn_queries: int = 2_000
+    knn_queries: Annotated[int, Range(above=0), Free()] = 2_000
 
 
 @dataclass(frozen=True)
@@ -229,58 +229,19 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(to_tree(config), sort_keys=False))
 
 
-def _each(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
-    return lambda value: all(map(fits, value if isinstance(value, tuple) else (value,)))
-
-
-_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    (
-        "must be greater than 0",
-        _each(lambda value: value > 0),
-        "method.out_dim method.head_hidden_dim method.head_bottleneck_dim method.student_temp method.teacher_temp "
-        "method.teacher_temp_start data.max_megapixels data.crops.global_size data.crops.local_sizes data.augment.std "
-        "train.batch_size train.accumulation_steps train.epochs train.learning_rate train.checkpoint_every_steps "
-        "train.keep_checkpoints train.log_every_steps eval.knn_bank eval.knn_queries",
-    ),
-    (
-        "must not be negative",
-        _each(lambda value: value >= 0),
-        "model.checkpoint_stages method.view_weight method.region_weight method.koleo_weight "
-        "method.teacher_temp_warmup_epochs data.crops.local_counts train.micro_batch_size "
-        "data.augment.brightness data.augment.contrast data.augment.saturation train.min_learning_rate "
-        "train.warmup_epochs train.weight_decay train.weight_decay_end train.clip_grad train.freeze_last_layer_epochs "
-        "eval.knn_every_epochs",
-    ),
-    (
-        "must lie between 0 and 1",
-        _each(lambda value: 0 <= value <= 1),
-        "model.drop_path_rate method.teacher_momentum method.center_momentum data.max_corrupt_share data.augment.flip "
-        "data.augment.jitter data.augment.grayscale data.augment.blur data.augment.solarize",
-    ),
-    ("must lie between 0 and 0.5", lambda value: 0 <= value <= 0.5, "data.augment.hue"),
-    ("must be at least -1", lambda value: value >= -1, "data.workers"),
-    ("must lie between 0 and 2**64 - 1", lambda value: 0 <= value < 2**64, "train.seed"),
-    (
-        "must rise within (0, 1]",
-        lambda pair: 0 < pair[0] <= pair[1] <= 1,
-        "data.crops.global_scale data.crops.local_scale",
-    ),
-    ("must rise above 0", lambda pair: 0 < pair[0] <= pair[1], "data.augment.blur_sigma"),
-)
-
-
 def validate(config: Config) -> Config:
     """Check ranges and combinations; return the configuration.
 
     Raises:
         ConfigError: naming the first setting that cannot work, its value and the remedy.
     """
-    values = dict(settings(config))
-    finite = _each(lambda value: not isinstance(value, float) or math.isfinite(value))
-    for remedy, fits, names in (("must be finite", finite, " ".join(values)), *_RANGES):
-        for name in names.split():
-            if not fits(values[name]):
-                raise ConfigError(f"{name}={values[name]} {remedy}")
+    given = list(leaves(config))
+    for setting in given:
+        if not _is_finite(setting.value):
+            raise ConfigError(f"{setting.name}={setting.value} must be finite")
+    for setting in given:
+        if remedy := setting.why_wrong():
+            raise ConfigError(f"{setting.name}={setting.value} {remedy}")
     m, c, t = config.method, config.data.crops, config.train
     if m.koleo_weight and m.view_weight == 0:
         raise ConfigError(
@@ -318,11 +279,6 @@ def validate(config: Config) -> Config:
     return config
 
 
-def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of all settings of a configuration."""
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from settings(value, f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, value
+def _is_finite(value: Any) -> bool:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(math.isfinite(number) for number in numbers if isinstance(number, float))

@@ -8,8 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import Config, ConfigError, load_config, settings
-from ..config.changes import FREE, cures
+from ..config import Config, ConfigError, leaves, load_config, settings
 from ..data import Source, SourceError, absolute, open_source
 from ..parallel.precision import settled
 from ..parallel.ranks import Ranks, gather
@@ -111,12 +110,9 @@ def settings_of_run(
         config = replace(config, train=replace(config.train, precision=own.train.precision))
     config = settled(config or own, ranks)
     asked = dict(settings(config))
-    differ = {
-        name: [str(value), str(asked[name])]
-        for name, value in settings(own)
-        if value != asked[name] and not FREE.fullmatch(name)
-    }
-    curable = all(cures(name, *values) for name, values in differ.items())
+    fixed = [old for old in leaves(own) if old.value != asked[old.name] and not old.is_free()]
+    differ = {old.name: [str(old.value), str(asked[old.name])] for old in fixed}
+    curable = all(old.is_cured_by(asked[old.name]) for old in fixed)
     if differ and not (on_purpose and curable):
         told = ", ".join(f"{name}={old} would become {new}" for name, (old, new) in differ.items())
         way = f"pass them to `esvit-fast resume {out}`" if curable else "keep its own"

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from esvit_fast.cli.main import COMMANDS, main
 from esvit_fast.cli.options import Parser, UsageError, in_flags
-from esvit_fast.cli.settings import add_settings, as_words, changed, what_it_does
+from esvit_fast.cli.settings import add_settings, as_words, changed, configured, what_it_does
 from esvit_fast.cli.tables import show
 from esvit_fast.config import Config, load_config, settings
 from tests.packaging.tree import PACKAGE, ROOT
@@ -88,6 +89,21 @@ def read(*words):
     add_settings(parser)
     args = parser.parse_args(words)
     return changed(Config(), args.settings), args.settings
+
+
+def test_a_yaml_file_of_the_users_own_is_a_recipe(capsys, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {batch_size: 64, warmup_epochs: 2}\ndata: {crops: {local_counts: [2]}}\n")
+    _, found = configured(Parser("pretrain", ""), ["--recipe", str(recipe), "--train.epochs", "20"])
+    train = replace(Config().train, batch_size=64, warmup_epochs=2.0, epochs=20.0)
+    data = replace(Config().data, crops=replace(Config().data.crops, local_counts=(2,)))
+    assert found == replace(Config(), train=train, data=data)
+    recipe.write_text("train: {bathc_size: 64}\n")
+    told = "mine.yaml: train: unknown key 'bathc_size'; did you mean 'batch_size'?\n"
+    assert fails(capsys, "pretrain", "--recipe", recipe) == f"esvit-fast: error: {told}"
+    recipe.write_text("train: {batch_size: 0}\n")
+    told = "--train.batch-size=0 must be greater than 0\n"
+    assert fails(capsys, "pretrain", "--recipe", recipe) == f"esvit-fast: error: {told}"
 
 
 def test_settings_are_read_as_yaml_reads_them():

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from esvit_fast.cli import demo
-from esvit_fast.config import Config, load_config, save_config, settings
-from esvit_fast.config.changes import may_change
+from esvit_fast.config import Config, leaves, load_config, save_config
 from tests.training.runs import folder_of_images, small, start, with_data
 
 from .test_cli import call, fails
@@ -41,8 +40,8 @@ def test_a_complete_run_says_so(capsys, run):
 def test_help_of_resume_names_all_that_may_change(capsys):
     _, out, _ = call(capsys, "resume", "--help")
     said = " ".join(out.split())
-    every = [name for name, _ in settings(Config())]
-    changeable = [name for name in every if may_change(name)]
+    every = [setting.name for setting in leaves(Config())]
+    changeable = [setting.name for setting in leaves(Config()) if setting.may_change()]
     assert len(changeable) > 24 and "method.region_weight" in changeable and "train.seed" not in changeable
     told = {name for name in every if re.search(rf"--{name.replace('_', '-')}[ ,]", said)}
     assert told == set(changeable)
