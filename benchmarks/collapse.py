@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
 from benchmarks.measuring import RECORDS, append, provenance
-from esvit_fast.config import Config, MethodConfig, load_config, to_tree, validate
+from esvit_fast.config import Config, load_config, to_tree, validate
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.runs.metrics import read_metrics
 from esvit_fast.training import pretrain, setup_distributed
 from esvit_fast.training.monitoring.progress import LineReporter
 
 STEPS = 200
 BASE = load_config("cifar10_swin_nano")
-PUBLISHED = MethodConfig(
+PUBLISHED = EsViTSettings(
     out_dim=4096, head_hidden_dim=512, head_bottleneck_dim=64, teacher_temp=0.04, teacher_temp_warmup_epochs=0
 )
 """The published method, mean centering and all, at the recipe's size."""
@@ -36,7 +37,7 @@ PUBLISHED = MethodConfig(
 class Case(NamedTuple):
     """A setting, and what is to be found: the kind of a finding, or None."""
 
-    method: MethodConfig
+    method: EsViTSettings
     expected: str | None = None
     rate: float = 1.0
     seed: int = 0

@@ -29,7 +29,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
 from benchmarks.measuring import RECORDS, append, provenance
-from esvit_fast.config import Config, CropConfig, DataConfig, MethodConfig, ModelConfig, TrainConfig, save_config
+from esvit_fast.config import Config, CropConfig, DataConfig, ModelConfig, TrainConfig, save_config
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.runs.checkpoint import load_latest
 from esvit_fast.runs.metrics import read_metrics
 
@@ -37,7 +38,7 @@ VICTIMS = ("rank", "ranks", "launcher")
 INTERVAL = 5
 CONFIG = Config(
     model=ModelConfig("swin_nano_w4", drop_path_rate=0.1),
-    method=MethodConfig(out_dim=64, head_hidden_dim=64, head_bottleneck_dim=16),
+    method=EsViTSettings(out_dim=64, head_hidden_dim=64, head_bottleneck_dim=16),
     data=DataConfig("sample:500", workers=1, crops=CropConfig(16, (0.4, 1.0), (8,), (2,), (0.1, 0.4))),
     train=TrainConfig(
         batch_size=8, epochs=1, warmup_epochs=0.1, checkpoint_every_steps=INTERVAL, log_every_steps=1, device="cpu"

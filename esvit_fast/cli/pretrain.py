@@ -53,15 +53,11 @@ def pretrain(argv: Sequence[str]) -> int:
 
 def resume(argv: Sequence[str]) -> int:
     """Go on with a run."""
-    argv = list(argv)
-    parser, helped = _parser_of_resume(), {"-h", "--help"}
-    if helped & set(argv):
-        with suppress(ValueError):  # no run, or none that can be read: its defaults are not told
-            folder = parser.parse_args([word for word in argv if word not in helped]).run
-            parser = _parser_of_resume(
-                load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-            )
-    args = parser.parse_args(argv)
+    argv, own = list(argv), None
+    with suppress(ValueError):  # one that cannot be read is told below
+        files = (Path(word) / "config.yaml" for word in argv)
+        own = next((load_config(file) for file in files if file.is_file()), None)
+    args = _parser_of_resume(own).parse_args(argv)  # whose settings are those of its method
     if not (args.run / "config.yaml").is_file():
         raise ValueError(
             f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"

@@ -9,11 +9,12 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from ..config import Config, Setting, leaves, load_config, recipe_names, validate
+from ..config import Config, MethodSettings, Setting, leaves, load_config, recipe_names, validate
 from ..config.tree import coerce
 from .options import Parser
 
@@ -56,6 +57,7 @@ def changed(config: Config, given: Given) -> Config:
     Raises:
         ConfigError: a value has the wrong type or is out of range.
     """
+    config = with_method(config, given.get("method.name"))
     hints = {setting.name: setting.hint for setting in leaves(config)}
     for name, value in given.items():
         hint = hints[name]
@@ -63,6 +65,17 @@ def changed(config: Config, given: Given) -> Config:
             value = None
         config = _put(config, name.split("."), coerce(hint, value, _flag(name)))
     return validate(config)
+
+
+def with_method(config: Config, name: str | None) -> Config:
+    """A configuration with the settings of another method, as they are by default.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name in (None, config.method.name):
+        return config
+    return replace(config, method=MethodSettings.of(name, "--method.name")())
 
 
 def what_it_does(name: str) -> str:
@@ -90,7 +103,11 @@ def configured(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Con
     parser.add_argument("--recipe", metavar="NAME", help=f"a YAML file, or one of {', '.join(recipe_names())}")
     parser.add_argument("--data", metavar="IMAGES", help="a folder, list, archive, shards, … (see --data.source)")
     helped = {"-h", "--help"} & set(argv)
-    add_settings(parser, load_config(named) if helped and (named := _value(argv, "--recipe")) else None)
+    named, defaults = _value(argv, "--recipe"), None
+    if named is not None:
+        with nullcontext() if helped else suppress(ValueError):  # which is told once the options are known
+            defaults = load_config(named)
+    add_settings(parser, with_method(defaults or Config(), _value(argv, "--method.name")))
     if helped:
         parser.print_help()
         raise SystemExit(0)

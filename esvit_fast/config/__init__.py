@@ -1,6 +1,7 @@
 """Settings of a run, typed; recipes, and what may change when a run goes on."""
 
 from .leaves import Setting, leaves, settings
+from .method import MethodSettings, register_settings
 from .schema import (
     RECIPES,
     AugmentConfig,
@@ -8,7 +9,6 @@ from .schema import (
     CropConfig,
     DataConfig,
     EvalConfig,
-    MethodConfig,
     ModelConfig,
     TrainConfig,
     load_config,
@@ -26,7 +26,7 @@ __all__ = [
     "CropConfig",
     "DataConfig",
     "EvalConfig",
-    "MethodConfig",
+    "MethodSettings",
     "ModelConfig",
     "Setting",
     "TrainConfig",
@@ -34,6 +34,7 @@ __all__ = [
     "leaves",
     "load_config",
     "recipe_names",
+    "register_settings",
     "save_config",
     "settings",
     "to_tree",

@@ -15,6 +15,7 @@ import yaml
 
 from ..text import suggest
 from .leaves import leaves
+from .method import MethodSettings
 from .rules import Cure, Free, Range, Rising
 from .tree import ConfigError, from_tree, read_yaml, to_tree
 
@@ -30,40 +31,6 @@ class ModelConfig:
     checkpoint_stages: Annotated[tuple[int, ...], Range(least=0), Free()] = ()
     """Stages, from 0, whose blocks are computed again in the backward pass instead of being kept: less memory for the
     same weights, in more time. The first stages hold most."""
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """The two tasks of EsViT and their heads."""
-
-    name: str = "esvit"
-    """The method of pretraining."""
-    out_dim: Annotated[int, Range(above=0)] = 65536
-    """Prototypes of each head."""
-    view_weight: Annotated[float, Range(least=0), Cure(zero=False)] = 0.5
-    """Weight of the view task; 1 with region_weight 0 is DINO."""
-    region_weight: Annotated[float, Range(least=0), Cure(zero=False)] = 0.5
-    """Weight of the region task; 0 leaves out its head and its matching."""
-    head_hidden_dim: Annotated[int, Range(above=0)] = 2048
-    head_bottleneck_dim: Annotated[int, Range(above=0)] = 256
-    head_batch_norm: bool = False
-    norm_last_layer: bool = False
-    """Freeze the prototypes' magnitudes weight_g at 1."""
-    student_temp: Annotated[float, Range(above=0), Cure()] = 0.1
-    teacher_temp: Annotated[float, Range(above=0), Cure()] = 0.07
-    teacher_temp_start: Annotated[float, Range(above=0), Cure()] = 0.04
-    teacher_temp_warmup_epochs: Annotated[float, Range(least=0), Cure()] = 30.0
-    teacher_temp_schedule: Annotated[Literal["epoch", "sample"], Cure()] = "epoch"
-    """Advance the temperature once per epoch, as published, or with every sample."""
-    teacher_momentum: Annotated[float, Range(least=0, most=1), Cure()] = 0.996
-    """Start of the cosine that ends at 1."""
-    centering: Annotated[Literal["mean", "sinkhorn"], Cure()] = "mean"
-    """Subtract the teacher's mean logits, as published, or balance its assignments over the prototypes."""
-    center_momentum: Annotated[float, Range(least=0, most=1), Cure()] = 0.9
-    koleo_weight: Annotated[float, Range(least=0), Cure()] = 0.0
-    """Weight of a term that keeps the student's views of different images apart, in the bottleneck of the view head."""
-    match_dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, Cure()] = None
-    """Round region similarities to this dtype, as the published code does under autocast (it picks wrong regions)."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +157,7 @@ class Config:
     """A whole run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: MethodSettings = field(default_factory=MethodSettings.default)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -242,16 +209,9 @@ def validate(config: Config) -> Config:
     for setting in given:
         if remedy := setting.why_wrong():
             raise ConfigError(f"{setting.name}={setting.value} {remedy}")
-    m, c, t = config.method, config.data.crops, config.train
-    if m.koleo_weight and m.view_weight == 0:
-        raise ConfigError(
-            f"method.koleo_weight={m.koleo_weight:g} needs the view task, but method.view_weight=0; set one of them"
-        )
-    if m.view_weight == m.region_weight == 0:
-        raise ConfigError(
-            f"method.view_weight={m.view_weight} and method.region_weight={m.region_weight} must not both be 0; "
-            "DINO is view_weight=1, region_weight=0"
-        )
+    c, t = config.data.crops, config.train
+    if why := config.method.why_wrong():
+        raise ConfigError(why)
     if len(c.local_sizes) != len(c.local_counts):
         raise ConfigError(
             f"data.crops.local_counts={c.local_counts} must have one count for each of "

@@ -51,11 +51,14 @@ def from_tree(cls: type, tree: Any, where: str = "") -> Any:
     """Build a configuration dataclass from plain dictionaries; missing keys keep their defaults."""
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}={tree!r} must be a mapping of {', '.join(f.name for f in dataclasses.fields(cls))}")
-    hints = typing.get_type_hints(cls)
+    if class_for := getattr(cls, "class_for", None):
+        cls = class_for(tree)
+    hints = {f.name: hint for f in dataclasses.fields(cls) for hint in [typing.get_type_hints(cls)[f.name]]}
     values = {}
     for key, value in tree.items():
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key {key!r}{suggest(str(key), hints)}")
+            other = cls.whose(str(key)) if class_for else ""
+            raise ConfigError(f"{where}: unknown key {key!r}{other or suggest(str(key), hints)}")
         values[key] = coerce(hints[key], value, f"{where}: {key}")
     return cls(**values)
 

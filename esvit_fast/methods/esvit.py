@@ -13,9 +13,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..nn import ProjectionHead
+from .esvit_settings import EsViTSettings
 from .esvit_signs import SIGNS
 from .losses.esvit import EsViTLoss, EsViTStatistics, Projection
-from .method import Method, StepOutput
+from .method import Curves, Method, StepOutput
 from .registry import register_method
 from .schedules import cosine
 
@@ -166,10 +167,11 @@ class EsViTPoint(NamedTuple):
     freeze_last_layer: bool
 
 
-@register_method("esvit")
+@register_method
 class EsViTMethod(EsViT, Method):
     """`EsViT` as a run pretrains with it."""
 
+    Settings = EsViTSettings
     Point = EsViTPoint
     on_device = ("teacher_momentum",)
     kept = "teacher.backbone"
@@ -230,6 +232,45 @@ class EsViTMethod(EsViT, Method):
     @classmethod
     def compares_images(cls, settings: Any) -> bool:
         return settings.koleo_weight > 0
+
+    @classmethod
+    def title(cls, settings: Any) -> str:
+        weights = {"view": settings.view_weight, "region": settings.region_weight}
+        tasks = [name for name, weight in weights.items() if weight]
+        return f"EsViT's {' and '.join(tasks)} task{'s' * (len(tasks) > 1)}"
+
+    @classmethod
+    def outcome(cls, settings: Any) -> tuple[Curves, ...]:
+        uniform = math.log(settings.out_dim)
+        mark = f"ln K = {uniform:.2f}", uniform
+        entropies = (
+            ("teacher_entropy", "view"),
+            ("region_teacher_entropy", "region"),
+            ("marginal_entropy", "mean of the batch"),
+        )
+        return (
+            Curves(
+                "Loss",
+                (("loss", "total"), ("view_loss", "view"), ("region_loss", "region")),
+                "nats",
+                mark,
+                "A loss that stays at ln K has not started to learn, or has collapsed to the uniform answer.",
+            ),
+            Curves(
+                "Entropy of the teacher",
+                entropies,
+                "nats",
+                mark,
+                "Healthy: single answers are sharp (low) while the mean of the batch stays spread (high).",
+            ),
+        )
+
+    @classmethod
+    def course(cls, settings: Any) -> tuple[Curves, ...]:
+        return (
+            Curves("Teacher temperature", (("teacher_temp", "temperature"),)),
+            Curves("Teacher momentum", (("teacher_momentum", "momentum"),)),
+        )
 
     @property
     def trained(self) -> nn.Module:

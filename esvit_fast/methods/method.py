@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .signs import GENERAL, Sign
 
-REQUIRED = ("build", "backbones", "forward")
+REQUIRED = ("Settings", "build", "backbones", "forward")
 """What a method must have; the rest of `Method` has defaults."""
 
 
@@ -29,6 +29,21 @@ class StepOutput(NamedTuple):
     features: Tensor
 
 
+class Curves(NamedTuple):
+    """A chart of what a run logs.
+
+    Attributes:
+        names: of its values, each with what the chart calls it.
+        mark: a level to compare them with, by its label.
+    """
+
+    title: str
+    names: tuple[tuple[str, str], ...]
+    unit: str = ""
+    mark: tuple[str, float] | None = None
+    note: str = ""
+
+
 class NoPoint(NamedTuple):
     """The numbers of a method that has no schedules."""
 
@@ -40,7 +55,7 @@ class Method(nn.Module):
     `forward`; then the optimizer, and `after_step`. One that is not taken ends with `forget`.
 
     Attributes:
-        Settings: the frozen dataclass of its settings; in a recipe they are `method: {name: …, …}`.
+        Settings: the frozen dataclass of its settings, a `config.MethodSettings`; in a recipe, `method: {name: …, …}`.
         Point: named numbers that its schedules give a step, such as a temperature.
         on_device: those of them that may be scalars on the device, as a recorded step has them.
         kept: name of the backbone to keep, within the method.
@@ -91,6 +106,21 @@ class Method(nn.Module):
     def compares_images(cls, settings: Any) -> bool:
         """Whether memory grows with the square of the images of a micro-batch."""
         return False
+
+    @classmethod
+    def title(cls, settings: Any) -> str:
+        """What a run was pretrained with, in a few words."""
+        return f"the method {settings.name}"
+
+    @classmethod
+    def outcome(cls, settings: Any) -> tuple[Curves, ...]:
+        """Charts that show whether a run learns."""
+        return (Curves("Loss", (("loss", "total"),)),)
+
+    @classmethod
+    def course(cls, settings: Any) -> tuple[Curves, ...]:
+        """Charts of the numbers of its schedules."""
+        return tuple(Curves(name.replace("_", " ").capitalize(), ((name, name),)) for name in cls.Point._fields)
 
     def backbones(self) -> Sequence[nn.Module]:
         """The backbones, the trained one first."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
+from ..config.method import OURS
 from ..registry import Registry
 from .method import Method, missing_of
 
@@ -25,9 +26,12 @@ def method_of(config: Any) -> type[Method]:
     Raises:
         ValueError: there is none of that name.
     """
-    return METHODS.find(config.method.name, "method.name")
+    name = config.method.name
+    if name in OURS:
+        import_module(f".{name}", __package__)
+    return METHODS.find(name, "method.name")
 
 
-def register_method(name: str) -> Callable[[Class], Class]:
-    """Let runs pretrain with a method: a decorator of its class, a `Method`."""
-    return lambda method: METHODS.register(method, name)
+def register_method(method: Class) -> Class:
+    """Let runs pretrain with a method: a decorator of its class, whose `Settings` say its name."""
+    return METHODS.register(method, getattr(getattr(method, "Settings", method), "name", method.__name__))

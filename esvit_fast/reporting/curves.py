@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ..config import Config
 from ..evaluation.features import log
+from ..methods import method_of
+from ..methods.method import Curves
 from .svg import Mark, Series, line_chart
 
 Row = dict[str, Any]
@@ -22,46 +24,19 @@ class Metrics(NamedTuple):
     warnings: list[Row]
 
 
-class Chart(NamedTuple):
-    """A chart to draw: the metrics that are its curves, with their names."""
-
-    title: str
-    curves: tuple[tuple[str, str], ...]
-    unit: str = ""
-    ceiling: bool = False
-    """Mark ln K, the entropy of a uniform teacher."""
-    note: str = ""
-
-
-OUTCOME = (
-    Chart(
-        "Loss",
-        (("loss", "total"), ("view_loss", "view"), ("region_loss", "region")),
-        "nats",
-        True,
-        "A loss that stays at ln K has not started to learn, or has collapsed to the uniform answer.",
-    ),
-    Chart(
-        "Entropy of the teacher",
-        (("teacher_entropy", "view"), ("region_teacher_entropy", "region"), ("marginal_entropy", "mean of the batch")),
-        "nats",
-        True,
-        "Healthy: single answers are sharp (low) while the mean of the batch stays spread (high).",
-    ),
+KNN = Curves("k-NN while training", (("top1", "top-1"), ("top5", "top-5")), "%")
+RATES = (
+    Curves("Learning rate", (("lr", "learning rate"),)),
+    Curves("Weight decay", (("weight_decay", "weight decay"),)),
 )
-KNN = Chart("k-NN while training", (("top1", "top-1"), ("top5", "top-5")), "%")
 COURSE = (
-    Chart("Learning rate", (("lr", "learning rate"),)),
-    Chart("Weight decay", (("weight_decay", "weight decay"),)),
-    Chart("Teacher temperature", (("teacher_temp", "temperature"),)),
-    Chart("Teacher momentum", (("teacher_momentum", "momentum"),)),
-    Chart("Gradient norm", (("grad_norm", "norm"),), "before clipping"),
-    Chart(
+    Curves("Gradient norm", (("grad_norm", "norm"),), "before clipping"),
+    Curves(
         "Rank of features",
         (("feature_rank", "effective rank"),),
-        note="Of the student's features of at most 64 images of a batch; towards 1 they have collapsed.",
+        note="Of the trained backbone's features of at most 64 images of a batch; towards 1 they have collapsed.",
     ),
-    Chart("Throughput", (("images_per_s", "images/s"),), "images/s"),
+    Curves("Throughput", (("images_per_s", "images/s"),), "images/s"),
 )
 
 
@@ -87,12 +62,11 @@ def read_metrics(path: Path) -> Metrics:
 
 def charts(metrics: Metrics, config: Config) -> tuple[str, str]:
     """HTML of the charts of what was learnt, and of those of how training went; charts without a value are left out."""
-    entropy, few = math.log(config.method.out_dim), config.eval
-    ceiling = Mark(f"ln K = {entropy:.2f}", entropy)
+    method, few = method_of(config), config.eval
     note = f"A quick look: at most {few.knn_bank:,} training and {few.knn_queries:,} test images."
-    knn = KNN._replace(note=note)
-    outcome = [_draw(chart, metrics.train, ceiling) for chart in OUTCOME] + [_draw(knn, metrics.knn, ceiling)]
-    course = [_draw(chart, metrics.train, ceiling) for chart in COURSE]
+    outcome = [_draw(chart, metrics.train) for chart in method.outcome(config.method)]
+    outcome.append(_draw(KNN._replace(note=note), metrics.knn))
+    course = [_draw(chart, metrics.train) for chart in (*RATES, *method.course(config.method), *COURSE)]
     return "".join(filter(None, outcome)), "".join(filter(None, course))
 
 
@@ -105,13 +79,13 @@ def training_seconds(rows: list[Row]) -> float:
     return seconds
 
 
-def _draw(chart: Chart, rows: list[Row], ceiling: Mark) -> str:
+def _draw(chart: Curves, rows: list[Row]) -> str:
     series = []
-    for key, label in chart.curves:
+    for key, label in chart.names:
         points = [(row["samples"], row[key]) for row in rows if row.get(key) is not None]
         if any(math.isfinite(y) for _, y in points):
             series.append(Series(label, [x for x, _ in points], [y for _, y in points]))
     if not series:
         return ""
-    marks = [ceiling] if chart.ceiling else []
+    marks = [Mark(*chart.mark)] if chart.mark else []
     return line_chart(chart.title, series, x_label="images seen", y_label=chart.unit, marks=marks, note=chart.note)

@@ -19,6 +19,7 @@ from ..data import Source
 from ..evaluation.features import split_labelled, subset
 from ..evaluation.protocols import shown_images
 from ..evaluation.result import Result
+from ..methods import method_of
 from . import pictures
 from .curves import Metrics, charts, read_metrics, training_seconds
 from .pictures import Models
@@ -135,12 +136,9 @@ def _curves(title: str, text: str, figures: str) -> str:
 def _header(title: str, metrics: Metrics, environment: Mapping[str, Any], source: Source, config: Config) -> str:
     last = metrics.train[-1] if metrics.train else {}
     samples, seconds = last.get("samples", 0), training_seconds(metrics.train)
-    weights = {"view": config.method.view_weight, "region": config.method.region_weight}
-    tasks = " and ".join(name for name, weight in weights.items() if weight) + (
-        " tasks" if all(weights.values()) else " task"
-    )
     classes = f"{len(source.classes)} classes, not used for training" if source.classes else "without classes"
-    lead = f"Pretrained without labels with EsViT's {tasks} on {len(source):,} images ({classes})."
+    title_of_method = method_of(config).title(config.method)
+    lead = f"Pretrained without labels with {title_of_method} on {len(source):,} images ({classes})."
     facts = {
         "images seen": f"{samples:,}",
         "epochs": f"{last.get('epoch', 0):.4g}",

@@ -18,16 +18,18 @@ from esvit_fast.config import (
     Config,
     ConfigError,
     CropConfig,
+    MethodSettings,
     TrainConfig,
     from_tree,
     load_config,
     recipe_names,
     save_config,
-    suggest,
     to_tree,
     validate,
 )
 from esvit_fast.config import schema as module
+from esvit_fast.methods.esvit_settings import EsViTSettings
+from esvit_fast.text import suggest
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def leaves(cls: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
     """Every setting below a dataclass: the names that lead to it and its type."""
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            yield from leaves(hint, (*path, name))
+            yield from leaves(EsViTSettings if hint is MethodSettings else hint, (*path, name))
         else:
             yield (*path, name), hint
 
@@ -79,6 +81,7 @@ def another(value: typing.Any, hint: typing.Any) -> typing.Any:
 
 
 LEAVES = dict(leaves(Config))
+del LEAVES["method", "name"]  # which is none of all words, but that of a method
 NUMBERS = [
     path
     for path, hint in LEAVES.items()

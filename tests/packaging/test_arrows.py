@@ -15,9 +15,10 @@ CHAIN = ("methods", "models", "nn", "ops", "reference")
 LEAVES = ("data", "config", "gpus", "text", "registry")
 ALLOWED = {
     **{room: {*CHAIN[position + 1 :], "registry", "text"} for position, room in enumerate(CHAIN)},
+    "methods": {*CHAIN[1:], "registry", "text", "config.method", "config.rules"},  # settings lie beside their method
     "ops": {"reference", "kernels"},
     "kernels": set(),
-    "config": {"text"},
+    "config": {"text", "registry"},
     "gpus": {"text"},
     "text": set(),
     "plugins": set(),

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, TrainConfig
+from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
 from esvit_fast.evaluation.correspondence import correspondence_accuracy
 from esvit_fast.evaluation.features import extract_features, split_labelled, subset
@@ -18,6 +18,7 @@ from esvit_fast.evaluation.knn import knn
 from esvit_fast.evaluation.linear import linear_probe
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.reporting.curves import charts, read_metrics, training_seconds
 from esvit_fast.reporting.pictures import crops, overlay, readable
 from esvit_fast.reporting.report import duration, sign, write_report
@@ -26,7 +27,7 @@ from ..evaluation.stand_ins import ArraySource, TinyModel, coloured_images, nois
 
 CROPS = CropConfig(global_size=16, local_sizes=(8,), local_counts=(3,))
 CONFIG = Config(
-    method=MethodConfig(out_dim=128),
+    method=EsViTSettings(out_dim=128),
     data=DataConfig(crops=CROPS),
     train=TrainConfig(batch_size=4),
     eval=EvalConfig(knn_bank=60, knn_queries=30),

@@ -13,9 +13,10 @@ from unittest.mock import patch
 import torch
 from PIL import Image
 
-from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, MethodConfig, ModelConfig, TrainConfig
+from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from esvit_fast.data import Batch, make_loader, open_source
 from esvit_fast.methods import EsViT
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.runs.checkpoint import load_latest
 from esvit_fast.training import Outcome, Ranks, Trainer, pretrain, resume, setup_distributed, teardown_distributed
 
@@ -36,7 +37,7 @@ def small(**train) -> Config:
     }
     return Config(
         model=ModelConfig("swin_nano_w4", drop_path_rate=0.1),
-        method=MethodConfig(out_dim=16, head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.9),
+        method=EsViTSettings(out_dim=16, head_hidden_dim=16, head_bottleneck_dim=8, teacher_momentum=0.9),
         data=DataConfig("sample:50", workers=0, crops=CropConfig(16, (0.4, 1.0), (8,), (2,), (0.1, 0.4))),
         train=TrainConfig(**(settings | train)),
         eval=EvalConfig(knn_bank=32, knn_queries=16),

@@ -9,7 +9,8 @@ from operator import attrgetter
 import numpy as np
 import pytest
 
-from esvit_fast.config import Config, MethodConfig, TrainConfig
+from esvit_fast.config import Config, TrainConfig
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.training.step.schedules import schedule, total_steps
 
 EPOCHS, WARMUP, BATCH, STEPS_PER_EPOCH = 12, 3, 64, 25
@@ -20,7 +21,7 @@ def config(method: dict | None = None, **train) -> Config:
     method = {"teacher_temp_warmup_epochs": 3.0, **(method or {})}
     return Config(
         train=TrainConfig(**{"epochs": EPOCHS, "warmup_epochs": WARMUP, "batch_size": BATCH, **train}),
-        method=MethodConfig(**method),
+        method=EsViTSettings(**method),
     )
 
 
