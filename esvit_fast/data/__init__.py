@@ -9,7 +9,8 @@ from .loading.workers import SharedMemoryFull, WorkerDied, interruptible
 from .sources.account import warning_of
 from .sources.encoded import Source, SourceError
 from .sources.fingerprint import Fingerprint, changes, fingerprint
-from .sources.opening import open_source, open_splits, open_test
+from .sources.opened import Opened
+from .sources.opening import open_source, open_splits, open_test, register_source
 from .sources.place import absolute
 from .views.augment import Augmenter, denormalize, normalize
 from .views.draws import SLOTS, uniforms
@@ -24,6 +25,7 @@ __all__ = [
     "Fingerprint",
     "Loader",
     "MultiCrop",
+    "Opened",
     "SharedMemoryFull",
     "Source",
     "SourceError",
@@ -45,6 +47,7 @@ __all__ = [
     "open_splits",
     "open_test",
     "prefetch",
+    "register_source",
     "steps_per_epoch",
     "uniforms",
     "warning_of",

@@ -24,7 +24,7 @@ ALLOWED = {
     "plugins": set(),
     "registry": {"plugins", "text"},
     # augmentation is an operator
-    "data": {"config", "ops", "text"},
+    "data": {"config", "ops", "text", "registry"},
     "evaluation": {*CHAIN, *LEAVES},
     "parallel": {"config", "methods"},
     "runs": {"config", "data", "parallel", "text"},

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from ...registry import Registry
 from .encoded import NoSplit, Source, SourceError
 from .files import expand, is_pattern
 from .lists import LISTS, open_list
 from .opened import Opened
 
+Open = Callable[[str, str, float], Opened]
+"""From a specification, what stands behind its scheme (or its path), and the megapixels above which an image is
+refused."""
+
+SCHEMES: Registry[Open] = Registry("source")
+SUFFIXES: Registry[Open] = Registry("kind of file")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".txz", ".bz2", ".tbz2", ".zst", ".7z", ".rar")
+
+
+def register_source(*, scheme: str = "", suffix: str = "") -> Callable[[Open], Open]:
+    """Let data.source name a kind of source of your own: a decorator of the function that looks at one.
+
+    Args:
+        scheme: of specifications such as SCHEME:REST; the function gets REST.
+        suffix: of files, such as ".lmdb"; the function gets the path.
+
+    Raises:
+        ValueError: neither or both are given.
+    """
+    if bool(scheme) == bool(suffix):
+        raise ValueError(f"scheme={scheme!r} and suffix={suffix!r}: one of them must be given")
+    return lambda open: SCHEMES.register(open, scheme) if scheme else SUFFIXES.register(open, suffix.lower())
 
 
 def open_source(spec: str, split: str = "train", max_megapixels: float = 64.0) -> Source:
@@ -54,6 +77,8 @@ def look_at(spec: str, max_megapixels: float = 64.0) -> Opened:
         from .torchvision import open_torchvision
 
         return open_torchvision(spec, rest, max_megapixels)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme](spec, rest, max_megapixels)
     path = Path(os.path.expanduser(spec))
     if is_pattern(spec) and not path.exists():
         from .shard_files import open_files
@@ -94,6 +119,8 @@ def _open_file(spec: str, path: Path, max_megapixels: float) -> Opened:
         from .array import open_array
 
         return open_array(spec, path, max_megapixels)
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix](spec, str(path), max_megapixels)
     if suffix in _COMPRESSED:
         raise SourceError(
             f"data.source={spec!r} is compressed, so its images cannot be read in random order; "

@@ -6,12 +6,13 @@ import glob
 import os
 
 from .files import is_pattern
+from .opening import SCHEMES
 
 
 def absolute(spec: str) -> str:
     """A specification of `open_source` whose path begins at the root; one that names no path stays as it is."""
     scheme, _, rest = spec.partition(":")
-    if not spec or scheme == "sample" or "://" in spec:
+    if not spec or scheme == "sample" or "://" in spec or scheme in SCHEMES:
         return spec
     if scheme == "torchvision":
         name, _, root = rest.partition("@")
