@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .errors import UserError
 from .text import suggest
 
 
@@ -61,10 +62,10 @@ def find_gpu(name: str) -> Gpu:
     """A GPU by its name in any of the usual spellings, such as "H100" or "RTX 4090".
 
     Raises:
-        ValueError: it is not in the table; with the nearest one.
+        UserError: it is not in the table; with the nearest one.
     """
     plain = name.lower().replace("nvidia", "").replace("geforce", "").replace("rtx", "").strip(" -_").replace(" ", "-")
     if plain not in GPUS:
         near = suggest(plain, GPUS)
-        raise ValueError(f"gpu={name!r} is not in the table{near}")
+        raise UserError(f"gpu={name!r} is not in the table{near}")
     return GPUS[plain]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from .errors import UserError
 from .plugins import VARIABLE, load_plugins
 from .text import suggest
 
@@ -28,11 +29,11 @@ class Registry(Mapping[str, T]):
 
         Raises:
             TypeError: it breaks the contract of its kind.
-            ValueError: the name is taken.
+            UserError: the name is taken.
         """
         self.check(name, thing)
         if name in self._things:
-            raise ValueError(f"{self.kind} {name!r} is registered twice; give one of them another name")
+            raise UserError(f"{self.kind} {name!r} is registered twice; give one of them another name")
         self._things[name] = thing
         return thing
 
@@ -52,10 +53,10 @@ class Registry(Mapping[str, T]):
         """The thing of a name that a user gave as this argument.
 
         Raises:
-            ValueError: there is none; with the nearest name.
+            UserError: there is none; with the nearest name.
         """
         if name not in self:
-            raise ValueError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
+            raise UserError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
         return self[name]
 
     def suggest(self, name: str) -> str:

@@ -22,6 +22,7 @@ from ..data.tools.check import Survey, copies_between
 from ..data.tools.pack import PackSettings
 from ..data.tools.pack import pack as write_shards
 from ..data.tools.preview import preview as draw
+from ..errors import UserError
 from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed
@@ -95,7 +96,7 @@ def pack(argv: Sequence[str]) -> int:
         ("quality", 1 <= args.quality <= 100, "between 1 and 100"),
     ):
         if not is_right:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name):g} must be {range_}")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g} must be {range_}")
     settings = PackSettings(args.shard_size, args.short_side, args.quality)
     splits = open_splits(args.source, args.max_megapixels)
     if line := warning_of(next(iter(splits.values()))):
@@ -129,14 +130,14 @@ def preview(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     config = changed(load_config(args.recipe), args.settings)
     if args.count < 1:
-        raise ValueError(f"--count {args.count} must be 1 or more")
+        raise UserError(f"--count {args.count} must be 1 or more")
     source = open_source(args.source, "train", config.data.max_megapixels)
     name = Path(args.recipe).stem
     picture = draw(source, config, min(args.count, len(source)), f"{name} on {Path(args.source).name or args.source}")
     try:
         picture.save(args.out)
     except ValueError:
-        raise ValueError(f"--out {args.out} must end in .png, .jpg or .webp") from None
+        raise UserError(f"--out {args.out} must end in .png, .jpg or .webp") from None
     print(f"{args.out}: {picture.width} x {picture.height} pixels")
     return 0
 

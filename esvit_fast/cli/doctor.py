@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from ..errors import UserError
 from .options import Parser
 from .tables import show
 
@@ -17,7 +18,7 @@ def doctor(argv: Sequence[str]) -> int:
     Parser("doctor", "What this machine has, and which backend runs each operator.").parse_args(argv)
     import torch
 
-    from ..ops import ORDER, BackendError, Facts, plan
+    from ..ops import ORDER, Facts, plan
     from ..ops._core.plan import asked_for_unproven, operators
     from ..runs.environment import environment
 
@@ -26,7 +27,7 @@ def doctor(argv: Sequence[str]) -> int:
     forced = os.environ.get("ESVIT_FAST_BACKEND") or None
     try:
         unproven = asked_for_unproven()
-    except ValueError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     failed = False
@@ -49,7 +50,7 @@ def doctor(argv: Sequence[str]) -> int:
             backends = plans["float32"].backend if same else "\n".join(f"{b} ({d})" for d, b in of_dtype.items())
             reasons = "\n".join(f"{b}: {reason}" for b, reason in plans["float32"].refused.items())
             table.add_row(op, backends, _proven(op), reasons)
-        except (BackendError, ValueError) as error:
+        except UserError as error:
             table.add_row(op, "none", _proven(op), str(error))
             failed = True
     print()

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import Config, DataConfig, load_config
 from ..data import open_source, open_test
+from ..errors import UserError
 from ..evaluation import (
     Bench,
     EvalSettings,
@@ -126,9 +127,9 @@ def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig
     else:
         name, source = args.model or weights_facts(weights).get("model"), args.data
     if name is None:
-        raise ValueError(f"--model is missing; {str(weights)!r} does not say which architecture it is of")
+        raise UserError(f"--model is missing; {str(weights)!r} does not say which architecture it is of")
     if source is None:
-        raise ValueError(f"--data is missing; {str(weights)!r} is no run that would name it")
+        raise UserError(f"--data is missing; {str(weights)!r} is no run that would name it")
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, name=name), data=dataclasses.replace(config.data, source=source)
     )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ..errors import UserError
 from ..text import suggest
 
 _ELSEWHERE = {
@@ -29,7 +30,7 @@ _ELSEWHERE = {
 _known: set[str] = set()
 
 
-class UsageError(ValueError):
+class UsageError(UserError):
     """A command line that cannot be understood; the message names the option, its value and the remedy."""
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..config import Config
+from ..errors import UserError
 from ..gpus import GPUS, find_gpu
 from ..text import counted
 from .options import Parser
@@ -45,11 +46,11 @@ def plan(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args, config = configured(parser, list(argv))
     if args.memory is not None and not 0 < args.memory < math.inf:
-        raise ValueError(f"--memory={args.memory:g} must be a positive number of GiB")
+        raise UserError(f"--memory={args.memory:g} must be a positive number of GiB")
     if args.world_size < 1:
-        raise ValueError(f"--world-size={args.world_size} must be at least 1")
+        raise UserError(f"--world-size={args.world_size} must be at least 1")
     if not 0 <= args.seconds < math.inf:
-        raise ValueError(f"--seconds={args.seconds:g} must be a number of seconds")
+        raise UserError(f"--seconds={args.seconds:g} must be a number of seconds")
     gpu = find_gpu(args.gpu) if args.gpu else None
     from ..data import open_source
     from ..parallel.precision import settled, slow_precision

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Config, Setting, load_config
+from ..errors import UserError
 from ..text import counted
 from .options import Parser
 from .settings import add_settings, changed, configured, what_it_does
@@ -38,11 +39,11 @@ def pretrain(argv: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with the run that --out holds, if it holds one")
     args, config = configured(parser, list(argv))
     if not config.data.source:
-        raise ValueError(f"--data is missing; pass images: {what_it_does('data.source').rstrip('.')}")
+        raise UserError(f"--data is missing; pass images: {what_it_does('data.source').rstrip('.')}")
     if args.out is None:
-        raise ValueError("--out is missing; it is the folder of the run")
+        raise UserError("--out is missing; it is the folder of the run")
     if args.profile < 0:
-        raise ValueError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
+        raise UserError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
     from ..training import pretrain as start_run
 
     def start(ranks: Ranks, reporter: Reporter) -> Outcome:
@@ -59,7 +60,7 @@ def resume(argv: Sequence[str]) -> int:
         own = next((load_config(file) for file in files if file.is_file()), None)
     args = _parser_of_resume(own).parse_args(argv)  # whose settings are those of its method
     if not (args.run / "config.yaml").is_file():
-        raise ValueError(
+        raise UserError(
             f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     own = load_config(args.run / "config.yaml")

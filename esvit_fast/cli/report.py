@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..config import load_config
 from ..data import open_source, open_test
+from ..errors import UserError
 from ..evaluation import EvalSettings, Result, evaluate_run
 from ..models import create_model
 from ..reporting import write_report
@@ -48,15 +49,15 @@ def make_report(
     """Evaluate, write the page, and print the headline figures; returns all results by protocol.
 
     Raises:
-        ValueError: the folder holds no run with weights, or the page cannot be written.
+        UserError: the folder holds no run with weights, or the page cannot be written.
     """
     if not (run / "config.yaml").is_file():
-        raise ValueError(
+        raise UserError(
             f"run={str(run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     path = run / "report.html" if out is None else out
     if path.is_dir() or not os.access(path.parent, os.W_OK):  # asked before hours of work, not after
-        raise ValueError(f"{str(path)!r} cannot be written; pass another file as --out")
+        raise UserError(f"{str(path)!r} cannot be written; pass another file as --out")
     config = load_config(run / "config.yaml")
     untrained = build_backbone(config).to(device)
     model = create_model(config.model.name, pretrained=run).to(device)

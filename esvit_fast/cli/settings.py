@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ..config import Config, MethodSettings, Setting, leaves, load_config, recipe_names, validate
 from ..config.tree import coerce
+from ..errors import UserError
 from .options import Parser
 
 Given = dict[str, "str | bool | list[str]"]
@@ -98,7 +99,7 @@ def configured(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Con
     """What a command is told, and the recipe with the changes that it is told.
 
     Raises:
-        ValueError: an option is wrong, or the recipe or the images are not named.
+        UserError: an option is wrong, or the recipe or the images are not named.
     """
     parser.add_argument("--recipe", metavar="NAME", help=f"a YAML file, or one of {', '.join(recipe_names())}")
     parser.add_argument("--data", metavar="IMAGES", help="a folder, list, archive, shards, … (see --data.source)")
@@ -113,7 +114,7 @@ def configured(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Con
         raise SystemExit(0)
     args = parser.parse_args(argv)
     if args.recipe is None:
-        raise ValueError(f"--recipe is missing; recipes: {', '.join(recipe_names())}")
+        raise UserError(f"--recipe is missing; recipes: {', '.join(recipe_names())}")
     config = load_config(args.recipe)
     if args.data is not None:
         config = replace(config, data=replace(config.data, source=args.data))

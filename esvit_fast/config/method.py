@@ -33,7 +33,7 @@ class MethodSettings:
         """The settings of a method.
 
         Raises:
-            ValueError: there is none of that name; with the nearest.
+            UserError: there is none of that name; with the nearest.
         """
         if name in OURS:
             import_module(f"..methods.{name}{SUFFIX}", __package__)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from ..errors import UserError
 from ..text import suggest
 from .leaves import leaves
 from .method import MethodSettings
@@ -186,7 +187,7 @@ def load_config(recipe: str | Path) -> Config:
     try:
         with path.open("rb") as stream:
             tree = read_yaml(stream)
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"recipe={str(path)!r} is not YAML: {error}") from None
     return validate(from_tree(Config, {} if tree is None else tree, where=path.name))
 

@@ -10,10 +10,11 @@ from typing import Any, BinaryIO, Literal
 
 import yaml
 
+from ..errors import UserError
 from ..text import suggest
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting is unknown, of the wrong type or out of range; the message names it, its value and the remedy."""
 
 
@@ -21,12 +22,12 @@ def read_yaml(stream: BinaryIO) -> Any:
     """What a YAML file holds, in which a key that stands twice is a mistake.
 
     Raises:
-        ValueError: it is not YAML; where and why, in one line.
+        UserError: it is not YAML; where and why, in one line.
     """
     try:
         return yaml.load(stream, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that cannot be
-        raise ValueError(" ".join(str(error).split())) from None
+        raise UserError(" ".join(str(error).split())) from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..errors import UserError
+
 Failure = tuple[int, str, str]
 """Index, path and reason of an unreadable image."""
 
 
-class TooManyCorrupt(ValueError):
+class TooManyCorrupt(UserError):
     """More images are unreadable than the run tolerates."""
 
 

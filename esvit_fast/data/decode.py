@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from ..errors import UserError
 from .deep import deep_values, mode_name, to_bytes
 from .sources.content import FORMATS as _FORMATS
 
@@ -27,7 +28,7 @@ _DAMAGE = (
 _PNG, _METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 
 
-class CorruptImage(ValueError):
+class CorruptImage(UserError):
     """An image that cannot be read or is refused; `path` names it and `why` gives the reason."""
 
     def __init__(self, path: str, why: str):

@@ -15,6 +15,7 @@ from ..data import CorruptImage, Source, eval_image, normalize
 from ..data.views.augment import sampled_parameters
 from ..data.views.draws import AUGMENT, CROP, FLIP, uniforms
 from ..data.views.multicrop import crop_boxes, resize
+from ..errors import UserError
 from ..ops import multicrop_augment
 from .features import evaluating, log, subset
 
@@ -101,7 +102,7 @@ def correspondence(
         flip_a, flip_b: whether it was mirrored, left to right, after cropping.
 
     Raises:
-        ValueError: the model's regions form no grid of the view's aspect ratio.
+        UserError: the model's regions form no grid of the view's aspect ratio.
     """
     with evaluating(model):
         (a, grid_a), (b, grid_b) = (region_grid(model, view) for view in (view_a, view_b))
@@ -116,7 +117,7 @@ def region_grid(model: nn.Module, view: Tensor) -> tuple[Tensor, tuple[int, int]
     count, (height, width) = len(regions), view.shape[1:]
     rows = max(1, round((count * height / width) ** 0.5))
     if count % rows:
-        raise ValueError(
+        raise UserError(
             f"view of {height} x {width} pixels gives {count} regions, which form no grid; pass a square view"
         )
     return regions, (rows, count // rows)
@@ -195,7 +196,8 @@ def correspondence_accuracy(
         progress: called with (images done, images in all).
 
     Raises:
-        ValueError: views names none, no image can be read, or no region is seen by both views of a pair.
+        ValueError: views names none.
+        UserError: no image can be read, or no region is seen by both views of a pair.
     """
     if views not in PAIRS:
         raise ValueError(f"views={views!r} must be one of {', '.join(PAIRS)}")
@@ -222,7 +224,7 @@ def correspondence_accuracy(
             progress(done, len(indices))
     distance, steps = torch.cat(distances or [torch.empty(0)]), torch.cat(reach or [torch.empty(0)])
     if len(distance) == 0:
-        raise ValueError(
+        raise UserError(
             f"source={source.name!r}: none of {len(indices)} images gives two views that share a region; "
             "pass more images"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..config import AugmentConfig
 from ..data import CorruptImage, Source, eval_image, normalize
 from ..data.views.draws import epoch_order
+from ..errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ def require_labels(source: Source, what: str) -> None:
     """Check that a source has classes.
 
     Raises:
-        ValueError: it has none; the message says how to give them.
+        UserError: it has none; the message says how to give them.
     """
     if not source.classes:
-        raise ValueError(
+        raise UserError(
             f"source={source.name!r} has no classes, which {what} needs: "
             "put the images of each class in a folder of its own, or pass a .csv of path,class"
         )
@@ -82,7 +83,7 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
     them, and either may lack some of the other's.
 
     Raises:
-        ValueError: the two sources have no class in common, or fewer than two images have a label.
+        UserError: the two sources have no class in common, or fewer than two images have a label.
     """
     if not train.classes:
         return None
@@ -91,13 +92,13 @@ def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | No
         if test.classes == train.classes:
             return (train, rows), (test, queries)
         if not set(test.classes) & set(train.classes):
-            raise ValueError(
+            raise UserError(
                 f"test source {test.name!r} has no class of {train.name!r}: {_first(test.classes)} instead of "
                 f"{_first(train.classes)}; give both the same class folders or labels"
             )
         return (train, rows), (Renumbered(test, train.classes), queries)
     if len(rows) < 2:
-        raise ValueError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
+        raise UserError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
     held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
     return (train, sorted(set(rows) - set(held))), (train, held)
 
@@ -181,19 +182,19 @@ def extract_features(
         progress: called with (images done, images in all) after every batch.
 
     Raises:
-        ValueError: the source is empty, none of its images can be read, or the model has no size, no
+        UserError: the source is empty, none of its images can be read, or the model has no size, no
             `forward_last_blocks` for blocks, or gives no vectors.
     """
     name = type(model).__name__
     if size is None and not isinstance(getattr(model, "image_size", None), int):
-        raise ValueError(f"size=None needs a model with an image_size, which {name} has not; pass one, such as 224")
+        raise UserError(f"size=None needs a model with an image_size, which {name} has not; pass one, such as 224")
     if blocks and not hasattr(model, "forward_last_blocks"):
-        raise ValueError(f"blocks={blocks} needs a model with forward_last_blocks, which {name} has not; pass 0")
+        raise UserError(f"blocks={blocks} needs a model with forward_last_blocks, which {name} has not; pass 0")
     size = int(model.image_size if size is None else size)
     indices = list(range(len(source))) if indices is None else [int(i) for i in indices]
     what = f"source={getattr(source, 'name', type(source).__name__)!r}"
     if not indices:
-        raise ValueError(f"{what} gives no images to take features of; pass a source that has some")
+        raise UserError(f"{what} gives no images to take features of; pass a source that has some")
     device = next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else device
     model.to(device)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
@@ -216,7 +217,7 @@ def extract_features(
             if progress:
                 progress(len(kept) + len(failures), len(indices))
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"{what}: none of its {len(indices)} images can be read, the first one "
             f"({failures[0][1]}) because of: {failures[0][2]}; check that the files are whole"
         )
@@ -228,7 +229,7 @@ def _forward(model: nn.Module, x: Tensor, blocks: int) -> Tensor:
     features = torch.cat(model.forward_last_blocks(x, blocks), dim=1) if blocks else model(x)
     if not isinstance(features, Tensor) or features.ndim != 2:
         shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"model {type(model).__name__} gives {shape} instead of [B, C]; pass one that pools its map")
+        raise UserError(f"model {type(model).__name__} gives {shape} instead of [B, C]; pass one that pools its map")
     return features
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
+
 
 class FeatureHealth(NamedTuple):
     """Spread of a set of feature vectors."""
@@ -29,13 +31,13 @@ def feature_health(features: Tensor) -> FeatureHealth:
         features: float32 [N, C] with N >= 2.
 
     Raises:
-        ValueError: there are fewer than two vectors, or a value is not finite.
+        UserError: there are fewer than two vectors, or a value is not finite.
     """
     n, width = features.shape
     if n < 2:
-        raise ValueError(f"features hold {n} vectors; pass those of at least 2 images")
+        raise UserError(f"features hold {n} vectors; pass those of at least 2 images")
     if not features.isfinite().all():
-        raise ValueError(
+        raise UserError(
             "features hold values that are not finite; the model has diverged, go back to an earlier checkpoint"
         )
     unit = F.normalize(features.double(), dim=1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
 from .features import Features
 
 NEVER = torch.iinfo(torch.int64).max
@@ -41,7 +42,7 @@ def knn(
         The accuracy for every k.
 
     Raises:
-        ValueError: k or temperature is out of range, the two widths differ, or an image has no label.
+        UserError: k or temperature is out of range, the two widths differ, or an image has no label.
     """
     _check(bank, queries, k, temperature)
     classes, labels = bank.labels.unique(return_inverse=True)
@@ -72,7 +73,7 @@ def nearest(
         (similarity float32 [Q, k], index int64 [Q, k]), on the CPU.
 
     Raises:
-        ValueError: k is not in 1..N.
+        UserError: k is not in 1..N.
     """
     check_k(k, len(bank))
     parts = []
@@ -133,22 +134,22 @@ def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_k(k: int, size: int) -> None:
-    """Raise ValueError unless a bank of `size` images has k neighbours."""
+    """Raise UserError unless a bank of `size` images has k neighbours."""
     if not 1 <= k <= size:
-        raise ValueError(
+        raise UserError(
             f"k={k} must lie between 1 and the {size} images of the bank; pass a k of at most {size} or a larger bank"
         )
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise ValueError unless votes can be weighted with this temperature."""
+    """Raise UserError unless votes can be weighted with this temperature."""
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be greater than 0; the published value is 0.07")
+        raise UserError(f"temperature={temperature} must be greater than 0; the published value is 0.07")
 
 
 def _check(bank: Features, queries: Features, k: Sequence[int], temperature: float) -> None:
     if not k:
-        raise ValueError("k=() names no number of neighbours; pass at least one, such as 20")
+        raise UserError("k=() names no number of neighbours; pass at least one, such as 20")
     for n in k:
         check_k(n, len(bank.labels))
     check_temperature(temperature)
@@ -165,9 +166,9 @@ def check_labels(features: Features, name: str) -> None:
     """Check that there are images and that each has a label.
 
     Raises:
-        ValueError: there is no image, or one has the label -1.
+        UserError: there is no image, or one has the label -1.
     """
     if len(features.labels) == 0:
-        raise ValueError(f"{name}: holds no images; pass a source that has some")
+        raise UserError(f"{name}: holds no images; pass a source that has some")
     if (bare := int((features.labels < 0).sum())) > 0:
-        raise ValueError(f"{name}: {bare} of {len(features.labels)} images have no class; pass a source with classes")
+        raise UserError(f"{name}: {bare} of {len(features.labels)} images have no class; pass a source with classes")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
 from .features import Features
 from .knn import Accuracy, accuracy, check_labels, positions, rank_of_class
 
@@ -66,7 +67,7 @@ def linear_probe(
         progress: called with (epochs done, epochs) after every epoch.
 
     Raises:
-        ValueError: an argument is out of range, an image has no label, or every rate diverges.
+        UserError: an argument is out of range, an image has no label, or every rate diverges.
     """
     _check(train, test, learning_rates, epochs, batch_size, held_out)
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +87,7 @@ def linear_probe(
         ProbeRow(*row) for row, good in zip(zip(learning_rates, *results, strict=True), finite, strict=True) if good
     ]
     if not rows:
-        raise ValueError(f"learning_rates={tuple(learning_rates)} all diverge; pass smaller ones")
+        raise UserError(f"learning_rates={tuple(learning_rates)} all diverge; pass smaller ones")
     best = max(rows, key=lambda row: (row.held_out.top1, -row.learning_rate))
     diverged = tuple(sorted(rate for rate, good in zip(learning_rates, finite, strict=True) if not good))
     return LinearProbe(best.learning_rate, *best.test, tuple(sorted(rows)), diverged)
@@ -143,13 +144,13 @@ def _check(
 ) -> None:
     for name, value in {"epochs": epochs, "batch_size": batch_size, "learning_rates": min(rates, default=0)}.items():
         if value <= 0:
-            raise ValueError(f"{name}={value} must be greater than 0")
+            raise UserError(f"{name}={value} must be greater than 0")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out} must lie between 0 and 1; 0.1 keeps a tenth of the training images back")
     for name, side in (("train", train), ("test", test)):
         check_labels(side, name)
     if len(train.labels) < 2:
-        raise ValueError("train: holds 1 image, which leaves none to choose the learning rate on; pass more")
+        raise UserError("train: holds 1 image, which leaves none to choose the learning rate on; pass more")
     if train.features.shape[1] != test.features.shape[1]:
         raise ValueError(
             f"test has {test.features.shape[1]} features but train has {train.features.shape[1]}; "

@@ -150,7 +150,7 @@ def evaluated_images(train: Source, test: Source | None, settings: EvalSettings)
     """Bank and queries; of a training source without classes, its images alone.
 
     Raises:
-        ValueError: as `split_labelled`.
+        UserError: as `split_labelled`.
     """
     sides, shown = split_labelled(train, test), shown_images(train, test)
     if sides is None:
@@ -170,7 +170,7 @@ def evaluate_knn(bench: Bench) -> Result:
     """Weighted k-NN of every network.
 
     Raises:
-        ValueError: k is out of range, or an image has no label.
+        UserError: k is out of range, or an image has no label.
     """
     given, numbers = bench.settings.k, {}
     if given is not None:
@@ -191,7 +191,7 @@ def evaluate_linear(bench: Bench) -> Result:
     """A linear probe of every network that has blocks.
 
     Raises:
-        ValueError: a network has fewer blocks than are asked for, or as `linear_probe`.
+        UserError: a network has fewer blocks than are asked for, or as `linear_probe`.
     """
     numbers, settings = {}, bench.settings
     for model in bench.networks.values():

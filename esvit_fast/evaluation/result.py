@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import UserError
 from .knn import check_temperature
 
 HEADLINE_K = 20
@@ -44,14 +45,14 @@ class EvalSettings:
     def __post_init__(self) -> None:
         for name in ("bank", "queries", "pair_images"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more; 0 takes all images")
+                raise UserError(f"{name}={getattr(self, name)} must be 0 or more; 0 takes all images")
         if self.blocks < 0:
-            raise ValueError(f"blocks={self.blocks} must be 0 or more; the published value is 4")
+            raise UserError(f"blocks={self.blocks} must be 0 or more; the published value is 4")
         for name, unit in {"size": " pixels", "epochs": "", "batch_size": " images"}.items():
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more{unit}")
+                raise UserError(f"{name}={value} must be 1 or more{unit}")
         if self.k is not None and min(self.k, default=0) < 1:
-            raise ValueError(f"k={min(self.k, default=())} must be 1 or more; the published ones are {_short(K)}")
+            raise UserError(f"k={min(self.k, default=())} must be 1 or more; the published ones are {_short(K)}")
         check_temperature(self.temperature)
 
 

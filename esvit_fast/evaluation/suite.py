@@ -48,7 +48,7 @@ def evaluate_run(
         and health.
 
     Raises:
-        ValueError: the two sources have no class in common, or no image of a source can be read.
+        UserError: the two sources have no class in common, or no image of a source can be read.
     """
     images = evaluated_images(train_source, test_source, settings)
     networks = {"trained": model, "untrained": untrained, "raw pixels": RawPixels()}

@@ -24,7 +24,7 @@ def method_of(config: Any) -> type[Method]:
     """The class of a run's method.
 
     Raises:
-        ValueError: there is none of that name.
+        UserError: there is none of that name.
     """
     name = config.method.name
     if name in OURS:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 REQUIRED = ("num_features", "image_size", "forward", "forward_regions", "region_grid")
 """What a backbone must have; the rest of `Backbone` has defaults."""
 
@@ -51,7 +53,7 @@ class Backbone(nn.Module):
         """Average-pooled tokens of the last `blocks` blocks, the first of them first: [B, channels] each.
 
         Raises:
-            ValueError: there are not so many blocks.
+            UserError: there are not so many blocks.
         """
         self.check_blocks(blocks)
         raise NotImplementedError
@@ -60,9 +62,9 @@ class Backbone(nn.Module):
         """Raise ValueError unless there are so many blocks, and one at least is asked for."""
         total = sum(self.depths())
         if not total:
-            raise ValueError(f"blocks={blocks}, but {type(self).__name__} has no blocks whose maps it gives; pass 0")
+            raise UserError(f"blocks={blocks}, but {type(self).__name__} has no blocks whose maps it gives; pass 0")
         if not 1 <= blocks <= total:
-            raise ValueError(f"blocks={blocks} must lie between 1 and {total}, the number of blocks")
+            raise UserError(f"blocks={blocks} must lie between 1 and {total}, the number of blocks")
 
     def attention_maps(self, images: Tensor) -> Tensor | None:
         """Attention that every region of the last block receives, float32 [B, heads, rows, columns]; None by default,

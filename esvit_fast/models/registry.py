@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from ..errors import UserError
 from ..registry import Registry
 from .backbone import Backbone, missing_of
 from .weights import load_backbone
@@ -49,7 +50,7 @@ def create_model(
         options: further arguments of the model's class, such as image_size or in_channels.
 
     Raises:
-        ValueError: there is no such model or option, or the weights are of another architecture.
+        UserError: there is no such model or option, or the weights are of another architecture.
         TypeError: the backbone, of a plug-in, lacks a part of `Backbone`.
     """
     build = BACKBONES.find(name)
@@ -60,7 +61,7 @@ def create_model(
         options = {key: value for key, value in options.items() if key in known or unused.get(key, ...) != value}
         _check(name, options, list(known))
     if pretrained is True:
-        raise ValueError(
+        raise UserError(
             "pretrained=True names no weights, and none come with this library; pass the folder of a run or a "
             ".safetensors file"
         )
@@ -90,7 +91,7 @@ def _check(model: str, options: dict[str, object], known: list[str]) -> None:
     """Refuse what a model does not take.
 
     Raises:
-        ValueError: with the name that it has here, or the nearest one.
+        UserError: with the name that it has here, or the nearest one.
     """
     for name, value in options.items():
         if name not in known:
@@ -100,4 +101,4 @@ def _check(model: str, options: dict[str, object], known: list[str]) -> None:
                 if near
                 else f"is none of {', '.join(known) or f'the options of {model}, which has none'}"
             )
-            raise ValueError(f"{name}={value!r} {_ELSEWHERE.get(name, hint)}")
+            raise UserError(f"{name}={value!r} {_ELSEWHERE.get(name, hint)}")

@@ -11,6 +11,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
 from ..nn import Linear, PatchEmbed, PatchMerging, SwinBlock
 from ..nn.not_scripted import NotScripted
 from ..ops._core.plan import exported
@@ -65,7 +66,7 @@ class SwinTransformer(NotScripted, Backbone):
             computes them again: the same gradients, bit for bit, in less memory and more time.
 
     Raises:
-        ValueError: a stage to be checkpointed does not exist.
+        UserError: a stage to be checkpointed does not exist.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SwinTransformer(NotScripted, Backbone):
     ):
         super().__init__()
         if not set(checkpoint_stages) <= set(range(len(depths))):
-            raise ValueError(
+            raise UserError(
                 f"checkpoint_stages={tuple(checkpoint_stages)} must name stages between 0 and {len(depths) - 1}"
             )
         self.image_size, self.patch_size = image_size, patch_size
@@ -201,7 +202,7 @@ class SwinTransformer(NotScripted, Backbone):
         The final norm is applied to those of the last stage, as in the published linear evaluation.
 
         Raises:
-            ValueError: there are not so many blocks.
+            UserError: there are not so many blocks.
         """
         self.check_blocks(blocks)
         last = len(self.layers) - 1

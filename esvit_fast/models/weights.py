@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 Found = TypeVar("Found")
 _BUFFERS = ("relative_position_index", "attn_mask")
 """Tensors of published checkpoints that this library computes instead."""
@@ -22,7 +24,7 @@ def load_backbone(model: nn.Module, path: str | Path) -> None:
         path: a run directory (its model.safetensors is read) or a .safetensors file.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it holds another architecture.
+        UserError: there is no such file, it is damaged, or it holds another architecture.
     """
     file = weights_file(path)
     load_state(model, load_weights(file)[0], str(file))
@@ -32,7 +34,7 @@ def weights_facts(path: str | Path) -> dict[str, str]:
     """What a .safetensors file says of its weights: those of runs, `model`, `step` and `samples`.
 
     Raises:
-        ValueError: as `load_backbone`.
+        UserError: as `load_backbone`.
     """
     return _opened(weights_file(path), lambda file: file.metadata() or {})
 
@@ -41,12 +43,12 @@ def weights_file(path: str | Path) -> Path:
     """The file of weights of a run's folder, or the path itself.
 
     Raises:
-        ValueError: there is no such file.
+        UserError: there is no such file.
     """
     file = Path(path)
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.is_file():
-        raise ValueError(f"pretrained={str(path)!r} is neither a run directory nor a .safetensors file")
+        raise UserError(f"pretrained={str(path)!r} is neither a run directory nor a .safetensors file")
     return file
 
 
@@ -54,7 +56,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and string metadata of a safetensors file; a header's claims are checked before anything is allocated.
 
     Raises:
-        ValueError: the file is missing, is a pickle, is not safetensors, or is shorter than its header claims.
+        UserError: the file is missing, is a pickle, is not safetensors, or is shorter than its header claims.
     """
 
     def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,21 +66,21 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _opened(path: Path, read: Callable[[Any], Found]) -> Found:
-    """What is read of an open safetensors file; ValueError as `load_weights`."""
+    """What is read of an open safetensors file; UserError as `load_weights`."""
     try:
         with safe_open(path, framework="pt") as file:
             return read(file)
     except OSError as error:
-        raise ValueError(f"path={str(path)!r} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"path={str(path)!r} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         with open(path, "rb") as file:
             head = file.read(4)
         if head in (b"PK\x03\x04", b"\x80\x02\x8a\x0a"):
-            raise ValueError(
+            raise UserError(
                 f"path={str(path)!r} is a torch pickle, which could run code; read it with "
                 "torch.load(path, weights_only=True) and write its tensors with safetensors.torch.save_file"
             ) from None
-        raise ValueError(f"path={str(path)!r} is not a whole safetensors file ({error}); copy it again") from None
+        raise UserError(f"path={str(path)!r} is not a whole safetensors file ({error}); copy it again") from None
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
@@ -87,7 +89,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     own = model.state_dict()
     state |= {name: tensor for name, tensor in own.items() if name.startswith("head.") and name not in state}
     if difference := difference_of(own, state):
-        raise ValueError(
+        raise UserError(
             f"pretrained={what!r} is of another architecture: {difference}; create the model that the weights were "
             "trained with"
         )

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import torch.distributed as dist
 
+from ..errors import UserError
+
 SECONDS = 120.0
 """How long ranks wait for each other at first; the environment variable ESVIT_FAST_MEETING_SECONDS changes it."""
 _KNOWN = 10.0  # in which a name must be found, unless it is said how long, and a machine find itself
@@ -43,11 +45,11 @@ def place() -> Place | None:
     """What the environment says of this process; None if it is to be alone.
 
     Raises:
-        ValueError: a part is missing or cannot be.
+        UserError: a part is missing or cannot be.
     """
     if "WORLD_SIZE" not in os.environ:
         if os.environ.get("RANK", "0") != "0":
-            raise ValueError(f"RANK={os.environ['RANK']} without WORLD_SIZE; start with torchrun, or unset it")
+            raise UserError(f"RANK={os.environ['RANK']} without WORLD_SIZE; start with torchrun, or unset it")
         return None
     world_size = _number("WORLD_SIZE", 1)
     if world_size == 1:
@@ -56,7 +58,7 @@ def place() -> Place | None:
         return None
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise ValueError(f"WORLD_SIZE={world_size} without {', '.join(missing)}; start with torchrun, or unset it")
+        raise UserError(f"WORLD_SIZE={world_size} without {', '.join(missing)}; start with torchrun, or unset it")
     rank, local_rank = _number("RANK", 0, world_size - 1), _number("LOCAL_RANK", 0, world_size - 1)
     return Place(rank, local_rank, world_size, os.environ["MASTER_ADDR"], _number("MASTER_PORT", 1, 2**16 - 1))
 
@@ -67,7 +69,7 @@ def _number(name: str, least: int, most: int | None = None) -> int:
     if number is None or number < least or (most is not None and number > most):
         upper = "" if most is None else f" and at most {most}"
         of = f" with WORLD_SIZE={os.environ['WORLD_SIZE']}" if "RANK" in name else ""
-        raise ValueError(
+        raise UserError(
             f"{name}={value!r} must be a whole number, at least {least}{upper}{of}; start with torchrun, or correct it"
         )
     return number
@@ -80,7 +82,7 @@ def _patience() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 10**6:
-        raise ValueError(f"ESVIT_FAST_MEETING_SECONDS={value!r} must be a number of seconds above 0")
+        raise UserError(f"ESVIT_FAST_MEETING_SECONDS={value!r} must be a number of seconds above 0")
     return seconds
 
 
@@ -91,7 +93,7 @@ def meet(here: Place) -> dist.Store:
     was killed. Several nodes may count restarts differently; their agents have met before they start ranks.
 
     Raises:
-        ValueError: a rank has not come, or is there twice, or another number of them is expected by another one.
+        UserError: a rank has not come, or is there twice, or another number of them is expected by another one.
     """
     patience = _patience()
     of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -128,7 +130,7 @@ def join(make: Callable[[], None], here: Place) -> None:
     """Make a group of ranks. Those of several nodes have not been counted, and are waited for here.
 
     Raises:
-        ValueError: not all of them came in time.
+        UserError: not all of them came in time.
     """
     if not _on_several_nodes():
         return make()
@@ -146,7 +148,7 @@ def _on_several_nodes() -> bool:
 
 
 def _within(seconds: float, make: Callable[[], _T], late: str) -> _T:
-    """What a call gives that might never come back; a ValueError when it is late."""
+    """What a call gives that might never come back; a UserError when it is late."""
     made: Future[_T] = Future()
 
     def call() -> None:
@@ -161,7 +163,7 @@ def _within(seconds: float, make: Callable[[], _T], late: str) -> _T:
     except FutureTimeout:
         if made.done():
             raise
-        raise ValueError(late) from None
+        raise UserError(late) from None
 
 
 def _refuse_second(here: Place) -> None:
@@ -185,13 +187,13 @@ def _reach(here: Place, until: float, patience: float) -> None:
         except socket.gaierror as error:
             wait = patience if error.errno == socket.EAI_AGAIN else known  # who knows names may not be there yet
             if time.monotonic() > begin + wait:
-                raise ValueError(
+                raise UserError(
                     f"{here}: no machine of that name is known after {wait:g} s ({error.strerror}); correct it, or "
                     f"{_LONGER}"
                 ) from None
         except OSError as error:
             if time.monotonic() > until:
-                raise ValueError(
+                raise UserError(
                     f"{here}: nobody answers there ({error.strerror or error}); {_remedy(here, patience)}"
                 ) from None
         time.sleep(_POLL)
@@ -223,7 +225,7 @@ def _gather(store: dist.Store, here: Place, until: float, patience: float) -> No
         if store.check(["refused"]):
             message = store.get("refused").decode()
             _linger(here)
-            raise ValueError(message)
+            raise UserError(message)
         if store.add("there", 0) >= here.world_size:
             return
         if time.monotonic() > until:
@@ -244,7 +246,7 @@ def _refuse(
     message = f"{what}; {remedy}"
     store.set("refused", message)
     _linger(here)
-    raise ValueError(message)
+    raise UserError(message)
 
 
 def _linger(here: Place) -> None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import Config, ConfigError, TrainConfig
+from ..errors import UserError
 from ..methods import method_of
 from .launcher import end_with_launcher
 from .meeting import Place, join, meet, place
@@ -44,7 +45,7 @@ def setup_distributed(device: str = "auto") -> Ranks:
     process, "cuda:N".
 
     Raises:
-        ValueError: the device is unknown, is not there, or cannot be shared by this machine's processes; or the ranks
+        UserError: the device is unknown, is not there, or cannot be shared by this machine's processes; or the ranks
             did not meet.
     """
     end_with_launcher()
@@ -60,7 +61,7 @@ def setup_distributed(device: str = "auto") -> Ranks:
         else:
             _join("gloo", store, here)
     except dist.DistError as error:
-        raise ValueError(_no_meeting(here, error)) from None
+        raise UserError(_no_meeting(here, error)) from None
     return Ranks(here.rank, here.world_size, picked)
 
 
@@ -149,25 +150,25 @@ def pick_device(name: str, local_rank: int = 0, *, shared: bool = False) -> torc
     """The device of a name as in `setup_distributed`, for a process that shares the machine or not.
 
     Raises:
-        ValueError: as `setup_distributed`.
+        UserError: as `setup_distributed`.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise ValueError(f"device={name!r} must be auto, cpu, cuda or cuda:N")
+        raise UserError(f"device={name!r} must be auto, cpu, cuda or cuda:N")
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             f"device={name!r} needs an NVIDIA GPU and a CUDA build of torch (this is {torch.__version__}); pass cpu"
         )
     if shared and index:
-        raise ValueError(f"device={name!r} names one GPU for several processes; pass cuda")
+        raise UserError(f"device={name!r} names one GPU for several processes; pass cuda")
     number = int(index) if index else local_rank
     count = torch.cuda.device_count()
     if number >= count:
-        raise ValueError(
+        raise UserError(
             f"device={f'cuda:{number}'!r} is not there, this machine has {count} GPUs; lower --nproc-per-node or N"
         )
     return torch.device("cuda", number)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config
+from ..errors import UserError
 from ..evaluation.features import log
 from ..methods import method_of
 from ..methods.method import Curves
@@ -44,10 +45,10 @@ def read_metrics(path: Path) -> Metrics:
     """Read a run's metrics; lines that are not JSON, such as one cut off by a crash, are left out and logged.
 
     Raises:
-        ValueError: there is no such file.
+        UserError: there is no such file.
     """
     if not path.is_file():
-        raise ValueError(f"run_dir={str(path.parent)!r} has no {path.name}; pass the folder of a pretraining run")
+        raise UserError(f"run_dir={str(path.parent)!r} has no {path.name}; pass the folder of a pretraining run")
     kinds: dict[str, dict[tuple[int, str], Row]] = {"train": {}, "knn": {}, "warning": {}}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import Config, to_tree
 from ..data import Source
+from ..errors import UserError
 from ..evaluation.features import split_labelled, subset
 from ..evaluation.protocols import shown_images
 from ..evaluation.result import Result
@@ -54,7 +55,7 @@ def write_report(
         path: where to write it instead.
 
     Raises:
-        ValueError: the folder has no metrics.jsonl, no image can be read, or the page cannot be written.
+        UserError: the folder has no metrics.jsonl, no image can be read, or the page cannot be written.
     """
     run_dir, models = Path(run_dir), Models(untrained, model)
     metrics = read_metrics(run_dir / "metrics.jsonl")
@@ -62,7 +63,7 @@ def write_report(
     shown = shown_images(source, test_source).source
     images = pictures.readable(shown, range(len(shown)), IMAGES)
     if not images:
-        raise ValueError(f"source={shown.name!r}: none of the images tried can be read; check that the files are whole")
+        raise UserError(f"source={shown.name!r}: none of the images tried can be read; check that the files are whole")
     augment, arrays = config.data.augment, [image for _, image in images]
     for one in models:
         one.to(device)
@@ -87,7 +88,7 @@ def write_report(
 
 
 def _write(path: Path, page: bytes) -> None:
-    """Write a whole page or none; ValueError if it cannot be."""
+    """Write a whole page or none; UserError if it cannot be."""
     half = path.with_name(f".{path.name}.half")
     try:
         half.write_bytes(page)
@@ -95,7 +96,7 @@ def _write(path: Path, page: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             half.unlink()
-        raise ValueError(
+        raise UserError(
             f"path={str(path)!r} cannot be written ({error.strerror}); make room, or write the page elsewhere: --out"
         ) from None
 

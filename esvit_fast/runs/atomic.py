@@ -11,13 +11,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ..errors import UserError
+
 _UNFINISHED = re.compile(
     r"\.tmp-.+-[0-9a-f]{8}|\.tmp-(config\.yaml|environment\.json|metrics\.jsonl|model\.safetensors)"
 )
 """What `unfinished` and, without the digits, version 0.1 called files of a run that were being written."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint or weights file cannot be written or is not as it was written; the message says which and why."""
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..parallel.ranks import Ranks, gather
 from .file_lock import lock_file
 
@@ -26,7 +27,7 @@ _PATIENCE = 2.0
 _HELD: set[int] = set()
 
 
-class Busy(ValueError):
+class Busy(UserError):
     """Somebody else writes to this folder."""
 
 
@@ -36,7 +37,7 @@ def only_writer(out: Path, ranks: Ranks) -> Iterator[None]:
 
     Raises:
         Busy: a run is going on there; who and since when. On all ranks.
-        ValueError: the disk is full or fails.
+        UserError: the disk is full or fails.
     """
     descriptor, refused = None, []
     if ranks.is_main:
@@ -109,7 +110,7 @@ def _write(descriptor: int, path: Path, text: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         os.close(descriptor)
-        raise ValueError(
+        raise UserError(
             f"path={str(path)!r} could not be written: {error.strerror}; make room on the disk, then go on"
         ) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import Config, to_tree
+from ..errors import UserError
 
 PROJECT = "esvit-fast"
 
@@ -28,10 +29,10 @@ class Logger(Protocol):
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise ValueError unless the packages of all loggers are installed."""
+    """Raise UserError unless the packages of all loggers are installed."""
     for name in names:
         if find_spec(name) is None:
-            raise ValueError(
+            raise UserError(
                 f"train.loggers={name} needs the package {name}, which is not installed; "
                 f"`pip install {name}` or `pip install 'esvit-fast[log]'`"
             )
@@ -44,7 +45,7 @@ def open_loggers(config: Config, out: Path, step: int) -> list[Logger]:
     trackio go on with the run whose id lies in ``out/run_id``; of a repeated step W&B keeps what it was told first.
 
     Raises:
-        ValueError: a package is missing, or a service refuses the run, such as W&B without a key.
+        UserError: a package is missing, or a service refuses the run, such as W&B without a key.
     """
     check_loggers(config.train.loggers)
     return [
@@ -99,7 +100,7 @@ class Tracker:
         except getattr(module, "Error", ValueError) as error:
             first = str(error).splitlines()[0]
             remedy = "run `wandb login`, set WANDB_MODE=offline" if name == "wandb" else "mend that"
-            raise ValueError(f"train.loggers={name} cannot begin: {first}; {remedy}, or leave it out") from error
+            raise UserError(f"train.loggers={name} cannot begin: {first}; {remedy}, or leave it out") from error
 
     def write(self, record: Record) -> None:
         """As `Logger`."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from .atomic import CheckpointError, write_atomic
 from .file_lock import lock_file
 
@@ -77,7 +78,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a file; a last line without its newline is being written, or torn, and is left out.
 
     Raises:
-        ValueError: another line is not a JSON object.
+        UserError: another line is not a JSON object.
     """
     return [record for _, record in _lines(path)]
 
@@ -88,7 +89,7 @@ def truncate_after(path: Path, step: int) -> None:
     Records without a step are kept, and the kept ones keep their bytes.
 
     Raises:
-        ValueError: a line is not a JSON object.
+        UserError: a line is not a JSON object.
         CheckpointError: the disk is full or fails; the file is untouched.
     """
     if path.exists():
@@ -104,7 +105,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise ValueError(f"path={str(path)!r}: line {number} is not a JSON object: {line[:80]!r}; delete the line")
+            raise UserError(f"path={str(path)!r}: line {number} is not a JSON object: {line[:80]!r}; delete the line")
         found.append((line, record))
     return found
 

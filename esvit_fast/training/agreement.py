@@ -14,6 +14,7 @@ import torch
 from .. import __version__
 from ..config import Config, settings
 from ..data import CorruptImage, Fingerprint, Source, changes
+from ..errors import UserError
 from ..parallel.ranks import Ranks, gather
 from ..runs.checkpoint import MANIFEST, Checkpoint
 
@@ -30,7 +31,7 @@ def agree_on_settings(command: str, out: Path, config: Config | None) -> None:
         config: None: that of the run.
 
     Raises:
-        ValueError: on all ranks, with what differs and how.
+        UserError: on all ranks, with what differs and how.
     """
     given = dict(settings(config)) if config else {}
     facts = {name: value for name, value in given.items() if name not in _OF_A_MACHINE}
@@ -43,7 +44,7 @@ def _agree(facts: Mapping[str, Any]) -> None:
         differ = [name for name in {**first, **other} if first.get(name) != other.get(name)]
         if differ:
             told = ", ".join(f"{name}={other.get(name)} instead of {first.get(name)}" for name in differ)
-            raise ValueError(f"rank {rank} was started with {told} on rank 0; start all ranks alike")
+            raise UserError(f"rank {rank} was started with {told} on rank 0; start all ranks alike")
 
 
 def agree_on_images(source: Source, found: Fingerprint, ranks: Ranks) -> None:
@@ -52,7 +53,7 @@ def agree_on_images(source: Source, found: Fingerprint, ranks: Ranks) -> None:
     Of at most 4,096 images, as many as are read in a second, the bytes are compared.
 
     Raises:
-        ValueError: on all ranks, with what differs.
+        UserError: on all ranks, with what differs.
     """
     if ranks.world_size == 1:
         return
@@ -61,13 +62,13 @@ def agree_on_images(source: Source, found: Fingerprint, ranks: Ranks) -> None:
         first, *others = gather([found])
         rank, other = next((r, o) for r, o in enumerate(others, start=1) if o["sha256"] != first["sha256"])
         told = changes(first, other, ("on rank 0", f"on rank {rank}"))
-        raise ValueError(f"rank {rank} sees other images than rank 0: {told}; give all ranks the same")
+        raise UserError(f"rank {rank} sees other images than rank 0: {told}; give all ranks the same")
     order = random.Random(0).sample(range(len(source)), min(len(source), _MOST))
     first, *others = gather([_contents(source, order)])
     for rank, other in enumerate(others, start=1):
         for index, mine, theirs in zip(order, first, other, strict=False):
             if mine != theirs:
-                raise ValueError(
+                raise UserError(
                     f"rank {rank} reads other bytes of image {index:,}, {source.path(index)!r}, than rank 0; "
                     "give all ranks the same images"
                 )
@@ -91,14 +92,14 @@ def agree_on_checkpoint(checkpoint: Checkpoint | None, out: Path) -> None:
     """Refuse ranks that go on from other checkpoints.
 
     Raises:
-        ValueError: on all ranks, with the steps.
+        UserError: on all ranks, with the steps.
     """
     facts = (0, "") if checkpoint is None else (checkpoint.step, (checkpoint.path / MANIFEST).read_text())
     first, *others = gather([facts])
     for rank, other in enumerate(others, start=1):
         if other != first:
             same = "another one of " if other[0] == first[0] else ""
-            raise ValueError(
+            raise UserError(
                 f"run={str(out)!r}: ranks found different checkpoints, rank {rank} {same}step {other[0]} and rank 0 "
                 f"step {first[0]}; it must be a folder that all share"
             )

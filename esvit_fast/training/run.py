@@ -30,6 +30,7 @@ from ..data import (
     steps_per_epoch,
     warning_of,
 )
+from ..errors import UserError
 from ..parallel.ranks import Ranks, accumulation_steps, barrier, gather, micro_batch
 from ..runs.atomic import remove_unfinished, write_atomic
 from ..runs.checkpoint import clean, load_latest
@@ -72,7 +73,7 @@ def pretrain(
         or_resume: go on with a run that the folder holds, whoever began it.
 
     Raises:
-        ValueError: the folder already holds a run, or one with other settings, or cannot be written; or the
+        UserError: the folder already holds a run, or one with other settings, or cannot be written; or the
             configuration or its data cannot work.
         Busy: a run is going on in the folder.
         NotFinite: three steps in a row were not finite; the last checkpoint is from before them.
@@ -82,7 +83,7 @@ def pretrain(
     agree_on_settings("pretrain --resume" if or_resume else "pretrain", out, config)
     micro_batch(config, ranks.world_size)
     check_folder(out)
-    taken = ValueError(
+    taken = UserError(
         f"out={str(out)!r} already holds a run; continue it with `esvit-fast resume {out}`, pass --resume, or "
         "choose another"
     )
@@ -99,7 +100,7 @@ def pretrain(
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"out={str(out)!r} cannot be created: {error.strerror}; choose another folder") from error
+            raise UserError(f"out={str(out)!r} cannot be created: {error.strerror}; choose another folder") from error
     with only_writer(out, ranks):
         if holds_run(out):  # somebody else's, begun meanwhile
             raise taken
@@ -130,7 +131,7 @@ def resume(
         unless_collapsed: leave a run as it is which `train.stop_on_collapse` has stopped, and cure none.
 
     Raises:
-        ValueError: the folder holds no run, or one with other settings, or one that has gone further than asked for,
+        UserError: the folder holds no run, or one with other settings, or one that has gone further than asked for,
             or its data have changed.
         Busy: a run is going on in the folder.
         CheckpointError: every checkpoint is damaged.
@@ -140,7 +141,7 @@ def resume(
     agree_on_settings("resume", out, config)
     check_folder(out)
     if not holds_run(out):
-        raise ValueError(
+        raise UserError(
             f"run={str(out)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
     with only_writer(out, ranks):
@@ -185,7 +186,7 @@ def _say_what_is_left_out(source: Source, ranks: Ranks) -> None:
 def _trainer(config: Config, source: Source, ranks: Ranks, profile: int) -> Trainer:
     train = config.train
     if profile and train.cuda_graph:
-        raise ValueError(
+        raise UserError(
             f"profile={profile} tells the parts of a step apart, which a graph has not; pass --train.no-cuda-graph"
         )
     check_loggers(train.loggers)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..config import Config, ConfigError, leaves, load_config, settings
 from ..data import Source, SourceError, absolute, open_source
+from ..errors import UserError
 from ..parallel.precision import settled
 from ..parallel.ranks import Ranks, gather
 from .step.trainer import Trainer
@@ -19,24 +20,24 @@ def check_folder(out: Path) -> None:
     """Refuse a folder that cannot be created or written to.
 
     Raises:
-        ValueError: what is in the way.
+        UserError: what is in the way.
     """
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ValueError(f"out={str(out)!r} cannot be a folder: {str(there)!r} is a file; choose another")
+        raise UserError(f"out={str(out)!r} cannot be a folder: {str(there)!r} is a file; choose another")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"out={str(out)!r} cannot be written: no permission in {str(there)!r}; choose another folder")
+        raise UserError(f"out={str(out)!r} cannot be written: no permission in {str(there)!r}; choose another folder")
 
 
 def holds_run(out: Path) -> bool:
     """Whether a run has begun in a folder, on which all ranks must agree.
 
     Raises:
-        ValueError: some ranks see it and others do not.
+        UserError: some ranks see it and others do not.
     """
     seen = gather([(out / "config.yaml").is_file()])
     if len(set(seen)) > 1:
-        raise ValueError(
+        raise UserError(
             f"out={str(out)!r} holds a run on {sum(seen)} of {len(seen)} ranks; it must be a folder that all share"
         )
     return seen[0]

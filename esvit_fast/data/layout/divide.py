@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...errors import UserError
 from .split_names import WORDS, has_both, is_sure, kind_of, split_word, word_in
 
 Parts = tuple[str, ...]
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """Nobody can say what is a split there and what a class; the message says what is in the way."""
 
 

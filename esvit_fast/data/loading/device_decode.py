@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils import deterministic
 
+from ...errors import UserError
 from ..batch import Batch, Jpegs
 from ..decode import reason
 from ..views.multicrop import view_groups
@@ -186,16 +187,16 @@ def check_device_decode(device: torch.device) -> None:
     """Find out whether JPEGs can be decoded there.
 
     Raises:
-        ValueError: it is no GPU, or torchvision has no decoder for it.
+        UserError: it is no GPU, or torchvision has no decoder for it.
     """
     if device.type != "cuda":
-        raise ValueError(f"data.decode=gpu needs an NVIDIA GPU, but the run is on {device}; pass --data.decode cpu")
+        raise UserError(f"data.decode=gpu needs an NVIDIA GPU, but the run is on {device}; pass --data.decode cpu")
     try:
         from torchvision.io import encode_jpeg
 
         decode_jpegs([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"data.decode=gpu: torchvision cannot decode JPEGs on {device} ({reason(error)}); pass --data.decode cpu, "
             "or install a torchvision that is built for CUDA with nvJPEG"
         ) from None

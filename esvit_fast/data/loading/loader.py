@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ...config import CropConfig, DataConfig
+from ...errors import UserError
 from ..batch import Batch, Failure, Jpegs, Sample, TooManyCorrupt
 from ..sources.encoded import EncodedSource, Source
 from ..views.draws import epoch_order
@@ -25,10 +26,10 @@ def steps_per_epoch(length: int, batch_size: int) -> int:
     """Optimiser steps in an epoch of `length` images; its last incomplete batch is dropped.
 
     Raises:
-        ValueError: there are fewer images than the batch has.
+        UserError: there are fewer images than the batch has.
     """
     if length < batch_size:
-        raise ValueError(
+        raise UserError(
             f"batch_size={batch_size} is larger than the data, which has {length} images; "
             f"pass a batch size of at most {length} or add images"
         )
@@ -58,12 +59,12 @@ class MicroBatches:
         pieces = world_size * accumulation_steps
         if batch_size % pieces:
             near = sorted({max(1, batch_size // pieces) * pieces, (batch_size // pieces + 1) * pieces})
-            raise ValueError(
+            raise UserError(
                 f"batch_size={batch_size} is not divisible by world_size={world_size} x accumulation_steps="
                 f"{accumulation_steps}; pass {' or '.join(map(str, near))}"
             )
         if start_samples % batch_size:
-            raise ValueError(
+            raise UserError(
                 f"start_samples={start_samples} is not a multiple of batch_size={batch_size}; "
                 "resume with the batch size that the run began with"
             )
@@ -128,12 +129,12 @@ def make_loader(
     accumulation steps, their union is the same. Tensors are in pinned memory where CUDA is available.
 
     Raises:
-        ValueError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, a start that
+        UserError: fewer images than the batch, a batch that ranks and accumulation steps do not divide, a start that
             is no multiple of the batch, data.decode=gpu for images that are not encoded, or too little shared memory.
     """
     on_device = config.decode == "gpu"
     if on_device and not isinstance(source, EncodedSource):
-        raise ValueError(
+        raise UserError(
             f"data.decode=gpu decodes JPEGs, but data.source={source.name!r} gives pixels; pass --data.decode cpu"
         )
     batches = MicroBatches(

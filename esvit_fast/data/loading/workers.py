@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Answers
 
+from ...errors import UserError
 from ...text import in_bytes
 
 SHARED = Path("/dev/shm")
@@ -37,11 +38,11 @@ _before: Any = None
 """Who was told of the end of processes before this module is."""
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(UserError, RuntimeError):
     """A process that reads images has ended before its work; started again, a run goes on from its checkpoint."""
 
 
-class SharedMemoryFull(ValueError):
+class SharedMemoryFull(UserError):
     """Batches do not fit into the memory that processes share."""
 
 
@@ -141,11 +142,11 @@ def local_ranks() -> int:
     """Processes of a run on this machine, as a launcher says.
 
     Raises:
-        ValueError: LOCAL_WORLD_SIZE is no such number.
+        UserError: LOCAL_WORLD_SIZE is no such number.
     """
     value = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if not (value.strip().isdecimal() and int(value)):
-        raise ValueError(
+        raise UserError(
             f"LOCAL_WORLD_SIZE={value!r} must be a whole number, at least 1; start with torchrun, or correct it"
         )
     return int(value)
@@ -197,7 +198,7 @@ class _Crew:
             self.answers._shutdown = True  # which would fail on half of an iterator
             if not isinstance(error, OSError):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"data.workers={self.count} processes cannot be started: {error.strerror}; {_REMEDY}"
             ) from None
         self.processes = set(self.answers._workers)
@@ -231,6 +232,8 @@ class _Crew:
             raise
         except MemoryError:
             raise WorkerDied(f"a worker process, one of {self.count}, found no memory; {_LESS}") from None
+        except UserError as error:  # torch puts the worker's traceback before its message
+            raise UserError(str(error).rstrip().rpartition("\n")[2].partition(": ")[2]) from None
         except (RuntimeError, OSError, EOFError):
             for _ in range(20):  # what it was sending breaks off before the system tells of its end
                 _check(self.processes, ended=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ...errors import UserError
 from ..decode import CorruptImage, decode_image
 from ..layout.split_names import SPLITS
 from .account import Account
@@ -14,7 +15,7 @@ from .content import EXTENSIONS
 from .labels import Classed
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source cannot be opened; the message names it and the remedy."""
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ...errors import UserError
 from ...registry import Registry
 from .encoded import NoSplit, Source, SourceError
 from .files import expand, is_pattern
@@ -29,10 +30,10 @@ def register_source(*, scheme: str = "", suffix: str = "") -> Callable[[Open], O
         suffix: of files, such as ".lmdb"; the function gets the path.
 
     Raises:
-        ValueError: neither or both are given.
+        UserError: neither or both are given.
     """
     if bool(scheme) == bool(suffix):
-        raise ValueError(f"scheme={scheme!r} and suffix={suffix!r}: one of them must be given")
+        raise UserError(f"scheme={scheme!r} and suffix={suffix!r}: one of them must be given")
     return lambda open: SCHEMES.register(open, scheme) if scheme else SUFFIXES.register(open, suffix.lower())
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from ...errors import UserError
 from ..decode import CorruptImage, format_and_mode
 from ..loading.loader import CorruptionLog
 from ..sources.encoded import Source, encoded_and_pixels
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 _EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}
 
 
-class PackError(ValueError):
+class PackError(UserError):
     """Shards cannot be written; the message says where, why and the remedy."""
 
 

@@ -27,7 +27,7 @@ def preview(source: Source, config: Config, count: int = 4, title: str = "") -> 
     """The first images of a run with the boxes of their views, and the views as they are trained on, one row each.
 
     Raises:
-        ValueError: fewer images than asked for.
+        UserError: fewer images than asked for.
     """
     data, seed = replace(config.data, workers=0, decode="cpu"), config.train.seed
     sizes = data.crops.sizes

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.autograd import forward_ad
 
+from ...errors import UserError
 from . import native
 from .proven import unproven
 
@@ -21,7 +22,7 @@ _RUNS_ON = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu"}
 """The device whose tensors a backend takes; that of others is no loss worth a warning."""
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """A backend that was asked for cannot run an operator; the message gives every reason."""
 
 
@@ -79,7 +80,7 @@ _CONFIGURE: dict[tuple[str, str], Configure] = {}
 def register_rule(op: str, backend: str, rule: Rule, configure: Configure | None = None) -> None:
     """Let `plan` consider a backend for an operator."""
     if backend not in ORDER:
-        raise ValueError(f"backend={backend!r} must be one of {', '.join(ORDER)}")
+        raise UserError(f"backend={backend!r} must be one of {', '.join(ORDER)}")
     _RULES[op, backend] = rule
     if configure is not None:
         _CONFIGURE[op, backend] = configure
@@ -90,12 +91,12 @@ def plan(op: str, facts: Facts, rules: Mapping[tuple[str, str], Rule] = _RULES) 
 
     Raises:
         BackendError: no backend can run, or the forced one cannot; with every reason.
-        ValueError: the forced backend or the operator does not exist.
+        UserError: the forced backend or the operator does not exist.
     """
     if facts.forced is not None and facts.forced not in ORDER:
-        raise ValueError(f"backend={facts.forced!r} must be one of {', '.join(ORDER)}")
+        raise UserError(f"backend={facts.forced!r} must be one of {', '.join(ORDER)}")
     if not any(name == op for name, _ in rules):
-        raise ValueError(f"op={op!r} is not an operator; known: {', '.join(sorted({name for name, _ in rules}))}")
+        raise UserError(f"op={op!r} is not an operator; known: {', '.join(sorted({name for name, _ in rules}))}")
     refused: dict[str, str] = {}
     for backend in [b for b in ORDER if (op, b) in rules] if facts.forced is None else (facts.forced,):
         rule = rules.get((op, backend))
@@ -132,10 +133,10 @@ def backend(name: str | None) -> Iterator[None]:
     A model that is traced or exported within keeps its operators, which else become plain torch.
 
     Raises:
-        ValueError: there is no such backend.
+        UserError: there is no such backend.
     """
     if name is not None and name not in ORDER:
-        raise ValueError(f"backend={name!r} must be one of {', '.join(ORDER)}")
+        raise UserError(f"backend={name!r} must be one of {', '.join(ORDER)}")
     _forced.append(name)
     try:
         yield
@@ -152,7 +153,7 @@ def asked_for_unproven() -> bool:
     """Whether kernels may be chosen on GPUs that no record is of."""
     asked = os.environ.get("ESVIT_FAST_UNPROVEN", "")
     if asked not in ("", "0", "1"):
-        raise ValueError(f"ESVIT_FAST_UNPROVEN={asked!r} must be 0 or 1")
+        raise UserError(f"ESVIT_FAST_UNPROVEN={asked!r} must be 0 or 1")
     return asked == "1"
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ...config import Config
+from ...errors import UserError
 from ...methods import method_of
 from ...methods.signs import Record, value_of
 
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
         return f"{self.kind} since step {self.since:,}: {self.evidence}; {self.remedy}"
 
 
-class Collapsed(RuntimeError):
+class Collapsed(UserError, RuntimeError):
     """A finding has stopped the run, as `train.stop_on_collapse` asks; what it had learned is saved."""
 
 

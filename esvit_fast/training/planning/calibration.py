@@ -98,7 +98,7 @@ def loader_rate(config: Config, source: Source, device: torch.device, seconds: f
     """Images per second that the configured workers, or a device, decode and crop, for no longer than some seconds.
 
     Raises:
-        ValueError: the device is to decode, and cannot.
+        UserError: the device is to decode, and cannot.
     """
     if config.data.decode == "gpu":
         check_device_decode(device)

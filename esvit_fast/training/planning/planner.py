@@ -116,7 +116,7 @@ def plan_run(
         say: is told what is under way, line by line.
 
     Raises:
-        ValueError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
+        UserError: the batch cannot be divided among ranks and accumulation steps, or the images are fewer.
     """
     ranks = ranks if gpu is None else replace(ranks, device=torch.device("cuda"))
     config = settled(config, ranks, gpu and gpu.capability)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ...config import TrainConfig
+from ...errors import UserError
 from ...parallel.ranks import all_reduce_sum
 from ...parallel.sharding import divided_like, own_part
 from .schedules import SchedulePoint
@@ -128,14 +129,14 @@ def load_optimizer_tensors(
     """Replace AdamW's state by what `optimizer_tensors` gave; entries without the prefix ``optimizer.`` are ignored.
 
     Raises:
-        ValueError: an entry belongs to no parameter of the optimiser, lacks its siblings, or has another shape;
+        UserError: an entry belongs to no parameter of the optimiser, lacks its siblings, or has another shape;
             the optimiser is unchanged.
     """
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = {name: p for name, p in named if id(p) in owned}
     names = {key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors if key.startswith(PREFIX)}
     if unknown := sorted(names - parameters.keys()):
-        raise ValueError(
+        raise UserError(
             f"tensors has optimizer state of {unknown[0]!r}, which is not trained here; resume with the same model"
         )
     states = {name: {field: _state(name, field, parameters[name], tensors) for field in STATE} for name in names}
@@ -147,9 +148,9 @@ def _state(name: str, field: str, parameter: Tensor, tensors: Mapping[str, Tenso
     """A private copy where fused AdamW keeps it: beside its parameter, a moment with its strides."""
     key = f"{PREFIX}{name}.{field}"
     if key not in tensors:
-        raise ValueError(f"tensors lacks {key!r}; the checkpoint is not one of this optimizer")
+        raise UserError(f"tensors lacks {key!r}; the checkpoint is not one of this optimizer")
     like = torch.zeros((), dtype=torch.float32, device=parameter.device) if field == "step" else parameter
     if tensors[key].shape != like.shape:
         shapes = f"{list(tensors[key].shape)}, and the parameter wants {list(like.shape)}"
-        raise ValueError(f"tensors[{key!r}] has shape {shapes}; resume with the same model")
+        raise UserError(f"tensors[{key!r}] has shape {shapes}; resume with the same model")
     return torch.empty_like(like, requires_grad=False).copy_(divided_like(tensors[key], like))

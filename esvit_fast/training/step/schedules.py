@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...config import Config
+from ...errors import UserError
 from ...methods import method_of
 from ...methods.schedules import cosine
 
@@ -32,10 +33,10 @@ def total_steps(config: Config, epoch_samples: int) -> int:
     """Optimiser steps of a run over `epoch_samples` images: the epochs rounded to whole steps, at least one.
 
     Raises:
-        ValueError: `epoch_samples` is not positive.
+        UserError: `epoch_samples` is not positive.
     """
     if epoch_samples < 1:
-        raise ValueError(f"epoch_samples={epoch_samples} must be at least 1; the data source is empty")
+        raise UserError(f"epoch_samples={epoch_samples} must be at least 1; the data source is empty")
     return max(1, round(config.train.epochs * epoch_samples / config.train.batch_size))
 
 
@@ -49,7 +50,7 @@ def schedule(config: Config, epoch_samples: int) -> Callable[[int], SchedulePoin
     end), so that it is higher by at most peak / warm-up steps.
 
     Raises:
-        ValueError: `epoch_samples` is not positive.
+        UserError: `epoch_samples` is not positive.
     """
     train = config.train
     total = total_steps(config, epoch_samples) * train.batch_size

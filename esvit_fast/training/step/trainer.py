@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from ...config import Config, to_tree
 from ...data import Augmenter, Batch, Fingerprint, changes
+from ...errors import UserError
 from ...methods import Method, method_of
 from ...models import create_model
 from ...models.weights import difference_of
@@ -40,7 +41,7 @@ from .schedules import SchedulePoint, schedule, total_steps
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NotFinite(RuntimeError):
+class NotFinite(UserError, RuntimeError):
     """Three steps in a row had a loss or gradients that are not finite; the weights are those before them."""
 
 
@@ -129,7 +130,7 @@ class Trainer:
         if config.train.compile:
             for backbone in self.method.backbones():
                 if not backbone.stages():
-                    raise ValueError(
+                    raise UserError(
                         f"train.compile=True makes a program of each stage, but model.name={config.model.name!r} has "
                         "none; pass --no-train.compile"
                     )

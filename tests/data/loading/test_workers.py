@@ -26,6 +26,7 @@ from esvit_fast.data.loading.workers import (
     start_worker,
 )
 from esvit_fast.data.tools.each import each
+from esvit_fast.errors import UserError
 
 
 class Items(Dataset):
@@ -64,6 +65,16 @@ def none_is_left():
 
 def no_memory():
     raise MemoryError
+
+
+def refused():
+    raise UserError("source='a: b' is locked; unlock it")
+
+
+def test_what_a_user_can_mend_is_one_line_from_a_worker_too():
+    with pytest.raises(UserError) as raised:
+        list(answers(loader(3, refused)))
+    assert str(raised.value) == "source='a: b' is locked; unlock it"
 
 
 @pytest.mark.parametrize(
