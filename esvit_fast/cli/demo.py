@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from ..config import ConfigError, load_config
+from . import bugs
 from .options import Parser
 from .pretrain import run
 
@@ -29,6 +30,7 @@ def demo(argv: Sequence[str]) -> int:
     out = _free(args.out)
     if out != args.out:
         print(f"{args.out} holds a finished demo or another run; this demo goes to {out}", file=sys.stderr)
+    bugs.belongs_to(out)
     begun = (out / "config.yaml").exists()
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)

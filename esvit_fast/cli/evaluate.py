@@ -32,6 +32,7 @@ from ..evaluation.result import READS, K
 from ..models import create_model
 from ..models.weights import weights_facts
 from ..training import build_backbone, pick_device
+from . import bugs
 from .options import Parser, UsageError
 from .task_progress import task_progress
 
@@ -122,6 +123,7 @@ def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig
     """The networks by name and where images come from, by a run's configuration or a file's metadata."""
     config, weights = Config(), args.weights
     if (weights / "config.yaml").is_file():
+        bugs.belongs_to(weights)
         config = load_config(weights / "config.yaml")
         name, source = args.model or config.model.name, args.data or config.data.source
     else:

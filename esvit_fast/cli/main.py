@@ -1,4 +1,4 @@
-"""Which command is called; errors of the user become one line and exit code 2, the loss of a process 1."""
+"""Which command is called, and how it ends: errors of the user are one line and exit code 2, all others 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
+from ..errors import UserError
 from ..parallel.launcher import end_with_launcher
+from . import bugs
 from .streams import write_anything
 from .warned import show_own_warnings_in_a_line
 
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 128 + signal when stopped.
 
     It is 1 when a process of the run has died: the same command with `--resume`, or `resume`, goes on. The program,
-    which gives no `argv`, ends at once then, as it does where it is one of several ranks.
+    which gives no `argv`, ends at once then, as it does where it is one of several ranks. It is 1, too, for a bug, of
+    which the run's folder keeps the traceback.
     """
     write_anything()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what goes wrong is said in a line of our own
@@ -63,31 +66,28 @@ def _run(argv: list[str]) -> int:
 
         print(__version__)
         return 0
+    bugs.belongs_to(None)
     command, *rest = argv
     if command not in COMMANDS:
         from ..text import suggest
 
         return _fail(f"command={command!r} is not known{suggest(command, COMMANDS)}")
-    if command in ("pretrain", "resume"):
-        end_with_launcher()
     try:
+        if command in ("pretrain", "resume"):
+            end_with_launcher()
         module = import_module(f".{COMMANDS[command][0]}", __package__)
         return getattr(module, command)(rest)
-    except (ValueError, RuntimeError) as error:
-        lost = _loss_of_a_rank(error)  # first, as it may be raised where this package waits
-        if lost or _is_loss_of_a_worker(error):
-            raise _Died(lost or str(error), lost is not None) from None
-        if _is_ours(error):
-            from .options import in_flags
-
-            return _fail(in_flags(str(error)))
-        raise
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _fail(f"{error.filename!r}: {error.strerror}; check that it is there and may be read or written")
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # noqa: BLE001 (of a bug, the traceback is kept)
+        lost = _loss_of_a_rank(error)
+        if lost or _is_loss_of_a_worker(error):
+            raise _Died(lost or str(error), lost is not None) from None
+        if message := _message_for_user(error):
+            return _fail(message)
+        told, where = bugs.about(error), bugs.keep(error, argv)
+        _fail(f"{told}; this is a bug in esvit_fast or in what it uses, its traceback is {where}", same_as=told)
+        return 1
 
 
 def _leave(code: int, farewell: bool) -> NoReturn:
@@ -104,12 +104,29 @@ def _leave(code: int, farewell: bool) -> NoReturn:
     os._exit(code)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether an error was raised by this package, as an answer to the user, and not by a library or a bug below it."""
-    traceback = error.__traceback__
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback.tb_frame.f_globals.get("__name__", "").startswith(__package__.split(".")[0])
+def _message_for_user(error: Exception) -> str | None:
+    """What is wrong and how to mend it; None of a bug."""
+    if isinstance(error, UserError):
+        from .options import in_flags
+
+        return in_flags(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename!r}: {error.strerror}; check that it is there and may be read or written"
+    if _is_out_of_memory(error):
+        return (
+            f"memory is full ({bugs.about(error)}); smaller micro-batches, crops and models take less, "
+            "`esvit-fast plan` says how much"
+        )
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    )
 
 
 def _loss_of_a_rank(error: Exception) -> str | None:
@@ -125,12 +142,16 @@ def _is_loss_of_a_worker(error: Exception) -> bool:
     return workers is not None and isinstance(error, workers.WorkerDied)
 
 
-def _fail(message: str, after_all: bool = False) -> int:
-    """Say what is wrong, once for all ranks that find the same; or `after_all`, only if none has said anything."""
+def _fail(message: str, after_all: bool = False, same_as: str | None = None) -> int:
+    """Say what is wrong, once for all ranks that find the same; or `after_all`, only if none has said anything.
+
+    Args:
+        same_as: what is the same on all ranks that find it, where the message is not.
+    """
     if "WORLD_SIZE" in os.environ:
         from ..parallel.ranks import is_first_to_say
 
-        if not is_first_to_say(message, after_all):
+        if not is_first_to_say(same_as or message, after_all):
             return 2
     print(f"esvit-fast: error: {message}", file=sys.stderr, flush=True)
     return 2

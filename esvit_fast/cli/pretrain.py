@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..config import Config, Setting, load_config
 from ..errors import UserError
 from ..text import counted
+from . import bugs
 from .options import Parser
 from .settings import add_settings, changed, configured, what_it_does
 
@@ -42,6 +43,7 @@ def pretrain(argv: Sequence[str]) -> int:
         raise UserError(f"--data is missing; pass images: {what_it_does('data.source').rstrip('.')}")
     if args.out is None:
         raise UserError("--out is missing; it is the folder of the run")
+    bugs.belongs_to(args.out)
     if args.profile < 0:
         raise UserError(f"profile={args.profile} must not be negative; it is how many steps are looked at")
     from ..training import pretrain as start_run
@@ -63,6 +65,7 @@ def resume(argv: Sequence[str]) -> int:
         raise UserError(
             f"run={str(args.run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
+    bugs.belongs_to(args.run)
     own = load_config(args.run / "config.yaml")
     if args.data is not None:
         own = replace(own, data=replace(own.data, source=args.data))

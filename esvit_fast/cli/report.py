@@ -17,6 +17,7 @@ from ..evaluation import EvalSettings, Result, evaluate_run
 from ..models import create_model
 from ..reporting import write_report
 from ..training import build_backbone, pick_device
+from . import bugs
 from .evaluate import COLUMNS, show
 from .options import Parser
 from .task_progress import task_progress
@@ -55,6 +56,7 @@ def make_report(
         raise UserError(
             f"run={str(run)!r} holds no run (no config.yaml); pass the folder that `pretrain --out` was given"
         )
+    bugs.belongs_to(run)
     path = run / "report.html" if out is None else out
     if path.is_dir() or not os.access(path.parent, os.W_OK):  # asked before hours of work, not after
         raise UserError(f"{str(path)!r} cannot be written; pass another file as --out")
