@@ -1,16 +1,6 @@
 """From frozen features to numbers and pictures: k-NN, linear probe, feature health, region correspondence."""
 
-from .correspondence import (
-    Correspondence,
-    CorrespondenceAccuracy,
-    correspondence,
-    correspondence_accuracy,
-)
-from .features import Features, extract_features, require_labels, subset
-from .health import FeatureHealth, effective_rank, feature_health
-from .knn import Accuracy, knn, nearest
-from .linear import LEARNING_RATES, LinearProbe, linear_probe
-from .protocols import (
+from .bench import (
     Bench,
     Images,
     RawPixels,
@@ -21,6 +11,16 @@ from .protocols import (
     evaluated_images,
     pictured_images,
 )
+from .features import Features, extract_features, require_labels, subset
+from .measures.correspondence import (
+    Correspondence,
+    CorrespondenceAccuracy,
+    correspondence,
+    correspondence_accuracy,
+)
+from .measures.health import FeatureHealth, effective_rank, feature_health
+from .measures.knn import Accuracy, knn, nearest
+from .measures.linear import LEARNING_RATES, LinearProbe, linear_probe
 from .result import EvalSettings, Result
 from .suite import evaluate_run
 

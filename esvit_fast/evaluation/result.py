@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
-from .knn import check_temperature
+from .measures.knn import check_temperature
 
 HEADLINE_K = 20
 """The number of neighbours whose accuracy stands for k-NN where one number must do."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..config import AugmentConfig
 from ..data import Source
-from .protocols import (
+from .bench import (
     Bench,
     RawPixels,
     evaluate_correspondence,

@@ -17,8 +17,8 @@ from torch import nn
 from ..config import Config, to_tree
 from ..data import Source
 from ..errors import UserError
+from ..evaluation.bench import shown_images
 from ..evaluation.features import split_labelled, subset
-from ..evaluation.protocols import shown_images
 from ..evaluation.result import Result
 from ..methods import method_of
 from . import pictures

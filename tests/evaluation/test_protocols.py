@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 
 from esvit_fast.config import AugmentConfig
-from esvit_fast.evaluation.correspondence import PAIRS
-from esvit_fast.evaluation.features import subset
-from esvit_fast.evaluation.protocols import (
+from esvit_fast.evaluation.bench import (
     Bench,
     evaluate_correspondence,
     evaluate_linear,
@@ -15,6 +13,8 @@ from esvit_fast.evaluation.protocols import (
     pictured_images,
     shown_images,
 )
+from esvit_fast.evaluation.features import subset
+from esvit_fast.evaluation.measures.correspondence import PAIRS
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.models import create_model
 
@@ -44,7 +44,7 @@ def test_settings_out_of_range(name):
 
 
 def test_a_model_of_fewer_blocks_is_refused_before_images_are_read(monkeypatch):
-    monkeypatch.setattr("esvit_fast.evaluation.protocols.extract_features", lambda *_, **__: pytest.fail("read first"))
+    monkeypatch.setattr("esvit_fast.evaluation.bench.extract_features", lambda *_, **__: pytest.fail("read first"))
     images, settings = (
         evaluated_images(
             ArraySource(noise_images(20), [i % 3 for i in range(20)], ("a", "b", "c")), None, EvalSettings()

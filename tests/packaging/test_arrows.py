@@ -13,6 +13,7 @@ from .tree import PACKAGE, ROOT, imported_modules, module_files
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
 LEAVES = ("data", "config", "errors", "gpus", "registry", "text")
+WHILE_TRAINING = ("evaluation.features", "evaluation.measures.health", "evaluation.measures.knn")
 COMMON = ("errors", "registry", "text")
 ALLOWED = {
     **{room: {*CHAIN[position + 1 :], *COMMON} for position, room in enumerate(CHAIN)},
@@ -32,7 +33,7 @@ ALLOWED = {
     "parallel": {"config", "methods", "errors"},
     "runs": {"config", "data", "parallel", "errors", "text"},
     # k-NN and the rank of features while training
-    "training": {*CHAIN, *LEAVES, "runs", "parallel", "evaluation.knn", "evaluation.features", "evaluation.health"},
+    "training": {*CHAIN, *LEAVES, "runs", "parallel", *WHILE_TRAINING},
     "reporting": {*CHAIN, *LEAVES, "evaluation"},
     "cli": {*CHAIN, *LEAVES, "evaluation", "reporting", "training", "runs", "parallel", ""},
     "__main__": {"cli"},
@@ -114,11 +115,16 @@ def test_a_planted_bad_arrow_is_found(tmp_path, module, line, arrow):
 
 @pytest.mark.parametrize(
     "line",
-    ["from ..evaluation.knn import knn", "from ..evaluation import knn", "from ..nn import x", "import torch"],
+    [
+        "from ..evaluation.measures.knn import knn",
+        "from ..evaluation.measures import knn",
+        "from ..nn import x",
+        "import torch",
+    ],
 )
 def test_training_may_import_this(tmp_path, line):
-    for name in ("evaluation/knn.py", "training/loop.py"):
-        (tmp_path / name).parent.mkdir()
+    for name in ("evaluation/measures/knn.py", "training/loop.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     (tmp_path / "training/loop.py").write_text(line)
     assert bad_arrows(tmp_path) == []

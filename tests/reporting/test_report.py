@@ -11,11 +11,11 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
-from esvit_fast.evaluation.correspondence import correspondence_accuracy
 from esvit_fast.evaluation.features import extract_features, split_labelled, subset
-from esvit_fast.evaluation.health import feature_health
-from esvit_fast.evaluation.knn import knn
-from esvit_fast.evaluation.linear import linear_probe
+from esvit_fast.evaluation.measures.correspondence import correspondence_accuracy
+from esvit_fast.evaluation.measures.health import feature_health
+from esvit_fast.evaluation.measures.knn import knn
+from esvit_fast.evaluation.measures.linear import linear_probe
 from esvit_fast.evaluation.result import EvalSettings
 from esvit_fast.evaluation.suite import evaluate_run
 from esvit_fast.methods.esvit_settings import EsViTSettings

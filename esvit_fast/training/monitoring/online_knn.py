@@ -11,7 +11,7 @@ from torch import nn
 from ...config import Config
 from ...data import Source, eval_image, open_test
 from ...evaluation.features import Features, extract_features, split_labelled, subset
-from ...evaluation.knn import knn
+from ...evaluation.measures.knn import knn
 from ...parallel.ranks import Ranks, gather
 
 KEPT_BYTES = 2 << 30

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ...evaluation.health import effective_rank
+from ...evaluation.measures.health import effective_rank
 from ..step.optimizer import update_ratio
 from ..step.trainer import StepResult, Trainer
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esvit_fast.evaluation.health import feature_health
+from esvit_fast.evaluation.measures.health import feature_health
 from esvit_fast.training import Trainer
 from esvit_fast.training.monitoring.signals import feature_rank, signals
 from esvit_fast.training.step.optimizer import make_optimizer, update_ratio

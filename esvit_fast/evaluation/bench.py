@@ -10,11 +10,11 @@ from torch import nn
 
 from ..config import AugmentConfig
 from ..data import Source, eval_transform
-from .correspondence import PAIRS, correspondence_accuracy
 from .features import Features, Side, extract_features, same_images, split_labelled, subset
-from .health import feature_health
-from .knn import check_k, knn
-from .linear import linear_probe
+from .measures.correspondence import PAIRS, correspondence_accuracy
+from .measures.health import feature_health
+from .measures.knn import check_k, knn
+from .measures.linear import linear_probe
 from .result import EvalSettings, K, Result, count
 
 PIXEL_SIDE = 32

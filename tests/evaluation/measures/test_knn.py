@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esvit_fast.evaluation.features import Features
-from esvit_fast.evaluation.knn import Accuracy, knn, nearest, rank_of_class
+from esvit_fast.evaluation.measures.knn import Accuracy, knn, nearest, rank_of_class
 
 
 def features(count, width=6, classes=4, seed=0):

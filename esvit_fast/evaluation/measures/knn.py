@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
-from .features import Features
+from ...errors import UserError
+from ..features import Features
 
 NEVER = torch.iinfo(torch.int64).max
 """The rank of a class that cannot be predicted."""

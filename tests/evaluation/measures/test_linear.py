@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from esvit_fast.evaluation.features import Features
-from esvit_fast.evaluation.linear import LEARNING_RATES, linear_probe, train_classifiers
+from esvit_fast.evaluation.measures.linear import LEARNING_RATES, linear_probe, train_classifiers
 
 
 def blobs(count, classes=3, width=5, seed=0, spread=0.7):

@@ -10,7 +10,7 @@ from esvit_fast.config import AugmentConfig
 from esvit_fast.data import eval_image, uniforms
 from esvit_fast.data.views.draws import AUGMENT as AUGMENT_SLOTS
 from esvit_fast.data.views.draws import BRIGHTNESS, CONTRAST, HUE, JITTER, ORDER, SATURATION
-from esvit_fast.evaluation.correspondence import (
+from esvit_fast.evaluation.measures.correspondence import (
     PAIRS,
     Correspondence,
     chebyshev,
@@ -23,7 +23,7 @@ from esvit_fast.evaluation.correspondence import (
     true_regions,
 )
 
-from .stand_ins import ArraySource, TinyModel, noise_images
+from ..stand_ins import ArraySource, TinyModel, noise_images
 
 AUGMENT = AugmentConfig()
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
-from .features import Features
+from ...errors import UserError
+from ..features import Features
 from .knn import Accuracy, accuracy, check_labels, positions, rank_of_class
 
 LEARNING_RATES = tuple(float(f"{10 ** (i / 3 - 4):.2g}") for i in range(13))

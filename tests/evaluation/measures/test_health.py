@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from esvit_fast.evaluation.health import effective_rank, feature_health
+from esvit_fast.evaluation.measures.health import effective_rank, feature_health
 
 
 def test_health_equals_numpy():

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import AugmentConfig
-from ..data import CorruptImage, Source, eval_image, normalize
-from ..data.views.augment import sampled_parameters
-from ..data.views.draws import AUGMENT, CROP, FLIP, uniforms
-from ..data.views.multicrop import crop_boxes, resize
-from ..errors import UserError
-from ..ops import multicrop_augment
-from .features import evaluating, log, subset
+from ...config import AugmentConfig
+from ...data import CorruptImage, Source, eval_image, normalize
+from ...data.views.augment import sampled_parameters
+from ...data.views.draws import AUGMENT, CROP, FLIP, uniforms
+from ...data.views.multicrop import crop_boxes, resize
+from ...errors import UserError
+from ...ops import multicrop_augment
+from ..features import evaluating, log, subset
 
 Views = Literal["published", "crops"]
 """Which two views of an image are compared.

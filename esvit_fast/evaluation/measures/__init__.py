@@ -1,0 +1,1 @@
+"""The mathematics of protocols: features, or networks and views, to numbers."""
