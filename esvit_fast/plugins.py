@@ -9,8 +9,6 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from .errors import UserError
-
 VARIABLE = "ESVIT_FAST_PLUGINS"
 GROUP = "esvit_fast"
 
@@ -22,13 +20,18 @@ def load_plugins() -> None:
     as entry points of the group `esvit_fast`; each once.
 
     Raises:
-        UserError: a module or file is not there, or cannot be imported.
+        ValueError: a module or file is not there, or cannot be imported.
     """
     named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     for name in named:
-        if name not in _loaded:
+        if name in _loaded:
+            continue
+        _loaded.add(name)  # before, as it may ask for what is registered
+        try:
             _import(name, f"{VARIABLE}={os.environ[VARIABLE]!r}: {name}")
-            _loaded.add(name)
+        except BaseException:
+            _loaded.remove(name)
+            raise
     if GROUP not in _loaded:
         _loaded.add(GROUP)
         for entry in entry_points(group=GROUP):
@@ -42,7 +45,7 @@ def _import(name: str, where: str) -> None:
             importlib.import_module(name)
             return
         if not path.is_file():
-            raise UserError(f"{where} is no file; correct it, or unset {VARIABLE}")
+            raise ValueError(f"{where} is no file; correct it, or unset {VARIABLE}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)  # workers find its classes there
         try:
@@ -51,4 +54,4 @@ def _import(name: str, where: str) -> None:
             del sys.modules[path.stem]
             raise
     except ImportError as error:
-        raise UserError(f"{where} cannot be imported: {error}; correct it, or unset {VARIABLE}") from error
+        raise ValueError(f"{where} cannot be imported: {error}; correct it, or unset {VARIABLE}") from error

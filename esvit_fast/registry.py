@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from .errors import UserError
 from .plugins import VARIABLE, load_plugins
 from .text import suggest
 
@@ -29,11 +28,11 @@ class Registry(Mapping[str, T]):
 
         Raises:
             TypeError: it breaks the contract of its kind.
-            UserError: the name is taken.
+            ValueError: the name is taken.
         """
         self.check(name, thing)
         if name in self._things:
-            raise UserError(f"{self.kind} {name!r} is registered twice; give one of them another name")
+            raise ValueError(f"{self.kind} {name!r} is registered twice; give one of them another name")
         self._things[name] = thing
         return thing
 
@@ -53,10 +52,10 @@ class Registry(Mapping[str, T]):
         """The thing of a name that a user gave as this argument.
 
         Raises:
-            UserError: there is none; with the nearest name.
+            ValueError: there is none; with the nearest name.
         """
         if name not in self:
-            raise UserError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
+            raise ValueError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
         return self[name]
 
     def suggest(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`esvit-fast eval knn`, `eval linear` and `eval correspondence`."""
+"""`esvit-fast eval`: a protocol, whose settings are its options."""
 
 from __future__ import annotations
 
@@ -6,71 +6,44 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from ..config import Config, DataConfig, load_config
-from ..data import open_source, open_test
 from ..errors import UserError
-from ..evaluation import (
-    Bench,
-    EvalSettings,
-    Result,
-    evaluate_correspondence,
-    evaluate_knn,
-    evaluate_linear,
-    evaluated_images,
-    pictured_images,
-    require_labels,
-)
-from ..evaluation.result import READS, K
-from ..models import create_model
-from ..models.weights import weights_facts
-from ..training import build_backbone, pick_device
-from . import bugs
+from ..config import Config, DataConfig, load_config
+from ..evaluation.protocol import Protocol
+from ..evaluation.protocols import get_protocol, list_protocols
+from ..evaluation.settings import Field, Settings, Shape, field_of, shapes
 from .options import Parser, UsageError
 from .task_progress import task_progress
 
-PROTOCOLS = {"knn": evaluate_knn, "linear": evaluate_linear, "correspondence": evaluate_correspondence}
-_DEFAULTS = EvalSettings()
+if TYPE_CHECKING:  # torch takes seconds to import, and neither --help nor a mistake needs it
+    from torch import nn
+
+    from ..evaluation import Result
+
 KEPT = "evaluations.jsonl"
 """Where a run keeps what was evaluated."""
-
-
-COLUMNS: Mapping[str, Mapping[str, str]] = {
-    "knn": {"k": "k", "top1": "top-1 %", "top5": "top-5 %"},
-    "linear": {"learning_rate": "learning rate", "top1": "top-1 %", "top5": "top-5 %"},
-    "correspondence": {
-        "views": "views",
-        "top10": "top-10 pairs %",
-        "exact": "all %",
-        "near": "all, one off %",
-        "chance": "chance %",
-    },
-}
-"""What is printed of the rows of each protocol, and how it is called."""
 
 
 def eval(argv: Sequence[str]) -> int:
     """Evaluate a run's or a file's backbone."""
     args = _parser().parse_args(argv)
-    args.device = pick_device(args.device)
     settings = _settings(args)
+    from ..data import open_source, open_test
+    from ..evaluation import Bench, Task, evaluate
+    from ..models.weights import weights_facts
+    from ..training import pick_device
+
+    args.device = pick_device(args.device)
     networks, data = _subject(args)
-    train = open_source(data.source, "train", data.max_megapixels)
-    test = open_test(data.source, data.max_megapixels)
-    if args.what == "correspondence":
-        images = pictured_images(train, test)
-    else:
-        require_labels(train, f"eval {args.what}")
-        images = evaluated_images(train, test, settings)
+    task = Task(open_source(data.source, "train", data.max_megapixels), open_test(data.source, data.max_megapixels))
     with task_progress(Console(stderr=True)) as progress:
-        result = PROTOCOLS[args.what](Bench(networks, images, settings, data.augment, args.device, progress))
+        result = evaluate(args.what, Bench(networks, data.augment, args.device, progress), task, settings)
     if args.json:
         print(json.dumps(result.tree(), indent=1))
     else:
@@ -80,21 +53,57 @@ def eval(argv: Sequence[str]) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> EvalSettings:
+class _Option(NamedTuple):
+    """A setting as an option: the protocols that read it, and what each says of it."""
+
+    shape: Shape
+    readers: dict[str, Field]
+    defaults: dict[str, Any]
+
+
+def _offered() -> list[Protocol]:
+    """The protocols whose rows can be printed."""
+    return [protocol for protocol in list_protocols() if protocol.columns]
+
+
+def _options() -> dict[str, _Option]:
+    """Every setting of the protocols, by name.
+
+    Raises:
+        UsageError: two protocols, of which one is a plug-in's, have settings of one name and different types.
+    """
+    options: dict[str, _Option] = {}
+    for protocol in _offered():
+        known = shapes(protocol.Settings)
+        for field in dataclasses.fields(protocol.Settings):
+            option = options.setdefault(field.name, _Option(known[field.name], {}, {}))
+            if option.shape != known[field.name]:
+                raise UsageError(
+                    f"setting {field.name!r} of protocol {protocol.name!r} is of another type than in "
+                    f"{next(iter(option.readers))!r}; rename it"
+                )
+            option.readers[protocol.name] = field_of(field)
+            option.defaults[protocol.name] = field.default
+    return options
+
+
+def _settings(args: argparse.Namespace) -> Settings:
     """Of the options that were given, all of which the protocol must read."""
-    names = (field.name for field in dataclasses.fields(EvalSettings))
-    chosen = {name: value for name in names if (value := getattr(args, name, None)) is not None}
-    for name, value in chosen.items():
-        if name not in READS[args.what]:
+    chosen = {}
+    for name, option in _options().items():
+        if (value := getattr(args, name)) is None:
+            continue
+        if args.what not in option.readers:
             told = " ".join(map(str, value)) if isinstance(value, list) else value
-            readers = " and ".join(f"`eval {protocol}`" for protocol, names in READS.items() if name in names)
+            readers = " and ".join(f"`eval {protocol}`" for protocol in option.readers)
             raise UsageError(f"{name}={told} is read by {readers}, not by `eval {args.what}`; leave it out")
-    return EvalSettings(**chosen | ({"k": tuple(chosen["k"])} if "k" in chosen else {}))
+        chosen[name] = tuple(value) if isinstance(value, list) else value
+    return get_protocol(args.what).Settings(**chosen)
 
 
 def show(console: Console, result: Result) -> None:
     """Print the numbers of a result, and below them what they hang on."""
-    columns, several = COLUMNS[result.protocol], len(result.numbers) > 1
+    columns, several = dict(get_protocol(result.protocol).columns), len(result.numbers) > 1
     table = Table(*["weights"][: int(several)], *columns.values(), box=None, header_style="bold")
     for network, rows in result.numbers.items():
         for row in rows:
@@ -121,6 +130,10 @@ def _keep(file: Path, record: dict[str, Any]) -> None:
 
 def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig]:
     """The networks by name and where images come from, by a run's configuration or a file's metadata."""
+    from ..models import create_model
+    from ..models.weights import weights_facts
+    from ..training import build_backbone
+
     config, weights = Config(), args.weights
     if (weights / "config.yaml").is_file():
         bugs.belongs_to(weights)
@@ -142,26 +155,44 @@ def _subject(args: argparse.Namespace) -> tuple[dict[str, nn.Module], DataConfig
 
 
 def _parser() -> Parser:
-    parser = Parser("eval", "What frozen features are worth.")
-    parser.add_argument("what", choices=list(PROTOCOLS))
+    offered = _offered()
+    told = "\n".join(f"  {protocol.name:<16}{protocol.description}" for protocol in offered)
+    parser = Parser(
+        "eval",
+        "What frozen features are worth.",
+        epilog=f"protocols:\n{told}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=[protocol.name for protocol in offered])
     parser.add_argument("weights", type=Path, help="a run, or a .safetensors file")
     parser.add_argument("--data", help="images with classes; for a run by default what it was trained on")
     parser.add_argument("--model", help="architecture of a .safetensors file that does not name its own")
     parser.add_argument("--untrained", action="store_true", help="random weights, too: those that a run started from")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
-    parser.add_argument("--size", type=int, help="side of the images in pixels; by default the model's native one")
-    parser.add_argument("--k", type=int, nargs="+", help=f"neighbours (knn); by default {' '.join(map(str, K))}")
-    for name, text in {
-        "bank": "training images at most, 0: all",
-        "queries": "test images at most, 0: all",
-        "temperature": "of the neighbours' votes (knn)",
-        "blocks": "last blocks whose tokens are pooled (linear)",
-        "epochs": "of the classifiers (linear)",
-        "pair_images": "images whose regions are matched, 0: all (correspondence)",
-        "seed": "of the classifiers and of pairs of views",
-    }.items():
-        value = getattr(_DEFAULTS, name)
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(value), help=f"{text} ({value})")
+    for name, option in _options().items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=_help(option).replace("%", "%%"), **_kind(option.shape))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
+
+
+def _kind(shape: Shape) -> dict[str, Any]:
+    """A type as argparse is told of it."""
+    if shape.type is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    return {"type": shape.type, "choices": shape.choices or None, "nargs": "+" if shape.several else None}
+
+
+def _help(option: _Option) -> str:
+    """What the protocols say of a setting; which one, if it is the only one; and the default."""
+    texts = " and ".join(dict.fromkeys(field.about for field in option.readers.values()))
+    alone = f" ({next(iter(option.readers))})" if len(option.readers) == 1 else ""
+    defaults = dict.fromkeys(
+        _default(*of) for of in zip(option.readers.values(), option.defaults.values(), strict=True)
+    )
+    return f"{texts}{alone}{' or'.join(defaults)}"
+
+
+def _default(field: Field, value: Any) -> str:
+    if value is None:
+        return f"; by default {field.default_is}" if field.default_is else ""
+    return f" ({' '.join(map(str, value)) if isinstance(value, tuple) else value})"

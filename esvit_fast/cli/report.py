@@ -10,19 +10,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from ..errors import UserError
 from ..config import load_config
 from ..data import open_source, open_test
-from ..errors import UserError
-from ..evaluation import EvalSettings, Result, evaluate_run
+from ..evaluation import Entry, Result, default_suite, evaluate_run, get_protocol
 from ..models import create_model
 from ..reporting import write_report
 from ..training import build_backbone, pick_device
-from . import bugs
-from .evaluate import COLUMNS, show
+from .evaluate import show
 from .options import Parser
 from .task_progress import task_progress
-
-_DEFAULTS = EvalSettings()
 
 
 def report(argv: Sequence[str]) -> int:
@@ -30,24 +27,29 @@ def report(argv: Sequence[str]) -> int:
     parser = Parser("report", "Write report.html of a run.")
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
     parser.add_argument("--out", type=Path, help="the page; by default report.html in the run's folder")
-    parser.add_argument(
-        "--bank", type=int, default=_DEFAULTS.bank, help="training images at most, 0: all (%(default)s)"
-    )
-    parser.add_argument("--queries", type=int, default=_DEFAULTS.queries, help="test images at most, 0: all")
+    parser.add_argument("--bank", type=int, default=0, help="training images at most, 0: all (%(default)s)")
+    parser.add_argument("--queries", type=int, default=0, help="test images at most, 0: all")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
-    settings = EvalSettings(bank=args.bank, queries=args.queries)
-    results = make_report(args.run, settings, args.out, device=pick_device(args.device))
+    suite = default_suite(bank=args.bank, queries=args.queries)
+    results = make_report(args.run, suite, args.out, device=pick_device(args.device))
     if args.json:
         print(json.dumps({name: result.tree() for name, result in results.items()}, indent=1))
     return 0
 
 
 def make_report(
-    run: Path, settings: EvalSettings = _DEFAULTS, out: Path | None = None, *, device: torch.device | str = "cpu"
+    run: Path,
+    suite: Sequence[Entry] | None = None,
+    out: Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Result]:
     """Evaluate, write the page, and print the headline figures; returns all results by protocol.
+
+    Args:
+        suite: what to evaluate; None takes `default_suite()`.
 
     Raises:
         UserError: the folder holds no run with weights, or the page cannot be written.
@@ -68,10 +70,10 @@ def make_report(
     console = Console(stderr=True)
     with task_progress(console) as progress:
         results = evaluate_run(
-            model, untrained, train, test, config.data.augment, settings, device=device, progress=progress
+            model, untrained, train, test, config.data.augment, suite, device=device, progress=progress
         )
     for result in results.values():  # before the page, which a full disk may keep from being written
-        if result.protocol in COLUMNS:
+        if get_protocol(result.protocol).columns:
             show(console, result)
             console.print()
     with task_progress(console) as progress:

@@ -6,26 +6,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..config import AugmentConfig
 from ..data import CorruptImage, Source, eval_image, normalize
-from ..data.views.draws import epoch_order
-from ..errors import UserError
 
 log = logging.getLogger(__name__)
 
-HOLD_OUT = 10
-"""Without a test split one in ten labelled images is a query."""
-
 _DEFAULTS = AugmentConfig()
-
-Side = tuple[Source, list[int]]
-"""A source and the indices of the images to take from it."""
 
 
 class Features(NamedTuple):
@@ -34,7 +27,7 @@ class Features(NamedTuple):
     features: Tensor
     """float32 [N, C]."""
     labels: Tensor
-    """int64 [N]; -1 where the source has no classes."""
+    """int64 [N]; -1 where the source has no classes. Targets of another kind, one for each image."""
     indices: Tensor | None = None
     """int64 [N]: the image's index in its source."""
     failures: tuple[tuple[int, str, str], ...] = ()
@@ -43,7 +36,7 @@ class Features(NamedTuple):
 
 class _Loaded(NamedTuple):
     images: list[Tensor]
-    labels: list[int]
+    labels: list[Any]
     indices: list[int]
     failures: list[tuple[int, str, str]]
 
@@ -61,98 +54,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def require_labels(source: Source, what: str) -> None:
-    """Check that a source has classes.
-
-    Raises:
-        UserError: it has none; the message says how to give them.
-    """
-    if not source.classes:
-        raise UserError(
-            f"source={source.name!r} has no classes, which {what} needs: "
-            "put the images of each class in a folder of its own, or pass a .csv of path,class"
-        )
-
-
-def split_labelled(train: Source, test: Source | None) -> tuple[Side, Side] | None:
-    """The images of the bank and of the queries; None if the training source has no classes.
-
-    A test source without classes, or with the same images, counts as none; then a fixed random tenth of the training
-    images are queries and not in the bank. Images without a label, as those beside class folders, are left out. Classes
-    are the same if their names are: those of the test source are numbered as the training source's, further ones after
-    them, and either may lack some of the other's.
-
-    Raises:
-        UserError: the two sources have no class in common, or fewer than two images have a label.
-    """
-    if not train.classes:
-        return None
-    rows, queries = _labelled(train), _labelled(test) if test is not None and test.classes else []
-    if queries and not same_images(train, test):
-        if test.classes == train.classes:
-            return (train, rows), (test, queries)
-        if not set(test.classes) & set(train.classes):
-            raise UserError(
-                f"test source {test.name!r} has no class of {train.name!r}: {_first(test.classes)} instead of "
-                f"{_first(train.classes)}; give both the same class folders or labels"
-            )
-        return (train, rows), (Renumbered(test, train.classes), queries)
-    if len(rows) < 2:
-        raise UserError(f"data.source={train.name!r} has {len(rows)} images with a label; k-NN needs 2 or more")
-    held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
-    return (train, sorted(set(rows) - set(held))), (train, held)
-
-
-class Renumbered:
-    """A source whose labels are those of the classes of the same names in another one."""
-
-    def __init__(self, source: Source, classes: Sequence[str]):
-        self.source, self.name, known = source, source.name, set(classes)
-        self.classes = (*classes, *(name for name in source.classes if name not in known))
-        number = {name: label for label, name in enumerate(self.classes)}
-        self._numbers = [number[name] for name in source.classes]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def image(self, index: int) -> np.ndarray:
-        """As the source's."""
-        return self.source.image(index)
-
-    def label(self, index: int) -> int:
-        """Class of an image among `classes`, -1 if it has none."""
-        label = self.source.label(index)
-        return self._numbers[label] if label >= 0 else label
-
-    def path(self, index: int) -> str:
-        """As the source's."""
-        return self.source.path(index)
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(map(repr, names[:count])) + (", …" if len(names) > count else "")
-
-
-def _labelled(source: Source) -> list[int]:
-    """The images that have a label; all of them where labels are known only by reading images."""
-    labels = getattr(source, "labels", None)
-    return list(range(len(source))) if labels is None else [i for i, label in enumerate(labels) if label >= 0]
-
-
-def same_images(one: Source, other: Source) -> bool:
-    """Whether two sources are the same files in the same order, as the splits of what is not divided are."""
-    return len(one) == len(other) and all(one.path(i) == other.path(i) for i in range(len(one)))
-
-
-def subset(length: int, limit: int | None) -> list[int]:
-    """At most `limit` indices of `range(length)`, rising; None or 0 means all.
-
-    They are random, since every n-th image would miss classes where labels alternate, but the same ones every time; a
-    larger limit adds to them.
-    """
-    return sorted(epoch_order(0, 0, length)[: limit or length].tolist())
-
-
 def extract_features(
     model: nn.Module,
     source: Source,
@@ -162,6 +63,7 @@ def extract_features(
     batch_size: int = 256,
     blocks: int = 0,
     indices: Sequence[int] | None = None,
+    target: Callable[[Source, int], Any] | None = None,
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
@@ -178,6 +80,7 @@ def extract_features(
         augment: holds the mean and standard deviation to normalise with; by default ImageNet's.
         blocks: 0 for the pooled output `model(x)`; n for the average-pooled tokens of the last n blocks, concatenated.
         indices: the images to take, in this order; None takes all.
+        target: what is kept as the label of an image, a number or an array; None: its class.
         device: where the model is moved to and run; None leaves it where it is.
         progress: called with (images done, images in all) after every batch.
 
@@ -198,16 +101,17 @@ def extract_features(
     device = next((p.device for p in model.parameters()), torch.device("cpu")) if device is None else device
     model.to(device)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    target = target or (lambda source, index: source.label(index))
     rows: list[Tensor] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     kept: list[int] = []
     failures: list[tuple[int, str, str]] = []
     with evaluating(model), ThreadPoolExecutor(max_workers=1) as decoder:
-        coming = decoder.submit(_load, source, batches[0], size)
+        coming = decoder.submit(_load, source, batches[0], size, target)
         for number in range(len(batches)):
             batch = coming.result()
             if number + 1 < len(batches):
-                coming = decoder.submit(_load, source, batches[number + 1], size)
+                coming = decoder.submit(_load, source, batches[number + 1], size, target)
             if batch.images:
                 x = normalize(torch.stack(batch.images).to(device), augment)
                 rows.append(_forward(model, x, blocks).float().cpu())
@@ -222,7 +126,7 @@ def extract_features(
             f"({failures[0][1]}) because of: {failures[0][2]}; check that the files are whole"
         )
     # tensors made under inference_mode cannot enter autograd; clones made outside can
-    return Features(torch.cat(rows).clone(), torch.tensor(labels), torch.tensor(kept), tuple(failures))
+    return Features(torch.cat(rows).clone(), torch.as_tensor(np.asarray(labels)), torch.tensor(kept), tuple(failures))
 
 
 def _forward(model: nn.Module, x: Tensor, blocks: int) -> Tensor:
@@ -233,7 +137,7 @@ def _forward(model: nn.Module, x: Tensor, blocks: int) -> Tensor:
     return features
 
 
-def _load(source: Source, indices: Sequence[int], size: int) -> _Loaded:
+def _load(source: Source, indices: Sequence[int], size: int, target: Callable[[Source, int], Any]) -> _Loaded:
     loaded = _Loaded([], [], [], [])
     for index in indices:
         try:
@@ -243,6 +147,6 @@ def _load(source: Source, indices: Sequence[int], size: int) -> _Loaded:
             loaded.failures.append((index, str(error.path), str(error.why)))
             continue
         loaded.images.append(torch.as_tensor(eval_image(image, size)))
-        loaded.labels.append(source.label(index))
+        loaded.labels.append(target(source, index))
         loaded.indices.append(index)
     return loaded

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..config import AugmentConfig, Config
 from ..data import Augmenter, CorruptImage, Source, denormalize, eval_image, make_loader, normalize
-from ..evaluation.features import evaluating, extract_features, log, subset
+from ..evaluation.features import evaluating, extract_features, log
 from ..evaluation.measures.correspondence import PAIRS, Correspondence, Pair, chebyshev, match_pair
 from ..evaluation.measures.knn import nearest
+from ..evaluation.targets import subset
 from .svg import data_uri, img, is_small
 
 HEAT = ((11, 7, 36), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))

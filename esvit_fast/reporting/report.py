@@ -14,13 +14,15 @@ import torch
 import yaml
 from torch import nn
 
+from ..errors import UserError
 from ..config import Config, to_tree
 from ..data import Source
-from ..errors import UserError
-from ..evaluation.bench import shown_images
-from ..evaluation.features import split_labelled, subset
+from ..evaluation.presentation import Card, Comparison, Grid
+from ..evaluation.protocols import get_protocol
 from ..evaluation.result import Result
-from ..methods import method_of
+from ..evaluation.settings import ImageSettings
+from ..evaluation.targets import subset
+from ..evaluation.task import Task
 from . import pictures
 from .curves import Metrics, charts, read_metrics, training_seconds
 from .pictures import Models
@@ -60,7 +62,8 @@ def write_report(
     run_dir, models = Path(run_dir), Models(untrained, model)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     environment = _read_json(run_dir / "environment.json")
-    shown = shown_images(source, test_source).source
+    task = Task(source, test_source)
+    shown = task.shown.source
     images = pictures.readable(shown, range(len(shown)), IMAGES)
     if not images:
         raise UserError(f"source={shown.name!r}: none of the images tried can be read; check that the files are whole")
@@ -75,8 +78,8 @@ def write_report(
         _section("Crops, as the model sees them", _CROPS, pictures.crops(source, config)),
         _section("Attention", _ATTENTION, pictures.attention(models, arrays, augment, device)),
         _section("Region correspondence", _LINKS, pictures.region_links(models, images[::2], augment, device)),
-        _gallery(models, source, test_source, augment, device),
-        _health(evaluation),
+        _gallery(models, task, augment, device),
+        _comparisons(evaluation),
         _curves("Course of training", "Schedules and speed, over images seen.", course),
         _section("The run", "", _details(environment, config, evaluation)),
     ]
@@ -179,53 +182,33 @@ def _warnings(metrics: Metrics) -> str:
 def _results(evaluation: Mapping[str, Result] | None) -> str:
     if evaluation is None:
         return _section("Results", "This report was written without an evaluation; `esvit-fast eval` makes one.", "")
-    cards, matches = [], evaluation["correspondence"]
-    if "knn" in evaluation:
-        knn, linear = evaluation["knn"], evaluation["linear"]
-        chance, best = Mark("chance", knn.chance), linear.row()
-        note = f"Weighted vote of the {knn.row()['k']} nearest of {knn.bank:,} training images, for {knn.queries:,} "
-        cards.append(_card("k-NN", _numbers(knn, "top1"), chance, note + "test images."))
-        note = f"A linear classifier on frozen features of the same images; learning rate {best['learning_rate']:g} of "
-        note += f"{len(best['table'])}, chosen on training images held back."
-        cards.append(_card("Linear probe", _numbers(linear, "top1"), chance, note))
-    published = matches.row()
-    note = "Regions found again in the same image mirrored, jittered and gray, among the ten most similar pairs of "
-    note += f"each of {published['images']:,} images, as published. All regions: {_change(matches, 0, 'exact')} %. Two "
-    note += f"crops that keep their colors, which favors color alone: {_change(matches, 1, 'top10')} %."
-    chance = Mark("chance", published["chance"])
-    cards.append(_card("Correspondence", _numbers(matches, "top10"), chance, note))
-    return _section("Results", _results_text(evaluation), f'<div class="cards">{"".join(cards)}</div>')
-
-
-def _numbers(result: Result, key: str) -> dict[str, float]:
-    return {network: result.row(network)[key] for network in NETWORKS if network in result.numbers}
-
-
-def _change(result: Result, row: int, key: str) -> str:
-    """A number before and after training."""
-    return " \u2192 ".join(f"{result.numbers[network][row][key]:.1f}" for network in ("untrained", "trained"))
+    shown = [(get_protocol(name).card(result), result) for name, result in evaluation.items()]
+    cards = "".join(_card(card, result) for card, result in shown if card)
+    return _section("Results", _results_text(evaluation), f'<div class="cards">{cards}</div>')
 
 
 def _results_text(evaluation: Mapping[str, Result]) -> str:
-    main = evaluation.get("knn", evaluation["health"])
-    remarks = (f"{remark[0].upper()}{remark[1:]}." for remark in main.remarks)
+    """What the first protocol over drawn images says of these; the others say the same."""
+    drawn = (one for name, one in evaluation.items() if issubclass(get_protocol(name).Settings, ImageSettings))
+    remarks = (f"{remark[0].upper()}{remark[1:]}." for result in list(drawn)[:1] for remark in result.remarks)
     return " ".join(["Trained weights against random weights of the same architecture.", *remarks])
 
 
-def _card(title: str, values: Mapping[str, float], chance: Mark, note: str) -> str:
+def _card(card: Card, result: Result) -> str:
+    values = {network: result.row(network)[card.key] for network in NETWORKS if network in result.numbers}
     bars = [Bar(network, value, NETWORKS[network]) for network, value in values.items()]
     gain = values["trained"] - values["untrained"]
     change = f"<em{'' if gain >= 0 else ' class=down'}>{sign(gain)} points</em>"
+    chance = None if card.chance is None else Mark("chance", card.chance)
     return (
-        f'<div class="card"><h3>{escape(title)}</h3><p class="big">{values["trained"]:.1f}<small>%</small>{change}</p>'
-        f'{bar_chart(bars, mark=chance)}<p class="foot">{escape(note)}</p></div>'
+        f'<div class="card"><h3>{escape(card.title)}</h3>'
+        f'<p class="big">{values["trained"]:.1f}<small>%</small>{change}</p>'
+        f'{bar_chart(bars, mark=chance)}<p class="foot">{escape(card.note)}</p></div>'
     )
 
 
-def _gallery(
-    models: Models, source: Source, test_source: Source | None, augment: Any, device: str | torch.device
-) -> str:
-    sides = split_labelled(source, test_source)
+def _gallery(models: Models, task: Task, augment: Any, device: str | torch.device) -> str:
+    source, sides = task.train, task.sides
     if sides is None:
         asked = subset(len(source), IMAGES)
         others = sorted(set(range(len(source))) - set(asked)) or asked
@@ -240,23 +223,19 @@ def _gallery(
     )
 
 
-def _health(evaluation: Mapping[str, Result] | None) -> str:
-    if evaluation is None:
-        return ""
-    health = [evaluation["health"].row(network) for network in ("untrained", "trained")]
-    rows = (
-        ("Effective rank", "directions that the features use (RankMe)", "{rank:.1f} of {rank_limit}"),
-        ("Spread", "standard deviation of normalised features, relative to an even spread; 0 is collapse", "{std:.3f}"),
-        ("Mean cosine", "similarity of two different images; 1 is collapse", "{cosine:.3f}"),
-    )
+def _comparisons(evaluation: Mapping[str, Result] | None) -> str:
+    tables = ((get_protocol(name).comparison, result) for name, result in (evaluation or {}).items())
+    return "".join(_comparison(table, result) for table, result in tables if table)
+
+
+def _comparison(table: Comparison, result: Result) -> str:
+    both = [result.row(network) for network in ("untrained", "trained")]
     body = "".join(
-        f"<tr><td>{name}<small>{why}</small></td>{''.join(_number(form.format(**one)) for one in health)}</tr>"
-        for name, why, form in rows
+        f"<tr><td>{name}<small>{why}</small></td>{''.join(_number(form.format(**one)) for one in both)}</tr>"
+        for name, why, form in table.rows
     )
-    table = f'<table><tr><th></th><th class="n">untrained</th><th class="n">trained</th></tr>{body}</table>'
-    return _section(
-        "Feature health", "Whether images differ in feature space.", f'<div class="card scroll">{table}</div>'
-    )
+    drawn = f'<table><tr><th></th><th class="n">untrained</th><th class="n">trained</th></tr>{body}</table>'
+    return _section(table.title, table.text, f'<div class="card scroll">{drawn}</div>')
 
 
 def _details(environment: Mapping[str, Any], config: Config, evaluation: Mapping[str, Result] | None) -> str:
@@ -281,8 +260,8 @@ def _protocol(result: Result) -> str:
     names = [name for name, value in rows[0].items() if isinstance(value, (str, int, float))]
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
     body = "".join(f"<tr>{''.join(f'<td>{escape(_text(row[name]))}</td>' for name in names)}</tr>" for row in rows)
-    rates = _probe_table(result.row()) if "table" in result.row() else ""
-    return f"<ul>{facts}</ul><table><tr>{head}</tr>{body}</table>{rates}"
+    grid = get_protocol(result.protocol).grid(result.row())
+    return f"<ul>{facts}</ul><table><tr>{head}</tr>{body}</table>{_grid(grid) if grid else ''}"
 
 
 def _text(value: Any) -> str:
@@ -295,15 +274,15 @@ def _text(value: Any) -> str:
     )
 
 
-def _probe_table(probe: Mapping[str, Any]) -> str:
-    head = '<tr><th>learning rate (times batch / 256)</th><th class="n">held-out %</th><th class="n">test %</th></tr>'
-    rows = []
-    for row in probe["table"]:
-        css = ' class="chosen"' if row["learning_rate"] == probe["learning_rate"] else ""
-        numbers = "".join(_number(f"{row[key]:.2f}") for key in ("held_out", "test"))
-        rows.append(f"<tr{css}><td>{row['learning_rate']:g}</td>{numbers}</tr>")
-    lost = f"<p>Diverged: {', '.join(f'{rate:g}' for rate in probe['diverged'])}.</p>" if probe["diverged"] else ""
-    return f"<table>{head}{''.join(rows)}</table>{lost}"
+def _grid(grid: Grid) -> str:
+    """A table whose first column names its rows."""
+    first, *others = grid.columns
+    head, rows = "".join(f'<th class="n">{escape(name)}</th>' for name in others), []
+    for number, (name, *cells) in enumerate(grid.rows):
+        css = ' class="chosen"' if number == grid.chosen else ""
+        rows.append(f"<tr{css}><td>{escape(name)}</td>{''.join(map(_number, cells))}</tr>")
+    note = f"<p>{escape(grid.note)}</p>" if grid.note else ""
+    return f"<table><tr><th>{escape(first)}</th>{head}</tr>{''.join(rows)}</table>{note}"
 
 
 def _number(text: str) -> str:

@@ -11,11 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from esvit_fast.cli.evaluate import PROTOCOLS
 from esvit_fast.config import load_config, save_config
 from esvit_fast.data import open_source
-from esvit_fast.evaluation import Bench, EvalSettings, evaluated_images, extract_features, knn, pictured_images
-from esvit_fast.evaluation.result import READS
+from esvit_fast.evaluation import Bench, Task, evaluate, extract_features, get_protocol, knn, list_protocols
 from esvit_fast.models import create_model
 from tests.training.runs import small, start, with_data
 
@@ -205,22 +203,20 @@ def test_an_option_that_the_protocol_does_not_read_is_refused(capsys, run):
     assert "by `eval linear` and `eval correspondence`" in fails(capsys, "eval", "knn", run, "--seed", "0")
 
 
-@pytest.mark.parametrize("protocol", READS)
+@pytest.mark.parametrize("protocol", [protocol.name for protocol in list_protocols()])
 def test_what_a_protocol_is_said_to_read_is_what_it_reads(protocol):
-    read = set()
+    read, known = set(), get_protocol(protocol).Settings
 
-    class Watched(EvalSettings):
+    class Watched(known):
         def __getattribute__(self, name):
             read.add(name)
             return super().__getattribute__(name)
 
-    settings, source = Watched(), open_source("sample:30")
+    settings, task = Watched(), Task(open_source("sample:30"))
     read.clear()
-    images = pictured_images(source, None) if protocol == "correspondence" else evaluated_images(source, None, settings)
-    bench = Bench({"trained": create_model("swin_nano_w4")}, images, settings, small().data.augment)
-    PROTOCOLS[protocol](bench)
-    names = {field.name for field in dataclasses.fields(EvalSettings)}
-    assert read & names - {"batch_size"} == set(READS[protocol])
+    evaluate(protocol, Bench({"trained": create_model("swin_nano_w4")}), task, settings)
+    names = {field.name for field in dataclasses.fields(known)}
+    assert read & names == names
 
 
 def test_results_are_kept_in_runs_alone(capsys, run, tmp_path):

@@ -6,7 +6,8 @@ import torch
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import eval_image, normalize
-from esvit_fast.evaluation.features import evaluating, extract_features, require_labels, subset
+from esvit_fast.evaluation.features import evaluating, extract_features
+from esvit_fast.evaluation.targets import require_labels, subset
 
 from .stand_ins import ArraySource, TinyModel, noise_images
 

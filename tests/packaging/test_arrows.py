@@ -116,14 +116,14 @@ def test_a_planted_bad_arrow_is_found(tmp_path, module, line, arrow):
 @pytest.mark.parametrize(
     "line",
     [
-        "from ..evaluation.measures.knn import knn",
-        "from ..evaluation.measures import knn",
+        "from ..evaluation.protocols.knn import HEADLINE_K",
+        "from ..evaluation.protocols import knn",
         "from ..nn import x",
         "import torch",
     ],
 )
 def test_training_may_import_this(tmp_path, line):
-    for name in ("evaluation/measures/knn.py", "training/loop.py"):
+    for name in ("evaluation/protocols/knn.py", "training/loop.py"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     (tmp_path / "training/loop.py").write_text(line)

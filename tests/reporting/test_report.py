@@ -11,14 +11,14 @@ import torch
 
 from esvit_fast.config import Config, CropConfig, DataConfig, EvalConfig, TrainConfig
 from esvit_fast.data import denormalize, normalize
-from esvit_fast.evaluation.features import extract_features, split_labelled, subset
+from esvit_fast.evaluation.features import extract_features
 from esvit_fast.evaluation.measures.correspondence import correspondence_accuracy
 from esvit_fast.evaluation.measures.health import feature_health
 from esvit_fast.evaluation.measures.knn import knn
 from esvit_fast.evaluation.measures.linear import linear_probe
-from esvit_fast.evaluation.result import EvalSettings
-from esvit_fast.evaluation.suite import evaluate_run
-from esvit_fast.methods.esvit_settings import EsViTSettings
+from esvit_fast.evaluation.suite import default_suite, evaluate_run
+from esvit_fast.evaluation.targets import subset
+from esvit_fast.evaluation.task import Task
 from esvit_fast.reporting.curves import charts, read_metrics, training_seconds
 from esvit_fast.reporting.pictures import crops, overlay, readable
 from esvit_fast.reporting.report import duration, sign, write_report
@@ -43,8 +43,8 @@ def labelled(count, seed, name="train", **options):
 
 def evaluate(train, test, **options):
     progress = options.pop("progress", None)
-    settings = EvalSettings(**{"epochs": 3, "pair_images": 5, "blocks": 2, **options})
-    return evaluate_run(TinyModel(patch=2), TinyModel(seed=1), train, test, AUGMENT, settings, progress=progress)
+    suite = default_suite(**{"epochs": 3, "pair_images": 5, "blocks": 2, **options})
+    return evaluate_run(TinyModel(patch=2), TinyModel(seed=1), train, test, AUGMENT, suite, progress=progress)
 
 
 def run_folder(tmp_path, rows=4):
@@ -137,7 +137,7 @@ def test_all_images_are_the_default_and_k_is_lowered_to_the_bank():
         assert "no test split of its own" in knn.remarks[0] and knn.row()["k"] == 18
     with pytest.raises(ValueError, match="k=20 must lie between 1 and the 18 images of the bank"):
         evaluate(train, None, k=(20,))
-    (_, bank), (_, queries) = split_labelled(train, train)
+    (_, bank), (_, queries) = Task(train, train).sides
     assert len(queries) == 2
     assert sorted(bank + queries) == list(range(20))
 
@@ -160,11 +160,11 @@ def test_a_result_is_that_of_the_functions_by_hand():
 def test_images_without_a_label_are_in_neither_side():
     train, test = labelled(20, 0), labelled(6, 1, "test")
     train.labels[3] = train.labels[7] = test.labels[0] = -1
-    (_, bank), (_, queries) = split_labelled(train, test)
+    (_, bank), (_, queries) = Task(train, test).sides
     assert bank == [i for i in range(20) if i not in (3, 7)] and queries == [1, 2, 3, 4, 5]
     for other in (None, ArraySource(test.images, [-1] * 6, CLASSES, name="bare")):
-        assert split_labelled(train, other)[1][0] is train
-    (_, bank), (_, queries) = split_labelled(train, None)
+        assert Task(train, other).sides[1][0] is train
+    (_, bank), (_, queries) = Task(train, None).sides
     assert len(queries) == 1 and sorted(bank + queries) == [i for i in range(20) if i not in (3, 7)]
 
 
@@ -187,7 +187,7 @@ def test_classes_are_the_same_by_name_and_a_new_one_of_the_test_split_counts_as_
         assert result.row()["top1"] <= 100 * 8 / 12 and result.classes == 3 and result.queries == 12
         told = "4 of 12 test images are of 1 class of which no training image is ('dog'): they count as wrong"
         assert told in result.remarks
-    (_, _), (other, rows) = split_labelled(train, test)
+    (_, _), (other, rows) = Task(train, test).sides
     assert other.classes == ("ant & bee", "cow", "cat", "dog")
     assert [other.classes[other.label(i)] for i in rows] == [test.classes[test.label(i)] for i in rows]
 

@@ -17,7 +17,8 @@ from ...data.views.draws import AUGMENT, CROP, FLIP, uniforms
 from ...data.views.multicrop import crop_boxes, resize
 from ...errors import UserError
 from ...ops import multicrop_augment
-from ..features import evaluating, log, subset
+from ..features import evaluating, log
+from ..targets import subset
 
 Views = Literal["published", "crops"]
 """Which two views of an image are compared.

@@ -10,8 +10,10 @@ from torch import nn
 
 from ...config import Config
 from ...data import Source, eval_image, open_test
-from ...evaluation.features import Features, extract_features, split_labelled, subset
-from ...evaluation.measures.knn import knn
+from ...evaluation.features import Features, extract_features
+from ...evaluation.protocols import get_protocol
+from ...evaluation.protocols.knn import HEADLINE_K
+from ...evaluation.task import Task
 from ...parallel.ranks import Ranks, gather
 
 KEPT_BYTES = 2 << 30
@@ -26,16 +28,13 @@ class OnlineKnn:
     """
 
     def __init__(self, config: Config, source: Source, ranks: Ranks):
-        self.config, self.ranks = config, ranks
+        self.config, self.ranks, self.protocol = config, ranks, get_protocol("knn")
         self.available = config.eval.knn_every_epochs > 0 and bool(source.classes)
         if not self.available:
             return
-        sides = split_labelled(source, open_test(config.data.source, config.data.max_megapixels))
-        limits = config.eval.knn_bank, config.eval.knn_queries
-        self._sides = [
-            (_Kept(side), [rows[i] for i in subset(len(rows), limit)][ranks.rank :: ranks.world_size])
-            for (side, rows), limit in zip(sides, limits, strict=True)
-        ]
+        task = Task(source, open_test(config.data.source, config.data.max_megapixels))
+        images = task.draw(config.eval.knn_bank, config.eval.knn_queries)
+        self._sides = [(_Kept(side), rows[ranks.rank :: ranks.world_size]) for side, rows in images.sides]
 
     def due(self, before: float, now: float) -> bool:
         """Whether an evaluation falls between two positions of the run, in epochs."""
@@ -52,10 +51,10 @@ class OnlineKnn:
         if not self.ranks.is_main:
             return {}
         bank, queries = _whole(bank), _whole(queries)
-        k = min(20, len(bank.labels))
-        accuracy = knn(bank, queries, k=(k,), device=self.ranks.device)[k]
+        settings = self.protocol.Settings(k=(min(HEADLINE_K, len(bank.labels)),))
+        row = self.protocol.headline(self.protocol.score(bank, queries, settings, self.ranks.device))
         sizes = {"bank": len(bank.labels), "queries": len(queries.labels)}
-        return {"k": k, **accuracy._asdict(), **sizes, "seconds": time.monotonic() - begin}
+        return {**row, **sizes, "seconds": time.monotonic() - begin}
 
     def _features(self, backbone: nn.Module, side: _Kept, rows: list[int]) -> list[Features]:
         """Of this rank's share, where there is any."""

@@ -8,7 +8,8 @@ import torch
 
 from esvit_fast.data import eval_image, open_source
 from esvit_fast.evaluation import extract_features, knn
-from esvit_fast.evaluation.features import split_labelled, subset
+from esvit_fast.evaluation.targets import subset
+from esvit_fast.evaluation.task import Task
 from esvit_fast.training import Ranks, build_backbone
 from esvit_fast.training.monitoring import online_knn
 from esvit_fast.training.monitoring.online_knn import OnlineKnn
@@ -22,7 +23,7 @@ CONFIG = replace(small(), eval=replace(small().eval, knn_every_epochs=1.0, knn_b
 
 def plain(backbone):
     """The accuracy by the parts, on images that are decoded anew."""
-    sides = split_labelled(open_source("sample:50"), open_source("sample:50", "test"))
+    sides = Task(open_source("sample:50"), open_source("sample:50", "test")).sides
     bank, queries = (
         extract_features(backbone, source, augment=CONFIG.data.augment, indices=[rows[i] for i in subset(len(rows), n)])
         for (source, rows), n in zip(sides, (30, 11), strict=True)

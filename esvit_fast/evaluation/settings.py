@@ -1,0 +1,142 @@
+"""What a protocol may be told: frozen dataclasses whose fields know what they mean and where they end."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+
+def setting(
+    default: Any,
+    about: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    unit: str = "",
+    hint: str = "",
+    default_is: str = "",
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        default: None, where a protocol finds a value that suits the images or the network.
+        about: what it is, for --help.
+        at_least, above: the range of its value, or of each of several.
+        unit: what the value counts, for messages.
+        hint: what else a message about a wrong value says.
+        default_is: what None stands for, in words.
+    """
+    return dataclasses.field(
+        default=default, metadata={"setting": Field(about, at_least, above, unit, hint, default_is)}
+    )
+
+
+class Field(typing.NamedTuple):
+    """What is known of a setting; as in `setting`."""
+
+    about: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    unit: str = ""
+    hint: str = ""
+    default_is: str = ""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError unless a value, or each of several, is in range."""
+        if value is None or (self.at_least is None and self.above is None):
+            return
+        worst = min(value, default=()) if isinstance(value, tuple) else value
+        if self.above is not None:
+            wanted, inside = f"greater than {self.above}", worst != () and worst > self.above
+        else:
+            wanted, inside = f"{self.at_least} or more", worst != () and worst >= self.at_least
+        if not inside:
+            unit, hint = f" {self.unit}" if self.unit else "", f"; {self.hint}" if self.hint else ""
+            raise ValueError(f"{name}={worst} must be {wanted}{unit}{hint}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a protocol may be told; the command line takes each field as an option.
+
+    Fields are of type bool, int, float, str or a Literal, such a type or None, or a tuple of one type, and are made by
+    `setting`. Each has a default.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            field_of(field).check(field.name, getattr(self, field.name))
+
+
+@dataclass(frozen=True)
+class SizeSettings(Settings):
+    """How large images are."""
+
+    size: int | None = setting(
+        None, "side of the images in pixels", at_least=1, unit="pixels", default_is="the model's native one"
+    )
+
+
+@dataclass(frozen=True)
+class ImageSettings(SizeSettings):
+    """How large images are, and how many of a task take part: for protocols that take them from `Task.draw`."""
+
+    bank: int = setting(0, "training images at most, 0: all", at_least=0, hint="0 takes all images")
+    queries: int = setting(0, "test images at most, 0: all", at_least=0, hint="0 takes all images")
+
+
+def check_settings(settings: type) -> None:
+    """Check that a class keeps what `Settings` says.
+
+    Raises:
+        TypeError: it does not; the message names the field.
+    """
+    frozen = dataclasses.is_dataclass(settings) and settings.__dataclass_params__.frozen
+    if not (frozen and issubclass(settings, Settings)):
+        raise TypeError("Settings must be a frozen dataclass derived from esvit_fast.evaluation.Settings")
+    for field in dataclasses.fields(settings):
+        if field.default is dataclasses.MISSING:
+            raise TypeError(f"Settings.{field.name} has no default")
+    shapes(settings)
+
+
+def field_of(field: dataclasses.Field) -> Field:
+    """What is known of a field of a dataclass."""
+    return field.metadata.get("setting", Field())
+
+
+class Shape(typing.NamedTuple):
+    """The type of a setting, as a command line reads it."""
+
+    type: type
+    several: bool = False
+    choices: tuple[Any, ...] = ()
+
+
+def shapes(settings: type[Settings]) -> dict[str, Shape]:
+    """The shapes of all settings, by name.
+
+    Raises:
+        TypeError: one has another type than `Settings` may have.
+    """
+    hints = typing.get_type_hints(settings)
+    return {field.name: _shape(field.name, hints[field.name]) for field in dataclasses.fields(settings)}
+
+
+def _shape(name: str, hint: Any) -> Shape:
+    args = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return Shape(type(args[0]), choices=tuple(args))
+    if origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        return _shape(name, args[0])._replace(several=True)
+    if len(args) == 1 and origin is not tuple:
+        return _shape(name, args[0])
+    if hint not in (bool, int, float, str):
+        raise TypeError(f"Settings.{name}: {hint} must be bool, int, float, str, a Literal or a tuple of such a type")
+    return Shape(hint)
