@@ -186,9 +186,7 @@ def _help(option: _Option) -> str:
     """What the protocols say of a setting; which one, if it is the only one; and the default."""
     texts = " and ".join(dict.fromkeys(field.about for field in option.readers.values()))
     alone = f" ({next(iter(option.readers))})" if len(option.readers) == 1 else ""
-    defaults = dict.fromkeys(
-        _default(*of) for of in zip(option.readers.values(), option.defaults.values(), strict=True)
-    )
+    defaults = dict.fromkeys(_default(field, option.defaults[name]) for name, field in option.readers.items())
     return f"{texts}{alone}{' or'.join(defaults)}"
 
 

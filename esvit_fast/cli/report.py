@@ -13,7 +13,7 @@ from rich.console import Console
 from ..errors import UserError
 from ..config import load_config
 from ..data import open_source, open_test
-from ..evaluation import Entry, Result, default_suite, evaluate_run, get_protocol
+from ..evaluation import Entry, ImageSettings, Result, default_suite, evaluate_run, get_protocol
 from ..models import create_model
 from ..reporting import write_report
 from ..training import build_backbone, pick_device
@@ -21,14 +21,18 @@ from .evaluate import show
 from .options import Parser
 from .task_progress import task_progress
 
+_DEFAULTS = ImageSettings()
+
 
 def report(argv: Sequence[str]) -> int:
     """Evaluate a run before and after training and write its report."""
     parser = Parser("report", "Write report.html of a run.")
     parser.add_argument("run", type=Path, help="the folder that `pretrain --out` was given")
     parser.add_argument("--out", type=Path, help="the page; by default report.html in the run's folder")
-    parser.add_argument("--bank", type=int, default=0, help="training images at most, 0: all (%(default)s)")
-    parser.add_argument("--queries", type=int, default=0, help="test images at most, 0: all")
+    parser.add_argument(
+        "--bank", type=int, default=_DEFAULTS.bank, help="training images at most, 0: all (%(default)s)"
+    )
+    parser.add_argument("--queries", type=int, default=_DEFAULTS.queries, help="test images at most, 0: all")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..registry import Registry
 from .presentation import Card, Comparison, Grid
-from .settings import Settings, check_settings
+from .settings import Settings as AnySettings
+from .settings import check_settings
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none of it
     import torch
@@ -52,7 +53,7 @@ class Protocol:
 
     name: str
     description: str
-    Settings: type[Settings]
+    Settings: type[AnySettings]
     needs: Needs
     title: str = ""
     columns: Sequence[tuple[str, str]] = ()

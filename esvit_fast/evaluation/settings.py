@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import typing
 from dataclasses import dataclass
 from typing import Any
 
+_BOUNDS = (
+    ("at_least", operator.ge, "{} or more"),
+    ("above", operator.gt, "greater than {}"),
+    ("at_most", operator.le, "at most {}"),
+)
 
-def setting(
-    default: Any,
-    about: str,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    unit: str = "",
-    hint: str = "",
-    default_is: str = "",
-) -> Any:
+
+class Field(typing.NamedTuple):
+    """What is known of a setting beside its default."""
+
+    about: str = ""
+    """What it is, for --help."""
+    at_least: float | None = None
+    """The least value, of each where there are several."""
+    above: float | None = None
+    """Instead of `at_least`: what each value must be greater than."""
+    at_most: float | None = None
+    """The greatest value."""
+    unit: str = ""
+    """What the value counts, for messages."""
+    hint: str = ""
+    """What else a message about a wrong value says."""
+    default_is: str = ""
+    """What a default of None stands for, in words."""
+
+    def check(self, field: str, value: Any) -> None:
+        """Raise ValueError unless a value, or each of several, is in range; None is no value."""
+        limits = [(*bound, limit) for name, *bound in _BOUNDS if (limit := getattr(self, name)) is not None]
+        if value is None or not limits:
+            return
+        values = value if isinstance(value, tuple) else (value,)
+        wrong = [one for one in values if not all(holds(one, limit) for holds, _, limit in limits)]
+        if wrong or not values:
+            wanted = " and ".join(words.format(limit) for _, words, limit in limits)
+            unit, hint = f" {self.unit}" if self.unit else "", f"; {self.hint}" if self.hint else ""
+            raise ValueError(f"{field}={wrong[0] if wrong else ()} must be {wanted}{unit}{hint}")
+
+
+def setting(default: Any, about: str, **known: Any) -> Any:
     """A field of `Settings`.
 
     Args:
         default: None, where a protocol finds a value that suits the images or the network.
-        about: what it is, for --help.
-        at_least, above: the range of its value, or of each of several.
-        unit: what the value counts, for messages.
-        hint: what else a message about a wrong value says.
-        default_is: what None stands for, in words.
+        about, known: as in `Field`.
     """
-    return dataclasses.field(
-        default=default, metadata={"setting": Field(about, at_least, above, unit, hint, default_is)}
-    )
-
-
-class Field(typing.NamedTuple):
-    """What is known of a setting; as in `setting`."""
-
-    about: str = ""
-    at_least: float | None = None
-    above: float | None = None
-    unit: str = ""
-    hint: str = ""
-    default_is: str = ""
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise ValueError unless a value, or each of several, is in range."""
-        if value is None or (self.at_least is None and self.above is None):
-            return
-        worst = min(value, default=()) if isinstance(value, tuple) else value
-        if self.above is not None:
-            wanted, inside = f"greater than {self.above}", worst != () and worst > self.above
-        else:
-            wanted, inside = f"{self.at_least} or more", worst != () and worst >= self.at_least
-        if not inside:
-            unit, hint = f" {self.unit}" if self.unit else "", f"; {self.hint}" if self.hint else ""
-            raise ValueError(f"{name}={worst} must be {wanted}{unit}{hint}")
+    return dataclasses.field(default=default, metadata={"setting": Field(about, **known)})
 
 
 @dataclass(frozen=True)

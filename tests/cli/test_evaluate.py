@@ -6,15 +6,32 @@ import errno
 import json
 import os
 import shutil
+from typing import Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from esvit_fast.cli.evaluate import _parser, _settings
+from esvit_fast.cli.options import UsageError
 from esvit_fast.config import load_config, save_config
 from esvit_fast.data import open_source
-from esvit_fast.evaluation import Bench, Task, evaluate, extract_features, get_protocol, knn, list_protocols
+from esvit_fast.evaluation import (
+    Bench,
+    Needs,
+    Protocol,
+    Settings,
+    Task,
+    default_suite,
+    evaluate,
+    extract_features,
+    get_protocol,
+    knn,
+    list_protocols,
+    setting,
+)
 from esvit_fast.models import create_model
+from tests.evaluation.stand_ins import registering
 from tests.training.runs import small, start, with_data
 
 from .calls import call, fails, images
@@ -225,3 +242,56 @@ def test_results_are_kept_in_runs_alone(capsys, run, tmp_path):
     data = ("--data", run.parent / "data", "--k", "5")
     assert evaluated(capsys, "knn", tmp_path / "weights", *data)["bank"] == 18
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["model.safetensors"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Settings):
+    whole: bool = setting(False, "all of it")
+    kind: Literal["plain", "fancy"] = setting("plain", "which")
+    note: str | None = setting(None, "a word", default_is="none, 100 % of the times")
+    rates: tuple[float, ...] = setting((0.1, 1.0), "of steps")
+    seed: int = setting(3, "of draws")
+
+
+class Flagged(Protocol):
+    name, description, needs, Settings = "flagged", "Takes options of every type.", Needs(), Flags
+    columns, in_suite = (("whole", "whole"),), False
+
+    def run(self, bench, task, settings):
+        raise NotImplementedError
+
+
+def test_settings_of_every_type_are_options():
+    with registering() as register:
+        register(Flagged)
+        words = ["flagged", "run", "--whole", "--kind", "fancy", "--note", "x", "--rates", "1", "2.5", "--seed", "4"]
+        args = _parser().parse_args(words)
+        assert _settings(args) == Flags(True, "fancy", "x", (1.0, 2.5), 4)
+        assert _settings(_parser().parse_args(["flagged", "run", "--no-whole"])) == Flags()
+        text = " ".join(_parser().format_help().split())
+        for words in (
+            "--whole, --no-whole all of it (flagged) (False)",
+            "--kind {plain,fancy} which (flagged) (plain)",
+            "a word (flagged); by default none, 100 % of the times",
+            "of steps (flagged) (0.1 1.0)",
+            "of the classifiers and of pairs of views and of draws (0) or (3)",
+            "flagged Takes options of every type.",
+        ):
+            assert words in text
+        with pytest.raises(UsageError, match="^--kind='fancyy' must be one of plain, fancy; did you mean 'fancy'"):
+            _parser().parse_args(["flagged", "run", "--kind", "fancyy"])
+        assert "flagged" not in [entry.protocol for entry in default_suite()]
+
+
+def test_settings_of_one_name_are_of_one_type():
+    class Clashing(Flagged):
+        name = "clashing"
+
+        @dataclasses.dataclass(frozen=True)
+        class Settings(Flags):
+            k: int = setting(5, "neighbours")
+
+    with registering() as register:
+        register(Clashing)
+        with pytest.raises(UsageError, match="setting 'k' of protocol 'clashing' is of another type than in 'knn'"):
+            _parser()

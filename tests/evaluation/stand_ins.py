@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from esvit_fast.data import CorruptImage
+from esvit_fast.evaluation import Targets, list_protocols, register_protocol, register_targets
+from esvit_fast.evaluation.protocol import PROTOCOLS
+from esvit_fast.evaluation.targets import TARGETS
 
 
 class ArraySource:
@@ -71,3 +76,16 @@ def coloured_images(labels, side=20, seed=0):
     rng = np.random.default_rng(seed)
     colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
     return [np.clip(colours[y] + rng.integers(-30, 31, (side, side, 3)), 0, 255).astype(np.uint8) for y in labels]
+
+
+@contextmanager
+def registering():
+    """A function that registers protocols and kinds of targets, which are gone afterwards."""
+    assert list_protocols()  # those of the package stay
+    known = [(registry, set(registry)) for registry in (PROTOCOLS, TARGETS)]
+    try:
+        yield lambda kind: (register_targets if issubclass(kind, Targets) else register_protocol)(kind)
+    finally:
+        for registry, names in known:
+            for name in set(registry) - names:
+                del registry._things[name]
