@@ -15,8 +15,8 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..config import Config, DataConfig, load_config
+from ..evaluation.catalog import get_protocol, list_protocols
 from ..evaluation.protocol import Protocol
-from ..evaluation.protocols import get_protocol, list_protocols
 from ..evaluation.settings import Field, Settings, Shape, field_of, shapes
 from .options import Parser, UsageError
 from .task_progress import task_progress

@@ -4,6 +4,7 @@ import typing
 
 if typing.TYPE_CHECKING:  # torch takes seconds to import, and `esvit-fast eval --help` needs none of it
     from .bench import Bench, RawPixels
+    from .catalog import get_protocol, list_protocols
     from .features import Features, extract_features
     from .measures.correspondence import (
         Correspondence,
@@ -16,7 +17,6 @@ if typing.TYPE_CHECKING:  # torch takes seconds to import, and `esvit-fast eval 
     from .measures.linear import LEARNING_RATES, LinearProbe, linear_probe
     from .presentation import Card, Comparison, Grid
     from .protocol import Needs, Protocol, register_protocol
-    from .protocols import get_protocol, list_protocols
     from .result import Result
     from .settings import ImageSettings, Settings, SizeSettings, setting
     from .suite import Entry, default_suite, evaluate, evaluate_run, run_suite
@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:  # torch takes seconds to import, and `esvit-fast eval 
 
 _HOMES = {
     "bench": ("Bench", "RawPixels"),
+    "catalog": ("get_protocol", "list_protocols"),
     "features": ("Features", "extract_features"),
     "measures.correspondence": (
         "Correspondence",
@@ -37,7 +38,6 @@ _HOMES = {
     "measures.linear": ("LEARNING_RATES", "LinearProbe", "linear_probe"),
     "presentation": ("Card", "Comparison", "Grid"),
     "protocol": ("Needs", "Protocol", "register_protocol"),
-    "protocols": ("get_protocol", "list_protocols"),
     "result": ("Result",),
     "settings": ("ImageSettings", "Settings", "SizeSettings", "setting"),
     "suite": ("Entry", "default_suite", "evaluate", "evaluate_run", "run_suite"),

@@ -104,6 +104,7 @@ class Bench:
         settings: Mapping[str, Any],
         seen: Sequence[Features],
         size: int | None = None,
+        headline: int = 0,
     ) -> Result:
         """A result whose images are those of which there are features.
 
@@ -112,6 +113,7 @@ class Bench:
             settings: what the numbers hang on, beside the images.
             seen: the features of any one network: of bank and queries, or of one side alone.
             size: as it was given to `features`.
+            headline: which of the rows of each network stands for it.
         """
         bank, queries = seen if len(seen) == 2 else (None, seen[0])
         size = int(size or next(iter(self.networks.values())).image_size)
@@ -128,6 +130,7 @@ class Bench:
             settings,
             numbers,
             tuple(remarks),
+            headline,
         )
 
     def reporter(self, what: str) -> Callable[[int, int], None] | None:

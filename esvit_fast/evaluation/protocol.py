@@ -74,10 +74,6 @@ class Protocol:
         """The rows of one network by its features alone: what can be asked while it trains, too."""
         raise NotImplementedError
 
-    def headline(self, rows: Sequence[Row]) -> Row:
-        """The row of a network that stands for it where one must do."""
-        return rows[0]
-
     def card(self, result: Result) -> Card | None:
         """The headline figure of the report."""
         return None

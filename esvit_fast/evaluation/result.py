@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..text import counted
-from .protocols import get_protocol
 
 Row = Mapping[str, Any]
 
@@ -31,6 +30,8 @@ class Result:
     """Rows of numbers by network: trained, untrained, raw pixels; accuracies in percent."""
     remarks: tuple[str, ...] = ()
     """What a reader of the numbers must know, in sentences."""
+    headline: int = 0
+    """Which of the rows of each network stands for it; no part of the JSON."""
 
     @property
     def chance(self) -> float:
@@ -38,12 +39,13 @@ class Result:
         return 100 / self.classes
 
     def row(self, network: str = "trained") -> Row:
-        """The row that stands for a network where one number must do, as the protocol says."""
-        return get_protocol(self.protocol).headline(self.numbers[network])
+        """The row that stands for a network where one number must do."""
+        return self.numbers[network][self.headline]
 
     def tree(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return dataclasses.asdict(self) | ({"chance": self.chance} if self.classes else {})
+        tree = dataclasses.asdict(self) | ({"chance": self.chance} if self.classes else {})
+        return {name: value for name, value in tree.items() if name != "headline"}
 
     def facts(self) -> list[str]:
         """What the numbers hang on, in lines for people."""

@@ -12,8 +12,8 @@ from ..config import AugmentConfig
 from ..data import Source
 from ..text import suggest
 from .bench import Bench, RawPixels
+from .catalog import get_protocol, list_protocols
 from .protocol import Protocol
-from .protocols import get_protocol, list_protocols
 from .result import Result
 from .settings import Settings, shapes
 from .targets import same_images

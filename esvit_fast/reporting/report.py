@@ -17,8 +17,8 @@ from torch import nn
 from ..errors import UserError
 from ..config import Config, to_tree
 from ..data import Source
+from ..evaluation.catalog import get_protocol
 from ..evaluation.presentation import Card, Comparison, Grid
-from ..evaluation.protocols import get_protocol
 from ..evaluation.result import Result
 from ..evaluation.settings import ImageSettings
 from ..evaluation.targets import subset
@@ -231,7 +231,8 @@ def _comparisons(evaluation: Mapping[str, Result] | None) -> str:
 def _comparison(table: Comparison, result: Result) -> str:
     both = [result.row(network) for network in ("untrained", "trained")]
     body = "".join(
-        f"<tr><td>{name}<small>{why}</small></td>{''.join(_number(form.format(**one)) for one in both)}</tr>"
+        f"<tr><td>{escape(name)}<small>{escape(why)}</small></td>"
+        f"{''.join(_number(form.format(**one)) for one in both)}</tr>"
         for name, why, form in table.rows
     )
     drawn = f'<table><tr><th></th><th class="n">untrained</th><th class="n">trained</th></tr>{body}</table>'

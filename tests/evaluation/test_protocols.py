@@ -6,8 +6,8 @@ import pytest
 
 from esvit_fast.config import AugmentConfig
 from esvit_fast.evaluation import Bench, Task, default_suite, evaluate
+from esvit_fast.evaluation.catalog import get_protocol
 from esvit_fast.evaluation.measures.correspondence import PAIRS
-from esvit_fast.evaluation.protocols import get_protocol
 from esvit_fast.evaluation.targets import subset
 from esvit_fast.models import create_model
 

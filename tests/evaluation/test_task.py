@@ -116,7 +116,14 @@ def test_a_protocol_of_features_can_be_asked_while_training():
     settings = protocol.Settings(k=(2, 5))
     rows = protocol.score(*bench.features("trained", task.draw()), settings, "cpu")
     assert rows == evaluate("knn", bench, task, settings).numbers["trained"]
-    assert protocol.headline(rows)["k"] == 5
+
+
+def test_the_headline_of_knn_is_that_of_twenty_neighbors_or_nearest_to_it():
+    source = ArraySource(noise_images(60), [i % 3 for i in range(60)], CLASSES)
+    for k, headline in (((5, 5, 30, 22, 17), 22), ((2,), 2), (None, 20)):
+        settings = get_protocol("knn").Settings(k=k)
+        result = evaluate("knn", Bench({"trained": TinyModel()}), Task(source), settings)
+        assert result.row()["k"] == headline and "headline" not in result.tree()
 
 
 def test_features_of_a_part_are_those_that_were_taken_of_the_same_images():

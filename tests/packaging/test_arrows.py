@@ -117,7 +117,7 @@ def test_a_planted_bad_arrow_is_found(tmp_path, module, line, arrow):
     "line",
     [
         "from ..evaluation.protocols.knn import HEADLINE_K",
-        "from ..evaluation.protocols import knn",
+        "from ..evaluation.protocols import knn as protocol",
         "from ..nn import x",
         "import torch",
     ],

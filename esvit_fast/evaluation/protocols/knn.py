@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ..task import Task
 
 HEADLINE_K = 20
-"""The number of neighbours whose accuracy stands for k-NN where one number must do."""
+"""The number of neighbours whose accuracy, or that of the nearest number, stands for k-NN where one must do."""
 K = (10, HEADLINE_K, 100, 200)
 """As published."""
 _PUBLISHED = " ".join(map(str, K))
@@ -65,7 +64,9 @@ class Knn(Protocol):
         said = {"k": list(_k(settings, seen[0])), "temperature": settings.temperature}
         if any(isinstance(network, RawPixels) for network in bench.networks.values()):
             said["raw_pixels"] = f"{PIXEL_SIDE} x {PIXEL_SIDE}"
-        return bench.result(self.name, images, numbers, said, seen, settings.size)
+        rows = numbers[name]
+        headline = min(range(len(rows)), key=lambda row: abs(rows[row]["k"] - HEADLINE_K))
+        return bench.result(self.name, images, numbers, said, seen, settings.size, headline)
 
     def score(self, bank: Features, queries: Features, settings: KnnSettings, device: str | torch.device) -> list[Row]:
         """A row for each k."""
@@ -73,10 +74,6 @@ class Knn(Protocol):
 
         found = knn(bank, queries, k=_k(settings, bank), temperature=settings.temperature, device=device)
         return [{"k": n, **accuracy._asdict()} for n, accuracy in found.items()]
-
-    def headline(self, rows: Sequence[Row]) -> Row:
-        """That of `HEADLINE_K` neighbours, or of the number nearest to it."""
-        return min(rows, key=lambda row: abs(row["k"] - HEADLINE_K))
 
     def card(self, result: Result) -> Card:
         """Top-1 accuracy."""

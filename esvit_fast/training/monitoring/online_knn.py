@@ -10,8 +10,8 @@ from torch import nn
 
 from ...config import Config
 from ...data import Source, eval_image, open_test
+from ...evaluation.catalog import get_protocol
 from ...evaluation.features import Features, extract_features
-from ...evaluation.protocols import get_protocol
 from ...evaluation.protocols.knn import HEADLINE_K
 from ...evaluation.task import Task
 from ...parallel.ranks import Ranks, gather
@@ -52,7 +52,7 @@ class OnlineKnn:
             return {}
         bank, queries = _whole(bank), _whole(queries)
         settings = self.protocol.Settings(k=(min(HEADLINE_K, len(bank.labels)),))
-        row = self.protocol.headline(self.protocol.score(bank, queries, settings, self.ranks.device))
+        row = self.protocol.score(bank, queries, settings, self.ranks.device)[0]
         sizes = {"bank": len(bank.labels), "queries": len(queries.labels)}
         return {**row, **sizes, "seconds": time.monotonic() - begin}
 
