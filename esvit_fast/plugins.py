@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from .errors import UserError
+
 VARIABLE = "ESVIT_FAST_PLUGINS"
 GROUP = "esvit_fast"
 
@@ -20,7 +22,7 @@ def load_plugins() -> None:
     as entry points of the group `esvit_fast`; each once.
 
     Raises:
-        ValueError: a module or file is not there, or cannot be imported.
+        UserError: a module or file is not there, or cannot be imported.
     """
     named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     for name in named:
@@ -45,7 +47,7 @@ def _import(name: str, where: str) -> None:
             importlib.import_module(name)
             return
         if not path.is_file():
-            raise ValueError(f"{where} is no file; correct it, or unset {VARIABLE}")
+            raise UserError(f"{where} is no file; correct it, or unset {VARIABLE}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)  # workers find its classes there
         try:
@@ -54,4 +56,4 @@ def _import(name: str, where: str) -> None:
             del sys.modules[path.stem]
             raise
     except ImportError as error:
-        raise ValueError(f"{where} cannot be imported: {error}; correct it, or unset {VARIABLE}") from error
+        raise UserError(f"{where} cannot be imported: {error}; correct it, or unset {VARIABLE}") from error

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
+from .errors import UserError
 from .plugins import VARIABLE, load_plugins
 from .text import suggest
 
 T = TypeVar("T")
+
+
+class BrokenContract(UserError, TypeError):
+    """What a plug-in registers lacks a part; the message names it."""
 
 
 class Registry(Mapping[str, T]):
@@ -16,7 +21,7 @@ class Registry(Mapping[str, T]):
 
     Args:
         kind: what one of them is called in messages.
-        check: is called with a name and what is registered by it; raises TypeError if that breaks the contract.
+        check: is called with a name and what is registered by it; raises BrokenContract if that lacks a part.
     """
 
     def __init__(self, kind: str, check: Callable[[str, T], None] = lambda name, thing: None):
@@ -27,12 +32,12 @@ class Registry(Mapping[str, T]):
         """Add a thing.
 
         Raises:
-            TypeError: it breaks the contract of its kind.
-            ValueError: the name is taken.
+            BrokenContract: it lacks a part.
+            UserError: the name is taken.
         """
         self.check(name, thing)
         if name in self._things:
-            raise ValueError(f"{self.kind} {name!r} is registered twice; give one of them another name")
+            raise UserError(f"{self.kind} {name!r} is registered twice; give one of them another name")
         self._things[name] = thing
         return thing
 
@@ -52,10 +57,10 @@ class Registry(Mapping[str, T]):
         """The thing of a name that a user gave as this argument.
 
         Raises:
-            ValueError: there is none; with the nearest name.
+            UserError: there is none; with the nearest name.
         """
         if name not in self:
-            raise ValueError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
+            raise UserError(f"{argument}={name!r} is not a {self.kind}{self.suggest(name)}")
         return self[name]
 
     def suggest(self, name: str) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import UserError
 from ..config import Config, DataConfig, load_config
+from ..errors import UserError
 from ..evaluation.catalog import get_protocol, list_protocols
 from ..evaluation.protocol import Protocol
 from ..evaluation.settings import Field, Settings, Shape, field_of, shapes
+from . import bugs
 from .options import Parser, UsageError
 from .task_progress import task_progress
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..errors import UserError
 from ..config import load_config
 from ..data import open_source, open_test
+from ..errors import UserError
 from ..evaluation import Entry, ImageSettings, Result, default_suite, evaluate_run, get_protocol
 from ..models import create_model
 from ..reporting import write_report
 from ..training import build_backbone, pick_device
+from . import bugs
 from .evaluate import show
 from .options import Parser
 from .task_progress import task_progress

@@ -14,7 +14,6 @@ from ..errors import UserError
 from ..text import suggest
 
 
-
 class ConfigError(UserError):
     """A setting is unknown, of the wrong type or out of range; the message names it, its value and the remedy."""
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import AugmentConfig
 from ..data import Source, eval_transform
+from ..errors import UserError
 from .features import Features, extract_features
 from .result import Result, Row, unread
 from .targets import Targets, subset
@@ -40,7 +41,7 @@ class Bench:
         batch_size: images at a time; it changes no number but by rounding.
 
     Raises:
-        ValueError: batch_size is out of range.
+        UserError: batch_size is out of range.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Bench:
         batch_size: int = 256,
     ):
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be 1 or more images")
+            raise UserError(f"batch_size={batch_size} must be 1 or more images")
         self.networks, self.augment, self.device = networks, augment, device
         self.progress, self.batch_size = progress, batch_size
         self._parts: dict[tuple[str, Images, int | None], Features] = {}

@@ -10,7 +10,7 @@ def get_protocol(name: str) -> Protocol:
     """The protocol of a name.
 
     Raises:
-        ValueError: there is none; with the nearest name.
+        UserError: there is none; with the nearest name.
     """
     return PROTOCOLS.find(name, "protocol")
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..config import AugmentConfig
 from ..data import CorruptImage, Source, eval_image, normalize
+from ..errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -66,7 +66,7 @@ class Protocol:
         """Evaluate all `bench.networks`, most easily by `bench.features` of the images of `task.draw`.
 
         Raises:
-            ValueError: the settings do not fit the networks or the images.
+            UserError: the settings do not fit the networks or the images.
         """
         raise NotImplementedError
 
@@ -91,7 +91,7 @@ def register_protocol(kind: Kind) -> Kind:
 
     Raises:
         TypeError: it breaks the contract; the message names the member.
-        ValueError: another protocol has its name.
+        UserError: another protocol has its name.
     """
     check_contract(kind)
     PROTOCOLS.register(kind(), kind.name)

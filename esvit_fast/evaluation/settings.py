@@ -8,6 +8,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UserError
+
 _BOUNDS = (
     ("at_least", operator.ge, "{} or more"),
     ("above", operator.gt, "greater than {}"),
@@ -43,7 +45,7 @@ class Field(typing.NamedTuple):
         if wrong or not values:
             wanted = " and ".join(words.format(limit) for _, words, limit in limits)
             unit, hint = f" {self.unit}" if self.unit else "", f"; {self.hint}" if self.hint else ""
-            raise ValueError(f"{field}={wrong[0] if wrong else ()} must be {wanted}{unit}{hint}")
+            raise UserError(f"{field}={wrong[0] if wrong else ()} must be {wanted}{unit}{hint}")
 
 
 def setting(default: Any, about: str, **known: Any) -> Any:
@@ -64,7 +66,7 @@ class Settings:
     `setting`. Each has a default.
 
     Raises:
-        ValueError: a value is out of range.
+        UserError: a value is out of range.
     """
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config import AugmentConfig
 from ..data import Source
+from ..errors import UserError
 from ..text import suggest
 from .bench import Bench, RawPixels
 from .catalog import get_protocol, list_protocols
@@ -31,14 +32,14 @@ def default_suite(**settings: Any) -> list[Entry]:
     """Every protocol of the report, each with those of these settings that it reads.
 
     Raises:
-        ValueError: a value is out of range, or no protocol reads a setting.
+        UserError: a value is out of range, or no protocol reads a setting.
     """
     protocols = [protocol for protocol in list_protocols() if protocol.in_suite]
     readers = {protocol.name: shapes(protocol.Settings) for protocol in protocols}
     known = {name for names in readers.values() for name in names}
     for name in settings:
         if name not in known:
-            raise ValueError(f"{name}={settings[name]!r} is no setting of a protocol{suggest(name, sorted(known))}")
+            raise UserError(f"{name}={settings[name]!r} is no setting of a protocol{suggest(name, sorted(known))}")
     return [
         Entry(one.name, one.Settings(**{name: settings[name] for name in readers[one.name] if name in settings}))
         for one in protocols
@@ -52,14 +53,14 @@ def evaluate(protocol: str, bench: Bench, task: Task, settings: Settings | None 
         settings: of the protocol's own `Settings`; None takes its defaults.
 
     Raises:
-        ValueError: there is no such protocol, or the images or a network lack what it needs.
+        UserError: there is no such protocol, or the images or a network lack what it needs.
     """
     found = get_protocol(protocol)
     bench, task = _prepared(found, bench, task)
     if found.needs.targets is not None:
         task.kind.require(task.train, f"eval {protocol}")
     if lack := _lack(found, bench, task):
-        raise ValueError(f"protocol={protocol!r} cannot be run: {lack}; pass what has it, or another protocol")
+        raise UserError(f"protocol={protocol!r} cannot be run: {lack}; pass what has it, or another protocol")
     return found.run(bench, task, found.Settings() if settings is None else settings)
 
 
@@ -69,12 +70,12 @@ def run_suite(suite: Sequence[Entry], bench: Bench, task: Task) -> dict[str, Res
     The remarks of results of drawn images tell which, and what is lacking.
 
     Raises:
-        ValueError: a protocol is named twice or is none, or as `Task.sides` and `Protocol.run`.
+        UserError: a protocol is named twice or is none, or as `Task.sides` and `Protocol.run`.
     """
     protocols = {entry.protocol: get_protocol(entry.protocol) for entry in suite}
     if len(protocols) < len(suite):
         twice = next(e.protocol for i, e in enumerate(suite) if e.protocol in {other.protocol for other in suite[:i]})
-        raise ValueError(f"suite names protocol {twice!r} twice; run two suites")
+        raise UserError(f"suite names protocol {twice!r} twice; run two suites")
     left_out: dict[str, list[str]] = {}
     for name, protocol in protocols.items():
         if lack := _lack(protocol, *_prepared(protocol, bench, task)):

@@ -10,6 +10,7 @@ import torch
 
 from ..data import Source
 from ..data.views.draws import epoch_order
+from ..errors import UserError
 from ..registry import Registry
 from ..text import counted
 
@@ -52,7 +53,7 @@ class Targets:
         """The test source, its targets numbered as those of the training source.
 
         Raises:
-            ValueError: the two have nothing in common.
+            UserError: the two have nothing in common.
         """
         return test
 
@@ -71,7 +72,7 @@ class Targets:
         training images are queries and not in the bank. Images without a target are left out.
 
         Raises:
-            ValueError: as `aligned`, or fewer than two images have a target.
+            UserError: as `aligned`, or fewer than two images have a target.
         """
         if not self.has(train):
             return None
@@ -80,7 +81,7 @@ class Targets:
         if queries and not same_images(train, test):
             return (train, rows), (self.aligned(train, test), queries)
         if len(rows) < 2:
-            raise ValueError(
+            raise UserError(
                 f"data.source={train.name!r} has {len(rows)} images with a label; bank and queries need 2 or more"
             )
         held = [rows[i] for i in subset(len(rows), max(1, len(rows) // HOLD_OUT))]
@@ -90,10 +91,10 @@ class Targets:
         """Check that a source has such targets.
 
         Raises:
-            ValueError: it has none; the message says how to give them.
+            UserError: it has none; the message says how to give them.
         """
         if not self.has(source):
-            raise ValueError(f"source={source.name!r} has no {self.plural}, which {what} needs: {self.remedy}")
+            raise UserError(f"source={source.name!r} has no {self.plural}, which {what} needs: {self.remedy}")
 
 
 TARGETS: Registry[Targets] = Registry("kind of targets")
@@ -103,7 +104,7 @@ def register_targets(kind: Kind) -> Kind:
     """Let protocols ask for a kind of targets: a decorator of a class derived from `Targets`.
 
     Raises:
-        ValueError: another kind has its name.
+        UserError: another kind has its name.
     """
     TARGETS.register(kind(), kind.name)
     return kind
@@ -138,7 +139,7 @@ class ClassTargets(Targets):
         if test.classes == train.classes:
             return test
         if not set(test.classes) & set(train.classes):
-            raise ValueError(
+            raise UserError(
                 f"test source {test.name!r} has no class of {train.name!r}: {_first(test.classes)} instead of "
                 f"{_first(train.classes)}; give both the same class folders or labels"
             )
@@ -209,6 +210,6 @@ def require_labels(source: Source, what: str) -> None:
     """Check that a source has classes, which `what` needs.
 
     Raises:
-        ValueError: it has none; the message says how to give them.
+        UserError: it has none; the message says how to give them.
     """
     TARGETS["class"].require(source, what)

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from ..config.method import OURS
-from ..registry import Registry
+from ..registry import BrokenContract, Registry
 from .method import Method, missing_of
 
 Class = TypeVar("Class", bound=type[Method])
@@ -14,7 +14,7 @@ Class = TypeVar("Class", bound=type[Method])
 
 def _check(name: str, method: type[Method]) -> None:
     if missing := missing_of(method):
-        raise TypeError(f"the method {name!r} has no {' and no '.join(missing)}; see esvit_fast.methods.Method")
+        raise BrokenContract(f"the method {name!r} has no {' and no '.join(missing)}; see esvit_fast.methods.Method")
 
 
 METHODS: Registry[type[Method]] = Registry("method", _check)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from torch import nn
 
 from ..errors import UserError
-from ..registry import Registry
+from ..registry import BrokenContract, Registry
 from .backbone import Backbone, missing_of
 from .weights import load_backbone
 
@@ -51,7 +51,7 @@ def create_model(
 
     Raises:
         UserError: there is no such model or option, or the weights are of another architecture.
-        TypeError: the backbone, of a plug-in, lacks a part of `Backbone`.
+        BrokenContract: the backbone, of a plug-in, lacks a part of `Backbone`.
     """
     build = BACKBONES.find(name)
     known = inspect.signature(build).parameters
@@ -67,7 +67,7 @@ def create_model(
         )
     model = build(**options)
     if missing := missing_of(model):
-        raise TypeError(f"the model {name!r} has no {' and no '.join(missing)}; see esvit_fast.models.Backbone")
+        raise BrokenContract(f"the model {name!r} has no {' and no '.join(missing)}; see esvit_fast.models.Backbone")
     if pretrained:
         load_backbone(model, pretrained)
     return model

@@ -14,15 +14,16 @@ import torch
 import yaml
 from torch import nn
 
-from ..errors import UserError
 from ..config import Config, to_tree
 from ..data import Source
+from ..errors import UserError
 from ..evaluation.catalog import get_protocol
 from ..evaluation.presentation import Card, Comparison, Grid
 from ..evaluation.result import Result
 from ..evaluation.settings import ImageSettings
 from ..evaluation.targets import subset
 from ..evaluation.task import Task
+from ..methods import method_of
 from . import pictures
 from .curves import Metrics, charts, read_metrics, training_seconds
 from .pictures import Models

@@ -34,9 +34,10 @@ OF_PROGRAMS = {
     "data.sources.zip": {"OSError"},
     "data.sources.shard_index": {"ShardError"},  # becomes a SourceError, which names the set
     "data.sources.tar_members": {"ShardError"},
-    "evaluation.correspondence": {"ValueError"},  # arguments that no command takes
-    "evaluation.knn": {"ValueError"},
-    "evaluation.linear": {"ValueError"},
+    "evaluation.measures.correspondence": {"ValueError"},  # arguments that no command takes
+    "evaluation.measures.knn": {"ValueError"},
+    "evaluation.measures.linear": {"ValueError"},
+    "models.backbone": {"NotImplementedError"},  # what every backbone has
     "models.swin": {"ValueError"},
     "ops._core.plan": {"NotImplementedError"},  # transforms of torch.func, in which no command calls an operator
     "reporting.svg": {"ValueError"},

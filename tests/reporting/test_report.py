@@ -19,6 +19,7 @@ from esvit_fast.evaluation.measures.linear import linear_probe
 from esvit_fast.evaluation.suite import default_suite, evaluate_run
 from esvit_fast.evaluation.targets import subset
 from esvit_fast.evaluation.task import Task
+from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.reporting.curves import charts, read_metrics, training_seconds
 from esvit_fast.reporting.pictures import crops, overlay, readable
 from esvit_fast.reporting.report import duration, sign, write_report

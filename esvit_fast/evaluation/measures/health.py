@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 
 
 class FeatureHealth(NamedTuple):

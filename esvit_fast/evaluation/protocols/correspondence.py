@@ -43,7 +43,7 @@ class RegionCorrespondence(Protocol):
         """As `Protocol.run`, of the images that are shown: those of the test split, where there is one.
 
         Raises:
-            ValueError: as `correspondence_accuracy`.
+            UserError: as `correspondence_accuracy`.
         """
         from ...data import eval_transform
         from ..measures.correspondence import PAIRS, correspondence_accuracy

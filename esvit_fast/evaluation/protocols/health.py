@@ -40,7 +40,7 @@ class Health(Protocol):
         """As `Protocol.run`.
 
         Raises:
-            ValueError: fewer than two images can be read, or features are not finite.
+            UserError: fewer than two images can be read, or features are not finite.
         """
         from ..measures.health import feature_health
 

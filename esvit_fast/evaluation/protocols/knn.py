@@ -49,7 +49,7 @@ class Knn(Protocol):
         """As `Protocol.run`.
 
         Raises:
-            ValueError: k is out of range, or an image has no label.
+            UserError: k is out of range, or an image has no label.
         """
         from ..bench import PIXEL_SIDE, RawPixels
         from ..measures.knn import check_k

@@ -38,7 +38,7 @@ class Linear(Protocol):
         """As `Protocol.run`.
 
         Raises:
-            ValueError: a network has fewer blocks than are asked for, or as `linear_probe`.
+            UserError: a network has fewer blocks than are asked for, or as `linear_probe`.
         """
         from ..measures.linear import linear_probe
 
