@@ -45,7 +45,7 @@ class Protocol:
         title: what it is called in a sentence; by default its name.
         columns: what `eval` prints of each row: keys with their headings, which end with % for numbers in percent.
             Without any, the protocol is for the report alone and `eval` does not offer it.
-        raw_pixels: whether the pixels themselves are judged beside networks, in the suite.
+        raw_pixels: whether the pixels themselves are judged beside networks, where a bench has them.
         in_suite: whether the report and `evaluate_run` run it.
         position: where it stands in lists and reports; those of the same position are in the order of their names.
         comparison: a table of the report.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ def run_suite(suite: Sequence[Entry], bench: Bench, task: Task) -> dict[str, Res
         if lack := _lack(protocol, *_prepared(protocol, bench, task)):
             left_out.setdefault(lack, []).append(name)
     remarks = tuple(f"{lack}: {_neither([protocols[n].title or n for n in out])}" for lack, out in left_out.items())
-    task = Task(task.train, task.test, task.targets, (*task.remarks, *remarks))
+    task = replace(task, remarks=(*task.remarks, *remarks)) if remarks else task
     missing = {name for names in left_out.values() for name in names}
     return {name: evaluate(name, bench, task, settings) for name, settings in suite if name not in missing}
 
@@ -136,6 +137,8 @@ def _lack(protocol: Protocol, bench: Bench, task: Task) -> str:
         return f"no {task.kind.plural}"
     if needs.test and (task.test is None or same_images(task.train, task.test)):
         return "no test split"
+    if not bench.networks:
+        return "no network but raw pixels"
     for network in bench.networks.values():
         for name in needs.backbone:
             if not callable(getattr(network, name, None)):

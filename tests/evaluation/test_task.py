@@ -8,6 +8,7 @@ from esvit_fast.evaluation import (
     Entry,
     Needs,
     Protocol,
+    RawPixels,
     Settings,
     Targets,
     Task,
@@ -95,6 +96,8 @@ def test_a_suite_says_what_it_leaves_out_and_why(register):
     for name, lack in (("probe", "no test split"), ("looks", "no look in TinyModel")):
         with pytest.raises(ValueError, match=f"^protocol='{name}' cannot be run: {lack}; pass what has it"):
             evaluate(name, bench, Task(source, source))
+    with pytest.raises(ValueError, match="^protocol='linear' cannot be run: no network but raw pixels; pass"):
+        evaluate("linear", Bench({"raw pixels": RawPixels()}), Task(source))
 
 
 def test_a_suite_is_any_list_of_protocols_with_settings():
