@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..registry import Registry
+from ..registry import BrokenContract, Registry
 from .presentation import Card, Comparison, Grid
 from .settings import Settings as AnySettings
 from .settings import check_settings
@@ -90,7 +90,7 @@ def register_protocol(kind: Kind) -> Kind:
     """Let `eval`, the report and the suite run a protocol: a decorator of a class derived from `Protocol`.
 
     Raises:
-        TypeError: it breaks the contract; the message names the member.
+        BrokenContract: it breaks the contract; the message names the member.
         UserError: another protocol has its name.
     """
     check_contract(kind)
@@ -102,19 +102,19 @@ def check_contract(kind: type[Protocol]) -> None:
     """Check what can be known of a protocol before it runs.
 
     Raises:
-        TypeError: a member is missing or of another kind than it must be.
+        BrokenContract: a member is missing or of another kind than it must be.
     """
     what = f"protocol {getattr(kind, '__name__', kind)}"
     if not (isinstance(kind, type) and issubclass(kind, Protocol)):
-        raise TypeError(f"{what} is no class derived from esvit_fast.evaluation.Protocol")
+        raise BrokenContract(f"{what} is no class derived from esvit_fast.evaluation.Protocol")
     missing = [name for name in REQUIRED if getattr(kind, name, None) is getattr(Protocol, name, None)]
     if missing:
-        raise TypeError(f"{what} has no {' and no '.join(missing)}; see esvit_fast.evaluation.Protocol")
+        raise BrokenContract(f"{what} has no {' and no '.join(missing)}; see esvit_fast.evaluation.Protocol")
     if not (isinstance(kind.name, str) and kind.name.isidentifier()):
-        raise TypeError(f"{what}: name={kind.name!r} must be one word of letters, digits and underscores")
+        raise BrokenContract(f"{what}: name={kind.name!r} must be one word of letters, digits and underscores")
     if not isinstance(kind.needs, Needs):
-        raise TypeError(f"{what}: needs={kind.needs!r} must be a Needs, such as Needs(targets='class')")
+        raise BrokenContract(f"{what}: needs={kind.needs!r} must be a Needs, such as Needs(targets='class')")
     try:
         check_settings(kind.Settings)
     except TypeError as error:
-        raise TypeError(f"{what}: {error}") from None
+        raise BrokenContract(f"{what}: {error}") from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from ..registry import BrokenContract
 
 _BOUNDS = (
     ("at_least", operator.ge, "{} or more"),
@@ -95,14 +96,14 @@ def check_settings(settings: type) -> None:
     """Check that a class keeps what `Settings` says.
 
     Raises:
-        TypeError: it does not; the message names the field.
+        BrokenContract: it does not; the message names the field.
     """
     frozen = dataclasses.is_dataclass(settings) and settings.__dataclass_params__.frozen
     if not (frozen and issubclass(settings, Settings)):
-        raise TypeError("Settings must be a frozen dataclass derived from esvit_fast.evaluation.Settings")
+        raise BrokenContract("Settings must be a frozen dataclass derived from esvit_fast.evaluation.Settings")
     for field in dataclasses.fields(settings):
         if field.default is dataclasses.MISSING:
-            raise TypeError(f"Settings.{field.name} has no default")
+            raise BrokenContract(f"Settings.{field.name} has no default")
     shapes(settings)
 
 
@@ -123,7 +124,7 @@ def shapes(settings: type[Settings]) -> dict[str, Shape]:
     """The shapes of all settings, by name.
 
     Raises:
-        TypeError: one has another type than `Settings` may have.
+        BrokenContract: one has another type than `Settings` may have.
     """
     hints = typing.get_type_hints(settings)
     return {field.name: _shape(field.name, hints[field.name]) for field in dataclasses.fields(settings)}
@@ -139,5 +140,7 @@ def _shape(name: str, hint: Any) -> Shape:
     if len(args) == 1 and origin is not tuple:
         return _shape(name, args[0])
     if hint not in (bool, int, float, str):
-        raise TypeError(f"Settings.{name}: {hint} must be bool, int, float, str, a Literal or a tuple of such a type")
+        raise BrokenContract(
+            f"Settings.{name}: {hint} must be bool, int, float, str, a Literal or a tuple of such a type"
+        )
     return Shape(hint)

@@ -69,10 +69,13 @@ def crops(source: Source, config: Config, count: int = 3) -> str:
 
 
 def attention(models: Models, images: Sequence[np.ndarray], augment: AugmentConfig, device: str | torch.device) -> str:
-    """Where the last block looks, before and after training, averaged over heads, and the heads of one image."""
+    """Where the last block looks, before and after training, averaged over heads, and the heads of one image; empty for
+    backbones without attention."""
     size = models.after.image_size
     frames = torch.stack([eval_image(image, size) for image in images])
     maps = [attention_share(model, normalize(frames.to(device), augment)) for model in models]
+    if any(shares is None for shares in maps):
+        return ""
     before, after = (m.mean(1) for m in maps)
     reach = max(0.25, (torch.cat([before, after]) - 1).abs().flatten().quantile(0.98).item())
     span = (max(0.0, 1 - reach), 1 + reach)
@@ -94,10 +97,13 @@ def attention(models: Models, images: Sequence[np.ndarray], augment: AugmentConf
     return f'{legend}<div class="pictures">{"".join(cards)}</div>{title}<div class="heads">{"".join(heads)}</div>'
 
 
-def attention_share(model: nn.Module, x: Tensor) -> Tensor:
+def attention_share(model: nn.Module, x: Tensor) -> Tensor | None:
     """Attention that each position receives relative to the average position; float32 [B, heads, h, w] on the CPU."""
     with evaluating(model):
-        maps = model.attention_maps(x).float()
+        maps = model.attention_maps(x)
+    if maps is None:
+        return None
+    maps = maps.float()
     return (maps / maps.mean((2, 3), keepdim=True)).cpu().clone()
 
 

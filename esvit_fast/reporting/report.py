@@ -77,7 +77,7 @@ def write_report(
         _results(evaluation),
         _curves("Learning", "What the loss and the teacher's answers did, over images seen.", outcome),
         _section("Crops, as the model sees them", _CROPS, pictures.crops(source, config)),
-        _section("Attention", _ATTENTION, pictures.attention(models, arrays, augment, device)),
+        _attention(models, arrays, config, device),
         _section("Region correspondence", _LINKS, pictures.region_links(models, images[::2], augment, device)),
         _gallery(models, task, augment, device),
         _comparisons(evaluation),
@@ -89,6 +89,12 @@ def write_report(
     path = run_dir / "report.html" if path is None else Path(path)
     _write(path, page.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return path
+
+
+def _attention(models: Models, images: Sequence[Any], config: Config, device: str | torch.device) -> str:
+    """Left out for backbones without attention."""
+    body = pictures.attention(models, images, config.data.augment, device)
+    return _section("Attention", _ATTENTION, body) if body else ""
 
 
 def _write(path: Path, page: bytes) -> None:

@@ -145,7 +145,7 @@ def test_what_it_lacks_is_named(tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="blocks=1, but ToyConvNet has no blocks"):
         create_model("toy_convnet").forward_last_blocks(torch.zeros(1, 3, 32, 32), 1)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.py"))
-    assert re.search(f"{VARIABLE}=.*gone.py' is no file; correct it", fails(capsys, "models"))
+    assert re.search(f"{VARIABLE}=.*gone.py is no file; correct it", fails(capsys, "models"))
     monkeypatch.setenv(VARIABLE, "no_such_module_anywhere")
     assert "no_such_module_anywhere cannot be imported: No module named" in fails(capsys, "models")
     assert main(["recipes"]) == 0  # which need none

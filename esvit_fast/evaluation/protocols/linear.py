@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..presentation import Card, Grid
@@ -42,12 +42,11 @@ class Linear(Protocol):
         """
         from ..measures.linear import linear_probe
 
-        for network in bench.networks.values():
-            if settings.blocks and hasattr(network, "check_blocks"):
-                network.check_blocks(settings.blocks)
+        blocks, remarks = _blocks(bench, settings.blocks)
         images, numbers = task.draw(settings.bank, settings.queries), {}
+        images = replace(images, remarks=(*images.remarks, *remarks))
         for name in bench.networks:
-            seen = bench.features(name, images, settings.size, settings.blocks)
+            seen = bench.features(name, images, settings.size, blocks)
             probe = linear_probe(
                 *seen,
                 epochs=settings.epochs,
@@ -60,7 +59,7 @@ class Linear(Protocol):
                 for row in probe.table
             ]
             numbers[name] = [probe._asdict() | {"table": table, "diverged": list(probe.diverged)}]
-        said = {"blocks": settings.blocks, "epochs": settings.epochs, "seed": settings.seed}
+        said = {"blocks": blocks, "epochs": settings.epochs, "seed": settings.seed}
         return bench.result(self.name, images, numbers, said, seen, settings.size)
 
     def card(self, result: Result) -> Card:
@@ -77,3 +76,21 @@ class Linear(Protocol):
         cells = [(f"{one['learning_rate']:g}", f"{one['held_out']:.2f}", f"{one['test']:.2f}") for one in row["table"]]
         lost = f"Diverged: {', '.join(f'{rate:g}' for rate in row['diverged'])}." if row["diverged"] else ""
         return Grid(columns, cells, rates.index(row["learning_rate"]), lost)
+
+
+def _blocks(bench: Bench, asked: int) -> tuple[int, list[str]]:
+    """How many of the last blocks are read, and what is to be said of that: all, where a network has fewer than the
+    published number.
+
+    Raises:
+        UserError: another number is asked for than a network has.
+    """
+    for name, network in bench.networks.items():
+        if not asked or not hasattr(network, "check_blocks"):
+            continue
+        there = sum(network.depths()) if hasattr(network, "depths") else asked
+        if there < asked == LinearSettings.blocks:
+            read = f"all {there} blocks are" if there else "the pooled output is"
+            return there, [f"{read} read, as {name} has no {asked}"]
+        network.check_blocks(asked)
+    return asked, []
