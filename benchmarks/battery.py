@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the folder is no installed package
 
-from benchmarks import machine as machines  # noqa: E402
-from benchmarks import performance  # noqa: E402
+from benchmarks.measuring.timing import machine as machines  # noqa: E402
+from benchmarks.report import performance  # noqa: E402
 
 SHORTEST = 15.0
 """Seconds that must be left for a part to begin."""
@@ -58,9 +58,23 @@ KERNELS = ("triton", "compiler", "timm")
 QUICK = ("--contestants", "torch eager", "sdpa", "esvit_fast triton", "esvit_fast cuda")
 STEP_PEERS = ("plain torch", "timm fused, compiled", "esvit_fast triton", "esvit_fast")
 PARTS = (
-    Part("build", "libraries in place, if sources are newer", ("benchmarks/build.py",), 4),
+    Part(
+        "build",
+        "libraries in place, if sources are newer",
+        (
+            "-m",
+            "benchmarks.measuring.build",
+        ),
+        4,
+    ),
     Part("ceilings", "what the card can do at all", _run("ceilings"), 0.5),
-    Part("tests", "tests marked gpu", ("benchmarks/gpu_tests.py", "--records", "{records}"), 3, ("pytest", *KERNELS)),
+    Part(
+        "tests",
+        "tests marked gpu",
+        ("-m", "benchmarks.measuring.gpu_tests", "--records", "{records}"),
+        3,
+        ("pytest", *KERNELS),
+    ),
     Part("kernels", "operators alone, beside their floors", _run("kernels", *QUICK), 1.5, KERNELS),
     Part("loss", "the loss over prototypes", _run("loss", "--rounds", "9"), 1, KERNELS),
     Part(
@@ -73,7 +87,7 @@ PARTS = (
     Part(
         "sanitizer",
         "compute-sanitizer on the smallest shapes",
-        ("benchmarks/sanitizer.py", "--records", "{records}"),
+        ("-m", "benchmarks.compiled.sanitizer", "--records", "{records}"),
         2.5,
         ("sanitizer", *KERNELS),
     ),
@@ -91,7 +105,7 @@ PARTS = (
         2,
         KERNELS,
     ),
-    Part("tune", "times for the launch tables", ("benchmarks/tune.py", "measure", "{out}"), 1.5, KERNELS),
+    Part("tune", "times for the launch tables", ("-m", "benchmarks.compiled.tune", "measure", "{out}"), 1.5, KERNELS),
     Part("augment", "augmentation of a batch's crops", _run("augment", "--rounds", "9"), 0.5, KERNELS),
     Part("layers", "attention with its projections", _run("attention", "--case", "swin_t 224"), 3, KERNELS),
     Part("models", "timm's Swin as it comes and patched", _run("model", "--rounds", "9"), 2, KERNELS),
@@ -99,7 +113,7 @@ PARTS = (
         "cifar10",
         "what a recipe learns",
         (
-            *("benchmarks/learning.py", "--recipe", "cifar10_swin_nano"),
+            *("-m", "benchmarks.experiments.learning", "--recipe", "cifar10_swin_nano"),
             *("--data", "{data}", "--records", "{records}"),
         ),
         9,

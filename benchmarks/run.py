@@ -14,19 +14,12 @@ import torch._dynamo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the folder is no installed package
 
-from benchmarks import (
-    kernels,
-    linear,
-    loader,
-    multicrop_augment,
-    planner,
-    prototype_cross_entropy,
-    step,
-    whole_model,
-    window_attention,
-)
-from benchmarks.contestants import CONTESTANTS
-from benchmarks.measuring import RECORDS, append, on_gpu, recorded
+from benchmarks.measuring.timing import RECORDS, append, on_gpu, recorded
+from benchmarks.operators import linear, multicrop_augment, prototype_cross_entropy
+from benchmarks.operators import window_attention as kernels
+from benchmarks.operators import window_attention_timed as window_attention
+from benchmarks.operators.window_attention_layer import CONTESTANTS
+from benchmarks.systems import loader, planner, step, whole_model
 
 
 def done(args: argparse.Namespace, file: str, names: list[str], **like: object) -> bool:

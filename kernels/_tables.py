@@ -6,7 +6,7 @@ times, but for what is in `TUNED`.
 
 TUNED: dict[int, dict[str, dict[str, int]]] = {}
 """By architecture and problem, what was measured to be faster than what is chosen below, which it takes the place of.
-`python benchmarks/tune.py write DIR` writes it from measurements; it is empty while there are none."""
+`python -m benchmarks.compiled.tune write DIR` writes it from measurements; it is empty while there are none."""
 
 PROGRAMS = {80: 4 * 108, 90: 4 * 132, 100: 4 * 148}
 """Programs that a launch aims at, by architecture: four for each processor of an A100, H100 and B200."""

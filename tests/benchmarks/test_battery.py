@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import battery, build, machine
+from benchmarks import battery
 from benchmarks.battery import PARTS, Part
-from benchmarks.machine import Machine
+from benchmarks.measuring.machine import Machine
+from benchmarks.measuring.timing import build, machine
 
 from . import paper
 
@@ -222,7 +223,7 @@ def test_what_goes_on_without_says_the_remedy():
     assert nvcc.startswith("nvcc is missing") and "install the CUDA toolkit" in nvcc
     (other,) = machine.notes(H200._replace(library=frozenset({"80", "100"})))
     assert "the CUDA library has code for sm_100, sm_80, this GPU is sm_90" in other
-    assert other.endswith("build it here: python benchmarks/build.py --again")
+    assert other.endswith("build it here: python -m benchmarks.measuring.build --again")
     assert machine.notes(H200._replace(library=frozenset({"80", "90a"}))) == []
 
 

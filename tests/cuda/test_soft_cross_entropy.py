@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.exactness import doubles, draws, judge
+from benchmarks.measuring.exactness import doubles, draws, judge
 from esvit_fast import ops, reference
 from esvit_fast.ops import Pairs
 from esvit_fast.ops._core import cuda_tables as _tables

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.exactness import doubles, draws
+from benchmarks.measuring.exactness import doubles, draws
 from esvit_fast import ops
 from esvit_fast.ops import Pairs
 from esvit_fast.ops._core import native
@@ -91,8 +91,8 @@ DEMANDED = {
 
 def assert_exact_in(name, found, drawn, computed, pairs):
     """`results` in a regime are as exact as demanded; where small differences of large numbers count, as exact as
-    torch's in any of the `benchmarks.exactness.draws`, if those are less. A loss near 0 is judged by its absolute
-    error, of weights that sum to one."""
+    torch's in any of the `benchmarks.measuring.exactness.draws`, if those are less. A loss near 0 is judged by its
+    absolute error, of weights that sum to one."""
 
     def errors(x, truth):
         small = (truth[0] / pairs.weight.sum()).abs().clamp(max=1)

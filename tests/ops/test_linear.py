@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
-from benchmarks.exactness import doubles, draws, judge
+from benchmarks.measuring.exactness import doubles, draws, judge
 from esvit_fast import nn, ops
 from esvit_fast.ops._core import native
 from tests import seeds

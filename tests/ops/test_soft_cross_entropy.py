@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from benchmarks.exactness import doubles, draws, judge
+from benchmarks.measuring.exactness import doubles, draws, judge
 from esvit_fast import ops
 from tests import seeds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.exactness import doubles, draws, judge
+from benchmarks.measuring.exactness import doubles, draws, judge
 from esvit_fast import ops
 from tests import seeds
 

@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from benchmarks.exactness import draws, judge, together
+from benchmarks.measuring.exactness import draws, judge, together
 from esvit_fast import ops
 from esvit_fast.ops._core import native
 from tests import seeds

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.exactness import draws
+from benchmarks.measuring.exactness import draws
 from esvit_fast import ops
 from esvit_fast.ops._core import triton as _device
 from esvit_fast.ops.window_attention import shares as _shares

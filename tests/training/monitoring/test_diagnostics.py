@@ -1,4 +1,4 @@
-"""The doctor of a run: series of real runs (written by benchmarks/collapse.py --series), and drawn ones."""
+"""The doctor of a run: series of real runs (written by benchmarks/experiments/collapse.py --series), and drawn ones."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.collapse import CASES, QUANTITIES, config_of
+from benchmarks.experiments.collapse import CASES, QUANTITIES, config_of
 from esvit_fast.config import load_config
 from esvit_fast.methods.esvit_signs import SIGNS as KINDS
 from esvit_fast.training.monitoring.diagnostics import RECORDS, STEPS, Diagnosis

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import peak_bytes
-from benchmarks.step import plain_torch
+from benchmarks.measuring.timing import peak_bytes
+from benchmarks.systems.step import plain_torch
 from esvit_fast.config import Config
 from esvit_fast.models import create_model
 from esvit_fast.ops.prototype_cross_entropy.cpu import scratch_bytes

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import step as benchmark
+from benchmarks.systems import step as benchmark
 from esvit_fast import ops
 from esvit_fast.config import load_config
 from esvit_fast.data.loading.device_decode import HELD_BYTES
