@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the folder is no installed package
 
-from benchmarks.measuring.timing import machine as machines  # noqa: E402
+from benchmarks.measuring import machine as machines  # noqa: E402
 from benchmarks.report import performance  # noqa: E402
 
 SHORTEST = 15.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measuring.timing import gpu
+from benchmarks.measuring import gpu
 from benchmarks.report.performance import append_line, commit, git, read_lines
 from esvit_fast.runs.environment import environment
 from esvit_fast.training.planning.memory import give_back_freed_memory, system_bytes

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring import gpu
 from benchmarks.measuring.exactness import Draw, doubles, draws, judge
-from benchmarks.measuring.timing import costs, fitting, gpu, interleaved, judged, on_gpu, provenance
+from benchmarks.measuring.timing import costs, fitting, interleaved, judged, on_gpu, provenance
 from benchmarks.operators import window_attention_layer as contestants
 from benchmarks.operators import window_attention_timed as window_attention
 from benchmarks.operators.window_attention_layer import Case, Operator, flex, merged, windows

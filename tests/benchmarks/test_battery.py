@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks import battery
 from benchmarks.battery import PARTS, Part
+from benchmarks.measuring import build, machine
 from benchmarks.measuring.machine import Machine
-from benchmarks.measuring.timing import build, machine
 
 from . import paper
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from torch.autograd import DeviceType
 
-from benchmarks.measuring.timing import gpu
+from benchmarks.measuring import gpu
 
 
 def test_the_state_of_a_card_is_read():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from benchmarks.measuring.timing import gpu_tests
+from benchmarks.measuring import gpu_tests
 from benchmarks.report import performance
 
 

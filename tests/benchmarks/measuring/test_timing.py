@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.measuring.timing import timing as measuring
+from benchmarks.measuring import timing as measuring
 from benchmarks.report import performance
 
 # torch's own

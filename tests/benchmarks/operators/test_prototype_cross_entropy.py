@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import run
-from benchmarks.measuring.timing import timing as measuring
+from benchmarks.measuring import timing as measuring
 from benchmarks.operators import prototype_cross_entropy as benchmark
 from benchmarks.operators import prototype_cross_entropy_liger as liger
 from benchmarks.operators.prototype_cross_entropy import CONTESTANTS, HARD, Case, Contestant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.measuring.timing import timing as measuring
+from benchmarks.measuring import timing as measuring
 from benchmarks.operators import window_attention as kernels
 from benchmarks.operators import window_attention_layer as contestants
 from benchmarks.operators import window_attention_timed as window_attention

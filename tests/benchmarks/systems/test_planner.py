@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.measuring.timing import timing as measuring
+from benchmarks.measuring import timing as measuring
 from benchmarks.systems import planner
 
 FOUND = {"tensors": 100.0, "resident": 200.0, "seconds": 1.0}
