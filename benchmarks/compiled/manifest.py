@@ -25,9 +25,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.compiled.variants import Variant, variants
+from benchmarks.measuring.checkout import ROOT
 from esvit_fast.kernels import _tables
 
-FOLDER = Path(__file__).parents[1] / "manifest"
+FOLDER = ROOT / "benchmarks" / "manifest"
 KERNELS = Path(_tables.__file__).parent
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
@@ -71,14 +72,20 @@ def read(cubin: bytes) -> dict[str, int]:
     return {"registers": int(registers), "local_bytes": int(stack), **counts}
 
 
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether it is a string and nothing else: a docstring, or what is said below a table."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
 def sources() -> str:
     """A digest of the code of all kernels and tables, without comments and docstrings."""
     digest = hashlib.sha256()
     for path in sorted(set(KERNELS.glob("*.py")) - {KERNELS / "__init__.py"}):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+                node.body = [statement for statement in node.body if not _is_text(statement)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 

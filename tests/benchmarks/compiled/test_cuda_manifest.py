@@ -36,7 +36,7 @@ def name(kind, head_dim, tiles, dtype):
 
 @needs_tools
 def test_manifests_are_of_these_sources():
-    digest = said("from benchmarks import cuda_manifest as m; print(m.sources())")
+    digest = said("from benchmarks.compiled import cuda_manifest as m; print(m.sources())")
     for manifest in MANIFESTS.values():
         assert manifest["sources"] == digest.strip(), (
             "kernels have changed: build, then python -m benchmarks.compiled.cuda_manifest write"
@@ -72,7 +72,7 @@ def test_tables_count_on_the_blocks_that_there_is_room_for(arch):
 
 @needs_tools
 def test_the_library_is_what_the_manifest_says():
-    found = said("from benchmarks import cuda_manifest as m; m.library() and m.main(['check'])")
+    found = said("from benchmarks.compiled import cuda_manifest as m; m.library() and m.main(['check'])")
     if not found:
         pytest.skip("the CUDA library was not built")
     compiler, _, different = found.partition("\n")

@@ -28,7 +28,9 @@ same_triton = pytest.mark.skipif(
 
 @needs_triton
 def test_manifests_are_of_these_sources_and_complete():
-    code = "from benchmarks import manifest as m; print(m.sources(), *(v.name for v in m.variants()), sep='\\n')"
+    code = (
+        "from benchmarks.compiled import manifest as m; print(m.sources(), *(v.name for v in m.variants()), sep='\\n')"
+    )
     done = run(code)
     assert done.returncode == 0, done.stderr
     digest, *names = done.stdout.splitlines()
@@ -90,5 +92,7 @@ def test_what_has_no_registers_left(arch):
 def test_what_is_compiled_now_is_in_the_manifest(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     only = "(forward|backward) 7x7 head_dim 32 bf16 padded$|keys 14x14 head_dim 32 bf16$|backward D 256 fp16"
-    done = run(f"import sys; from benchmarks import manifest as m; sys.exit(m.main(['check', '--only', {only!r}]))")
+    done = run(
+        f"import sys; from benchmarks.compiled import manifest as m; sys.exit(m.main(['check', '--only', {only!r}]))"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
