@@ -21,8 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the folder is no installed package
 
+from benchmarks.measuring import checkout  # noqa: E402
 from benchmarks.measuring import machine as machines  # noqa: E402
-from benchmarks.report import performance  # noqa: E402
+from benchmarks.measuring.checkout import OPERATORS  # noqa: E402
+from benchmarks.measuring.lines import append_line, read_lines  # noqa: E402
 
 SHORTEST = 15.0
 """Seconds that must be left for a part to begin."""
@@ -57,16 +59,8 @@ def _run(*arguments: str) -> tuple[str, ...]:
 KERNELS = ("triton", "compiler", "timm")
 QUICK = ("--contestants", "torch eager", "sdpa", "esvit_fast triton", "esvit_fast cuda")
 STEP_PEERS = ("plain torch", "timm fused, compiled", "esvit_fast triton", "esvit_fast")
-PARTS = (
-    Part(
-        "build",
-        "libraries in place, if sources are newer",
-        (
-            "-m",
-            "benchmarks.measuring.build",
-        ),
-        4,
-    ),
+FIRST = (
+    Part("build", "libraries in place, if sources are newer", ("-m", "benchmarks.measuring.build"), 4),
     Part("ceilings", "what the card can do at all", _run("ceilings"), 0.5),
     Part(
         "tests",
@@ -75,8 +69,20 @@ PARTS = (
         3,
         ("pytest", *KERNELS),
     ),
-    Part("kernels", "operators alone, beside their floors", _run("kernels", *QUICK), 1.5, KERNELS),
-    Part("loss", "the loss over prototypes", _run("loss", "--rounds", "9"), 1, KERNELS),
+    Part(
+        "window_attention",
+        "window attention alone, beside its floor",
+        _run("window_attention", *QUICK),
+        1.5,
+        KERNELS,
+    ),
+    Part(
+        "prototype_cross_entropy",
+        "the loss over prototypes",
+        _run("prototype_cross_entropy", "--rounds", "9"),
+        1,
+        KERNELS,
+    ),
     Part(
         "step",
         "a whole training step, plain torch and ours",
@@ -99,16 +105,23 @@ PARTS = (
         KERNELS,
     ),
     Part(
-        "kernel-peers",
+        "window_attention-peers",
         "stage 1 alone, with torch.compile and FlexAttention",
-        _run("kernels", "--case", "swin_t 224 stage 1"),
+        _run("window_attention", "--case", "swin_t 224 stage 1"),
         2,
         KERNELS,
     ),
     Part("tune", "times for the launch tables", ("-m", "benchmarks.compiled.tune", "measure", "{out}"), 1.5, KERNELS),
-    Part("augment", "augmentation of a batch's crops", _run("augment", "--rounds", "9"), 0.5, KERNELS),
-    Part("layers", "attention with its projections", _run("attention", "--case", "swin_t 224"), 3, KERNELS),
-    Part("models", "timm's Swin as it comes and patched", _run("model", "--rounds", "9"), 2, KERNELS),
+)
+LAST = (
+    Part(
+        "window_attention_layer",
+        "attention with its projections",
+        _run("window_attention_layer", "--case", "swin_t 224"),
+        3,
+        KERNELS,
+    ),
+    Part("whole_model", "timm's Swin as it comes and patched", _run("whole_model", "--rounds", "9"), 2, KERNELS),
     Part(
         "cifar10",
         "what a recipe learns",
@@ -121,6 +134,18 @@ PARTS = (
         asked=True,
     ),
 )
+NO_KERNELS = ("linear",)
+"""Operators of which a GPU has nothing to measure: cuBLAS multiplies there."""
+
+
+def _others() -> tuple[Part, ...]:
+    """The operators that no part above measures."""
+    measured = {*NO_KERNELS, *(part.name for part in FIRST)}
+    names = [name for name in OPERATORS if name not in measured]
+    return tuple(Part(n, f"{n.replace('_', ' ')} alone", _run(n, "--rounds", "9"), 0.5, KERNELS) for n in names)
+
+
+PARTS = (*FIRST, *_others(), *LAST)
 
 
 @dataclass(frozen=True)
@@ -150,7 +175,7 @@ def chosen(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
 def outcomes(out: Path) -> dict[str, Outcome]:
     """The last outcome of every part that was begun in a folder."""
     found = {}
-    for fields in performance.read_lines(out / "state.jsonl"):
+    for fields in read_lines(out / "state.jsonl"):
         found[fields["part"]] = Outcome(**fields)
     return found
 
@@ -166,7 +191,7 @@ def run(
     shortest: float = SHORTEST,
 ) -> list[Outcome]:
     """Do parts within so many minutes, but for those that are done at this commit; say and note what became of each."""
-    end, commit, before = time.monotonic() + 60 * minutes, performance.commit(), outcomes(out)
+    end, commit, before = time.monotonic() + 60 * minutes, checkout.commit(), outcomes(out)
     (out / "logs").mkdir(parents=True, exist_ok=True)
     found = []
     for number, part in enumerate(parts, 1):
@@ -183,7 +208,7 @@ def run(
             outcome = Outcome(part.name, "no time left", why="run it again with the same --out", commit=commit)
         else:
             outcome = _boxed(part, out, min(60 * part.minutes, left), data, commit)
-        performance.append_line(out / "state.jsonl", vars(outcome))
+        append_line(out / "state.jsonl", vars(outcome))
         found.append(outcome)
         print(f"{outcome.outcome} {outcome.seconds:.0f} s" + (f": {outcome.why}" if outcome.why else ""), flush=True)
     return found
@@ -243,11 +268,13 @@ def _last_line(log: Path) -> str:
 
 def table(out: Path, parts: Sequence[Part]) -> str:
     """What became of every part, and what was measured."""
-    found, lines = outcomes(out), ["", f"{'part':14} {'outcome':13} {'seconds':>8}  "]
+    found, lines = outcomes(out), ["", f"{'part':22} {'outcome':13} {'seconds':>8}  "]
     for part in parts:
         outcome = found.get(part.name, Outcome(part.name, "not begun"))
-        lines.append(f"{part.name:14} {outcome.outcome:13} {outcome.seconds:8.0f}  {outcome.why}".rstrip())
-    measured = performance.digest(performance.read(out / "records"))
+        lines.append(f"{part.name:22} {outcome.outcome:13} {outcome.seconds:8.0f}  {outcome.why}".rstrip())
+    from benchmarks.report.reading import digest, read  # with torch and all operators, which a build may have changed
+
+    measured = digest(read(out / "records"))
     return "\n".join([*lines, "", *(measured or ["nothing was measured"])])
 
 
@@ -286,7 +313,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(out, parts))
     for note in machines.notes(machines.look(bool(args.data))):  # the library may be of another build by now
         print(note)
-    written = performance.write_report(performance.read(out / "records"), out)
+    from benchmarks.report import html, reading
+
+    written = html.write(reading.read(out / "records"), out)
     print("written:", ", ".join(str(path) for path in written))
     return code(done)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import triton
 
+from benchmarks.measuring.checkout import ROOT
 from esvit_fast.ops._core import cuda_tables as _tables
 
-ROOT = Path(__file__).parents[2]
-FOLDER = Path(__file__).parents[1] / "manifest"
+FOLDER = ROOT / "benchmarks" / "manifest"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_BYTES = {"80": 164 * 1024, "90a": 228 * 1024, "100": 228 * 1024}
 """Of a multiprocessor; each block takes 1 KiB more than it asks for."""

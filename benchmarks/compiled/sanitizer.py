@@ -11,80 +11,30 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring.timing import RECORDS, append, commit, folder, provenance
-from benchmarks.report.performance import read_lines
+from benchmarks.measuring.checkout import OPERATORS, RECORDS, ROOT, commit
+from benchmarks.measuring.lines import read_lines
+from benchmarks.measuring.records import append, folder, provenance
+from benchmarks.registry import benchmark
 from esvit_fast import ops
 from esvit_fast.ops._core.plan import implementations
 
-ROOT = Path(__file__).parents[2]
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 """Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote. All are
 watched, or what others write would count as not written."""
 FOUND = 9
 """The code with which the sanitizer ends if it found anything."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
 
 
-Problem = Callable[[], object]
-
-
-def window_attention(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
-    """Windows of one block, with and without pads, and of several blocks; both passes."""
-    for side, window, shift in ((8, 4, 2), (7, 7, 0), (3, 7, 0), (10, 9, 4)):
-        qkv = torch.randn(1, side, side, 3 * 32, device=device, dtype=dtype, requires_grad=True)
-        bias = torch.randn((2 * window - 1) ** 2, 1, device=device, requires_grad=True)
-        pad_kv = torch.randn(2 * 32, device=device, dtype=dtype, requires_grad=True)
-        call = {"num_heads": 1, "window_size": window, "shift_size": shift, "pad_kv": pad_kv, "backend": backend}
-        yield lambda given=(qkv, bias), call=call: ops.window_attention(*given, **call).float().sum().backward()
-
-
-def prototype_cross_entropy(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
-    """Few rows, teachers and prototypes, with lengths."""
-    student, teacher = (torch.randn(n, 32, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
-    weight, teacher_weight = (torch.randn(130, 32, device=device, requires_grad=i == 0) for i in range(2))
-    lengths, center = torch.ones(130, 1, device=device), torch.zeros(130, device=device)
-    rows = torch.arange(5, device=device)
-    pairs = ops.Pairs(rows, rows % 3, torch.full((5,), 0.2, device=device))
-    options = {"student_weight_g": lengths.clone().requires_grad_(), "teacher_weight_g": lengths}
-    given = student, weight, teacher, teacher_weight, center, pairs
-    yield lambda: ops.prototype_cross_entropy(*given, **options, **TEMPERATURES, backend=backend)[0].backward()
-
-
-def soft_cross_entropy(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
-    """Few rows of logits, of which one is in no pair."""
-    student, teacher = (torch.randn(n, 1304, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
-    rows, center = torch.arange(4, device=device), torch.zeros(1304, device=device)
-    pairs = ops.Pairs(rows, rows % 3, torch.full((4,), 0.25, device=device))
-    given = student, teacher, center, pairs
-    yield lambda: ops.soft_cross_entropy(*given, **TEMPERATURES, backend=backend)[0].backward()
-
-
-def region_match(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
-    """More regions than a block has."""
-    student, teacher = (torch.randn(1, n, 40, device=device, dtype=dtype) for n in (33, 18))
-    yield lambda: ops.region_match(student, teacher, backend=backend)
-
-
-def multicrop_augment(device: str, backend: str, dtype: torch.dtype) -> Iterator[Problem]:
-    """Crops that are not square, with everything done to them and nothing."""
-    crops = torch.randint(256, (3, 3, 21, 18), device=device, dtype=torch.uint8)
-    everything = {"flip": 1, "order": 7, "brightness": 1.2, "contrast": 0.7, "saturation": 1.3, "hue": 0.1}
-    statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "blur_radius": 6, "dtype": dtype}
-    for chosen in ({}, everything | {"sigma": 1.5, "solarize": 1}):
-        parameters = ops.augment_parameters(3, **chosen)
-        yield lambda parameters=parameters: ops.multicrop_augment(crops, parameters, **statistics, backend=backend)
-
-
-OPERATORS = {
-    f.__name__: f
-    for f in (window_attention, prototype_cross_entropy, region_match, soft_cross_entropy, multicrop_augment)
-}
+def with_kernels() -> list[str]:
+    """The operators that have kernels for GPUs, those first that a step spends most in."""
+    found = [operator for operator in OPERATORS if {"triton", "cuda"} & set(implementations(operator))]
+    return sorted(found, key=lambda operator: operator not in ("window_attention", "prototype_cross_entropy"))
 
 
 def run(operator: str, device: str, backends: Sequence[str]) -> int:
@@ -92,7 +42,7 @@ def run(operator: str, device: str, backends: Sequence[str]) -> int:
     backends = [backend for backend in backends if backend in implementations(operator)]
     ran = dict.fromkeys(backends, 0)
     for backend, dtype in itertools.product(backends, DTYPES):
-        for problem in OPERATORS[operator](device, backend, dtype):
+        for problem in benchmark(operator).smallest(device, backend, dtype):
             try:
                 problem()
             except ops.BackendError as error:
@@ -144,14 +94,14 @@ def main() -> int:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--backend", help="none: all that have kernels for GPUs")
-    parser.add_argument("--operator", choices=[*OPERATORS])
+    parser.add_argument("--operator", choices=with_kernels())
     args = parser.parse_args()
     if args.operator:
         return run(args.operator, args.device, [args.backend] if args.backend else ["triton", "cuda"])
     file, gates = folder(args.device, args.records) / "sanitizer.jsonl", []
     done = {(line["tool"], line["stem"]) for line in read_lines(file) if line.get("commit") == commit()}
     for tool in TOOLS:
-        for operator in OPERATORS:
+        for operator in with_kernels():
             if (tool, operator) in done:
                 continue
             gate, why = sanitize(tool, operator)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-ROOT = Path(__file__).parents[2]
-
-from benchmarks.report import performance  # noqa: E402
+from benchmarks.measuring.checkout import ROOT, commit
+from benchmarks.measuring.lines import append_line, read_lines
 
 TABLES = ROOT / "kernels" / "_tables.py"
 WORTH = 0.97
@@ -135,35 +134,32 @@ def measure(folder: Path, device: str, rounds: int) -> None:
     """Time every candidate of every problem; what does not compile or is wrong is left out."""
     import torch
 
-    from benchmarks.measuring.timing import commit
-    from benchmarks.operators import prototype_cross_entropy
-    from benchmarks.operators import window_attention as kernels
-    from benchmarks.operators.window_attention_layer import CASES as ALL
+    from benchmarks.operators import prototype_cross_entropy, window_attention
     from esvit_fast.kernels import _tables
 
     capability = torch.cuda.get_device_capability(device)
-    arch, known = _tables.architecture(capability), performance.read_lines(folder / "tune.jsonl")
+    arch, known = _tables.architecture(capability), read_lines(folder / "tune.jsonl")
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     seen = {_key(line) for line in known if line["commit"] == commit()}
     common = {"arch": arch, "device": torch.cuda.get_device_name(device), "commit": commit()}
-    entry, dtype = kernels.CONTESTANTS["esvit_fast triton"], torch.bfloat16
+    contestant, dtype = window_attention.CONTESTANTS["esvit_fast triton"], torch.bfloat16
     for name, problem in (*CASES, ("loss", LOSS)):
         if problem == LOSS:
             case = prototype_cross_entropy.Case(64, 65536)
             x = prototype_cross_entropy.inputs(case, dtype, device)
-            run = prototype_cross_entropy.CONTESTANTS["esvit_fast triton"](x)
+            run = prototype_cross_entropy.CONTESTANTS["esvit_fast triton"].make(x)
             runs = dict.fromkeys(("forward", "backward"), partial(prototype_cross_entropy.results, run, x))
             gate = partial(prototype_cross_entropy.gate, "esvit_fast triton", case, dtype, device)
             present = _tables.prototype_cross_entropy(2, 256, 65536, capability)
         else:
-            case = next(case for case in ALL if case.name == name)
-            tensors, grad = kernels.inputs(case, 64, dtype, device)
-            run = entry.make(case, device)
+            case = next(case for case in window_attention.CASES if case.name == name)
+            tensors, grad = window_attention.inputs(case, 64, dtype, device)
+            run = contestant.make(case, device)
             runs = {
                 "forward": partial(run, *tensors),
                 "backward": partial(torch.autograd.grad, inputs=tensors, grad_outputs=grad, allow_unused=True),
             }
-            gate = partial(kernels.gate, case, entry, dtype, device)
+            gate = partial(window_attention.gate, case, contestant, dtype, device)
             tokens = min(case.window_size, case.side) ** 2
             keys = tokens + (case.side % case.window_size > 0)
             present = _tables.window_attention(capability, 2, tokens, keys, case.dim // case.num_heads)
@@ -176,7 +172,7 @@ def measure(folder: Path, device: str, rounds: int) -> None:
                 before = {"it": runs["forward"]} if problem != LOSS and candidate.mode == "backward" else None
                 times = _timed(runs[candidate.mode], before, gate, rounds, device)
             if times is not None:
-                performance.append_line(folder / "tune.jsonl", line | {"ms": times} | common)
+                append_line(folder / "tune.jsonl", line | {"ms": times} | common)
                 print(name, candidate.mode, dict(candidate.config), times["p50"], flush=True)
 
 
@@ -210,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.action == "measure":
         measure(args.folder, args.device, args.rounds)
         return 0
-    lines = performance.read_lines(args.folder / "tune.jsonl")
+    lines = read_lines(args.folder / "tune.jsonl")
     if not lines:
         parser.error(f"{args.folder / 'tune.jsonl'} has no measurements; make them on a GPU first")
     found = choose(lines)

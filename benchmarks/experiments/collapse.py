@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.measuring.timing import RECORDS, append, provenance
+from benchmarks.measuring.checkout import RECORDS
+from benchmarks.measuring.records import append, provenance
 from esvit_fast.config import Config, load_config, to_tree, validate
 from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.runs.metrics import read_metrics

@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.measuring.timing import RECORDS, append, provenance
+from benchmarks.measuring.checkout import RECORDS, ROOT
+from benchmarks.measuring.records import append, provenance
 from esvit_fast.config import Config, CropConfig, DataConfig, ModelConfig, TrainConfig, save_config
 from esvit_fast.methods.esvit_settings import EsViTSettings
 from esvit_fast.runs.checkpoint import load_latest
@@ -70,7 +71,7 @@ class Launch:
         with run.with_suffix(".log").open("ab") as said:
             self.process = subprocess.Popen(
                 [*torchrun, *call, "--out", str(run), "--resume"],
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=said,
                 stderr=said,

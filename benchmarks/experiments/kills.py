@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.experiments.faults import CONFIG, same
+from benchmarks.measuring.checkout import ROOT
 from esvit_fast.config import save_config
 from esvit_fast.models.weights import load_weights
 from esvit_fast.runs.checkpoint import load_latest
@@ -97,7 +98,7 @@ class Launch:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMANDS[mode], "--recipe", str(recipe), "--out", str(run), "--resume"],
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=log,

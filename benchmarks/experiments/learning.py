@@ -16,7 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measuring.timing import RECORDS, append, provenance
+from benchmarks.measuring.checkout import RECORDS
+from benchmarks.measuring.records import append, provenance
 from esvit_fast.config import Config, load_config, to_tree, validate
 from esvit_fast.data import open_source
 from esvit_fast.evaluation import evaluate_run

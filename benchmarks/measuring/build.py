@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.measuring.checkout import ROOT
 
 
 def stale(sources: Iterable[Path], libraries: Iterable[Path]) -> bool:

@@ -163,6 +163,20 @@ def judge(
     return max(rows, key=lambda row: row.ratio)
 
 
+def error_ratio(found: Results, plain: Callable[[Given], Results], given: Given) -> float:
+    """The error of what someone found, in units of what is allowed; above 1 is a failure.
+
+    Args:
+        found: results of what is `given`.
+        plain: what is given, in any dtype, to the results of plain torch.
+    """
+
+    def evaluate(drawn: Given) -> Draw:
+        return plain(drawn), plain(doubles(drawn))
+
+    return judge(found, draws(evaluate, given)).ratio
+
+
 def together(found: Sequence[Results], drawn: Sequence[Sequence[Draw]]) -> Judged:
     """As `judge`, of the results of many problems as if they were one: for results of few numbers.
 

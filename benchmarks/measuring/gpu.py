@@ -27,6 +27,11 @@ IDLE = 1
 """The bit of `throttle` that says no more than that nothing runs."""
 
 
+def on_gpu(device: str) -> bool:
+    """Whether times and memory are those of a GPU, whichever."""
+    return torch.device(device).type == "cuda"
+
+
 class Stopwatch:
     """Milliseconds of runs by CUDA events, each with a cold second-level cache.
 

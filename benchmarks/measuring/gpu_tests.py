@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measuring.timing import RECORDS, append, provenance
-from benchmarks.report.performance import STEMS
+from benchmarks.measuring.checkout import OPERATORS, RECORDS, ROOT
+from benchmarks.measuring.records import append, provenance
 
-ROOT = Path(__file__).parents[2]
 BACKENDS = ("cuda", "triton")
 """Those that a test names among its parameters."""
 
@@ -24,7 +23,7 @@ BACKENDS = ("cuda", "triton")
 def stem(file: str) -> str:
     """The operator whose tests a file has; its own name where there is none."""
     name = Path(file).stem.removeprefix("test_").removesuffix("_gpu")
-    return next((known for known in STEMS if name.startswith(known)), name)
+    return next((known for known in OPERATORS if name.startswith(known)), name)
 
 
 class Recorder:

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.measuring.checkout import ROOT
+
 DRIVERS = {11: 450, 12: 525, 13: 580}
 """The oldest driver that runs programs of a major version of CUDA."""
 PACKAGES = ("triton", "timm", "pytest")

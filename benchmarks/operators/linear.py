@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measuring.exactness import Draw, doubles, draws, judge
-from benchmarks.measuring.timing import costs, interleaved, judged, on_gpu, provenance
-from benchmarks.operators.window_attention_layer import CASES as MAPS
+from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.exactness import error_ratio
+from benchmarks.measuring.gpu import on_gpu
+from benchmarks.measuring.records import record
+from benchmarks.measuring.words import without_times
+from benchmarks.operators.window_attention import CASES as MAPS
+from benchmarks.registry import CASE, Benchmark, Problem, chosen_cases, register
 from esvit_fast import ops
 
 CASES = {
@@ -69,28 +75,21 @@ def inputs(case: str, batch: int) -> list[Tensor]:
 def gate(case: str, name: str) -> float:
     """Errors against float64, in units of what is allowed: above 1 is a failure. Two images are enough."""
     given = inputs(case, 2)
-
-    def evaluate(drawn: list[Tensor]) -> Draw:
-        return CONTESTANTS["torch eager"](*drawn), _results(F.linear, *doubles(drawn))
-
-    return judge(CONTESTANTS[name](*given), draws(evaluate, given)).ratio
+    return error_ratio(CONTESTANTS[name](*given), lambda drawn: CONTESTANTS["torch eager"](*drawn), given)
 
 
 def measure(case: str, names: Sequence[str], batch: int, device: str, rounds: int) -> dict:
     """A record of one layer."""
     if on_gpu(device):
         raise SystemExit(f"--device {device}: GPUs multiply by cuBLAS, of which there is nothing to compare; pass cpu")
-    (*given, grad), rows = inputs(case, batch), {}
-    for name in names:
-        rows[name] = judged(lambda name=name: gate(case, name))
-    passed = [name for name in names if rows[name]["gate"] == "pass"]
-    for mode, cotangent in (("forward", None), ("training", grad)):
-        runs = {name: lambda run=CONTESTANTS[name], c=cotangent: run(*given, c) for name in passed}
-        for name, times in interleaved(runs, rounds, device).items():
-            rows[name][mode] = times
-    for name in passed:
-        rows[name] |= costs(lambda name=name: CONTESTANTS[name](*given, grad), device)
-    return identity(case, batch) | {"rounds": rounds, "contestants": rows} | provenance(device)
+    *given, grad = inputs(case, batch)
+
+    def passes(name: str) -> Passes:
+        run = CONTESTANTS[name]
+        return Passes({"forward": partial(run, *given, None), "training": partial(run, *given, grad)})
+
+    rows = contest(names, gate=partial(gate, case), passes=passes, device=device, rounds=rounds)
+    return record(identity(case, batch), rows, rounds, device)
 
 
 def identity(case: str, batch: int) -> dict:
@@ -107,7 +106,7 @@ def table(record: dict) -> str:
     flop = 2 * shape["batch"] * shape["tokens"] * shape["in"] * shape["out"]
     for name, row in rows.items():
         if "training" not in row:
-            lines.append(f"  {name:18} gate {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:18} gate {without_times(row)}")
             continue
         forward, training = (row[mode]["p50"] for mode in ("forward", "training"))
         lines.append(
@@ -115,3 +114,30 @@ def table(record: dict) -> str:
             f"{3 * flop / training / 1e6:6.0f} GFLOP/s  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines)
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    for case in chosen_cases(CASES, args.case):
+        settings = {"batch": args.batch, "device": args.device, "rounds": args.rounds}
+        yield Problem(identity(case, args.batch), partial(measure, case, **settings))
+
+
+register(
+    Benchmark(
+        "linear",
+        "Linear layers of a Swin-T",
+        __doc__,
+        _problems,
+        table,
+        modes=("forward", "training"),
+        contestants=tuple(CONTESTANTS),
+        arguments={
+            "--case": CASE,
+            "--batch": {"type": int, "default": 8},
+            "--device": {"default": "cpu"},
+            "--dtype": None,
+        },
+        quick={"batch": 1, "case": "stage 4 proj"},
+        row_per_case=True,
+    )
+)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measuring.timing import costs, interleaved, judged, on_gpu, provenance, resident_growth
+from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.gpu import on_gpu
+from benchmarks.measuring.records import record
+from benchmarks.measuring.words import without_times
+from benchmarks.registry import Benchmark, Problem, register
 from esvit_fast import ops
 from esvit_fast.config import AugmentConfig
 from esvit_fast.data import normalize
@@ -99,27 +105,28 @@ def gate(name: str, dtype: torch.dtype, device: str) -> float:
 
 def measure(names: Sequence[str], batch: int, dtype: torch.dtype, device: str, rounds: int) -> dict:
     """A record: all crops of a batch."""
-    given, rows, runs = inputs(batch, device), {}, {}
-    for name in names:
-        reason = refusal(name, device)
-        if reason is not None:
-            rows[name] = {"gate": "absent", "why": reason}
-            continue
-        rows[name] = judged(lambda name=name: gate(name, dtype, device))
-        if rows[name]["gate"] == "pass":
-            runs[name] = lambda run=CONTESTANTS[name]: [run(x, dtype) for x in given]
-    for name, times in interleaved(runs, rounds, device).items():
-        rows[name] |= {"augment": times, **costs(runs[name], device)}
-        if not on_gpu(device):
-            rows[name]["resident_bytes"] = resident_growth(runs[name])
-    return identity(batch, dtype) | {"rounds": rounds, "contestants": rows} | provenance(device)
+    given = inputs(batch, device)
+
+    def passes(name: str) -> Passes:
+        return Passes({"augment": lambda run=CONTESTANTS[name]: [run(x, dtype) for x in given]})
+
+    rows = contest(
+        names,
+        refusal=lambda name: refusal(name, device),
+        gate=lambda name: gate(name, dtype, device),
+        passes=passes,
+        device=device,
+        rounds=rounds,
+        resident=True,
+    )
+    return record(identity(batch, dtype), rows, rounds, device)
 
 
 def identity(batch: int, dtype: torch.dtype) -> dict:
     """What tells a record from those of other batches."""
     shape = {"batch": batch, "views": {str(size): len(kinds) for size, kinds in SIZES.items()}}
-    record = {"op": "multicrop_augment", "case": "published probabilities", "shape": shape}
-    return record | {"threads": torch.get_num_threads(), "dtype": str(dtype)}
+    case = {"op": "multicrop_augment", "case": "published probabilities", "shape": shape}
+    return case | {"threads": torch.get_num_threads(), "dtype": str(dtype)}
 
 
 def table(record: dict) -> str:
@@ -130,7 +137,7 @@ def table(record: dict) -> str:
     first = rows.get("torch eager", {}).get("augment", {}).get("p50")
     for name, row in rows.items():
         if "augment" not in row:
-            lines.append(f"  {name:18} {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:18} {without_times(row)}")
             continue
         time = row["augment"]["p50"]
         times = f"{first / time:6.2f}x" if first else ""
@@ -140,3 +147,34 @@ def table(record: dict) -> str:
             f"{row['peak_bytes'] / 2**20:6.0f} MiB allocated {resident}  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines)
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    dtype = getattr(torch, args.dtype)
+    settings = {"batch": args.batch, "dtype": dtype, "device": args.device, "rounds": args.rounds}
+    yield Problem(identity(args.batch, dtype), partial(measure, **settings))
+
+
+def smallest(device: str, backend: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    """Crops that are not square, with everything done to them and nothing."""
+    crops = torch.randint(256, (3, 3, 21, 18), device=device, dtype=torch.uint8)
+    everything = {"flip": 1, "order": 7, "brightness": 1.2, "contrast": 0.7, "saturation": 1.3, "hue": 0.1}
+    statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "blur_radius": 6, "dtype": dtype}
+    for chosen in ({}, everything | {"sigma": 1.5, "solarize": 1}):
+        parameters = ops.augment_parameters(3, **chosen)
+        yield lambda parameters=parameters: ops.multicrop_augment(crops, parameters, **statistics, backend=backend)
+
+
+register(
+    Benchmark(
+        "multicrop_augment",
+        "Augmentation of a batch's crops",
+        __doc__,
+        _problems,
+        table,
+        modes=("augment",),
+        contestants=tuple(CONTESTANTS),
+        quick={"batch": 1, "contestants": ["torch eager", "esvit_fast cpu"]},
+        smallest=smallest,
+    )
+)

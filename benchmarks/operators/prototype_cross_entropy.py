@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measuring.exactness import Draw, doubles, draws, judge
-from benchmarks.measuring.timing import (
-    costs,
-    fitting,
-    free_bytes,
-    interleaved,
-    judged,
-    on_gpu,
-    provenance,
-    resident_growth,
-)
+from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.exactness import error_ratio
+from benchmarks.measuring.gpu import on_gpu
+from benchmarks.measuring.memory import free_bytes
+from benchmarks.measuring.records import record
+from benchmarks.measuring.words import without_times
 from benchmarks.operators import prototype_cross_entropy_liger as liger
+from benchmarks.registry import Benchmark, Problem, register
 from esvit_fast import ops, reference
 
 TOKENS = {"swin": (49, 49, *[9] * 8), "vit16": (196, 196, *[36] * 8), "vit8": (784, 784, *[144] * 8)}
@@ -277,37 +276,33 @@ def gate(name: str, case: Case, dtype: torch.dtype, device: str) -> float:
         found = results(oracle, given)
         return [_oracle(given)[1], *found[1:]] if contestant.divergence else found
 
-    def evaluate(drawn: Inputs) -> Draw:
-        return plainly(drawn), plainly(doubles(drawn))
-
-    return judge(results(contestant.make(x), x), draws(evaluate, x)).ratio
+    return error_ratio(results(contestant.make(x), x), plainly, x)
 
 
 def measure(
     case: Case, names: Sequence[str], dtype: torch.dtype, device: str, rounds: int, most: float | None = None
 ) -> dict:
     """A record of one case; whoever would hold more than `most` bytes is left out, as in `refusal`."""
-    x, rows, training = inputs(case, dtype, device), {}, {}
-    for name in names:
-        reason = refusal(name, case, dtype, device, most)
-        if reason is not None:
-            rows[name] = {"gate": "absent", "why": reason}
-            continue
-        rows[name] = judged(lambda name=name: gate(name, case, dtype, device))
-        if note := CONTESTANTS[name].note:
-            rows[name]["note"] = note
-        if rows[name]["gate"] == "pass":
-            run = CONTESTANTS[name].make(x)
-            training[name] = lambda run=run: results(run, x)
-    training = fitting(training, rows, device)
-    for name, times in interleaved(training, rounds, device).items():
-        rows[name]["training"] = times
-    for name, run in training.items():
-        rows[name] |= costs(run, device)
-        if not on_gpu(device):
-            rows[name]["resident_bytes"] = resident_growth(run)
-    record = {"op": "prototype_cross_entropy", "case": f"{case.tokens} region task", "shape": vars(case)}
-    return record | {"dtype": str(dtype), "rounds": rounds, "contestants": rows} | provenance(device)
+    x = inputs(case, dtype, device)
+    rows = contest(
+        names,
+        refusal=lambda name: refusal(name, case, dtype, device, most),
+        gate=lambda name: gate(name, case, dtype, device),
+        passes=lambda name: Passes({"training": partial(results, CONTESTANTS[name].make(x), x)}),
+        device=device,
+        rounds=rounds,
+        resident=True,
+    )
+    for name, row in rows.items():
+        if CONTESTANTS[name].note and row["gate"] != "absent":
+            row["note"] = CONTESTANTS[name].note
+    return record(identity(case, dtype), rows, rounds, device)
+
+
+def identity(case: Case, dtype: torch.dtype) -> dict:
+    """What tells a record from those of other cases."""
+    named = {"op": "prototype_cross_entropy", "case": f"{case.tokens} region task", "shape": vars(case)}
+    return named | {"dtype": str(dtype)}
 
 
 def table(record: dict) -> str:
@@ -320,7 +315,7 @@ def table(record: dict) -> str:
     first = rows.get("torch eager", {}).get("training", {}).get("p50")
     for name, row in rows.items():
         if "training" not in row:
-            lines.append(f"  {name:17} {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:17} {without_times(row)}")
             continue
         times = f"{first / row['training']['p50']:6.2f}x" if first else ""
         resident = f"{row['resident_bytes'] / 2**20:5.0f} MiB" if "resident_bytes" in row else ""
@@ -329,3 +324,44 @@ def table(record: dict) -> str:
             f"{resident:>9}  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines + [f"  {name}: {row['note']}" for name, row in rows.items() if "note" in row])
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    dtype, most = getattr(torch, args.dtype), args.memory and args.memory * 2**30
+    for tokens, batch, prototypes in itertools.product(args.tokens, args.batch, args.prototypes):
+        case = Case(batch, prototypes, tokens)
+        settings = {"dtype": dtype, "device": args.device, "rounds": args.rounds, "most": most}
+        yield Problem(identity(case, dtype), partial(measure, case, **settings))
+
+
+def smallest(device: str, backend: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    """Few rows, teachers and prototypes, with lengths."""
+    student, teacher = (torch.randn(n, 32, device=device, dtype=dtype, requires_grad=n > 3) for n in (5, 3))
+    weight, teacher_weight = (torch.randn(130, 32, device=device, requires_grad=i == 0) for i in range(2))
+    lengths, center = torch.ones(130, 1, device=device), torch.zeros(130, device=device)
+    rows = torch.arange(5, device=device)
+    given = student, weight, teacher, teacher_weight, center
+    given += (ops.Pairs(rows, rows % 3, torch.full((5,), 0.2, device=device)),)
+    options = {"student_weight_g": lengths.clone().requires_grad_(), "teacher_weight_g": lengths}
+    yield lambda: ops.prototype_cross_entropy(*given, **options, **TEMPERATURES, backend=backend)[0].backward()
+
+
+register(
+    Benchmark(
+        "prototype_cross_entropy",
+        "The loss over prototypes, with its last layer",
+        __doc__,
+        _problems,
+        table,
+        modes=("training",),
+        contestants=tuple(CONTESTANTS),
+        arguments={
+            "--batch": {"type": int, "nargs": "+", "default": [64 if torch.cuda.is_available() else 8]},
+            "--prototypes": {"nargs": "+", "type": int, "default": [65536]},
+            "--tokens": {"nargs": "+", "choices": [*TOKENS], "default": ["swin"]},
+            "--memory": {"type": float, "help": "GiB that one may hold; without it a part of what is free"},
+        },
+        quick={"batch": [1], "prototypes": [4096], "contestants": ["torch eager", "as published", "esvit_fast cpu"]},
+        smallest=smallest,
+    )
+)

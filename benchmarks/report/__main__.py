@@ -2,6 +2,6 @@
 
 import sys
 
-from benchmarks.report.performance import main
+from benchmarks.report.command import main
 
 sys.exit(main())

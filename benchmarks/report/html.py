@@ -7,20 +7,11 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.report.page import TITLES
-from benchmarks.report.performance import (
-    MODES,
-    Entry,
-    Line,
-    devices,
-    floor,
-    lines,
-    milliseconds,
-    name_of,
-    newest,
-    ours,
-    short,
-)
+from benchmarks.measuring.words import milliseconds, ours
+from benchmarks.report.page import titles
+from benchmarks.report.reading import Entry, Line, by_file, devices, floor, lines, name_of, newest, short
+from esvit_fast.reporting.style import CSS as BASE
+from esvit_fast.reporting.svg import Bar, Mark, bar_chart
 
 CSS = """
 section > h2 { margin-bottom: 12px; }
@@ -52,7 +43,7 @@ def write(entries: Sequence[Entry], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
     path.write_text(html(entries), encoding="utf-8")
-    shown = [entry for entry in newest(entries) if entry.file in MODES]
+    shown = [entry for entry in newest(entries) if entry.file in by_file()]
     if find_spec("matplotlib") is None or not shown:
         return [path]
     return [path, picture(entries, out / "report.png")]
@@ -60,8 +51,6 @@ def write(entries: Sequence[Entry], out: Path) -> list[Path]:
 
 def html(entries: Sequence[Entry]) -> str:
     """The page, as text."""
-    from esvit_fast.reporting.style import CSS as BASE
-
     body = [_device(entries, device) for device in devices(entries)]
     title = "What was measured"
     return (
@@ -91,8 +80,8 @@ def _device(entries: Sequence[Entry], device: str) -> str:
     marks = "".join(f'<li class="{r["gate"]}">{escape(r["case"])}</li>' for r in gates)
     sections = [f'<h2 class="device">{escape(name)}</h2><dl class="facts">{items}</dl>']
     sections += [f'<section><h2>Tests and sanitizer</h2><ul class="gates">{marks}</ul></section>'] if gates else []
-    for file, title in TITLES.items():
-        of = [entry for entry in here if entry.file == file and file in MODES]
+    for file, title in titles().items():
+        of = [entry for entry in here if entry.file == file and file in by_file()]
         if of:
             cards = "".join(_card(entries, entry) for entry in of)
             sections.append(f'<section><h2>{escape(title)}</h2><div class="cards">{cards}</div></section>')
@@ -100,10 +89,8 @@ def _device(entries: Sequence[Entry], device: str) -> str:
 
 
 def _card(entries: Sequence[Entry], entry: Entry) -> str:
-    from esvit_fast.reporting.svg import Bar, Mark, bar_chart
-
     record, body, gain, missing = entry.record, [], "", {}
-    for mode in MODES[entry.file]:
+    for mode in by_file()[entry.file].modes:
         found, least = lines(entries, entry, mode), floor(entries, entry, mode)
         timed = [line for line in found if line.p50 is not None]
         missing |= {line.name: line for line in found if line.p50 is None}
@@ -152,9 +139,9 @@ def picture(entries: Sequence[Entry], path: Path) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    device = devices([entry for entry in entries if entry.file in MODES])[0]
-    shown = [entry for entry in newest(entries) if entry.device == device and entry.file in MODES]
-    order = list(TITLES)
+    device = devices([entry for entry in entries if entry.file in by_file()])[0]
+    shown = [entry for entry in newest(entries) if entry.device == device and entry.file in by_file()]
+    order = list(titles())
     shown = sorted(shown, key=lambda entry: order.index(entry.file))[:12]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -162,7 +149,7 @@ def picture(entries: Sequence[Entry], path: Path) -> Path:
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, entry in zip(axes.flat, shown, strict=False):
-        mode = MODES[entry.file][-1]
+        mode = by_file()[entry.file].modes[-1]
         found = [line for line in lines(entries, entry, mode) if line.p50 is not None][::-1]
         colors = ["#0b7a6f" if ours(line.name) else "#a9afba" for line in found]
         bars = axis.barh([line.name for line in found], [line.p50 for line in found], color=colors, height=0.56)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.report.performance import (
-    MODES,
-    STEMS,
+from benchmarks.measuring.checkout import OPERATORS
+from benchmarks.measuring.words import milliseconds, ours
+from benchmarks.report.reading import (
     Entry,
     Line,
+    by_file,
     devices,
     floor,
     lines,
-    milliseconds,
     name_of,
     newest,
-    ours,
     red,
     short,
     tested,
@@ -29,12 +28,13 @@ METHOD = """## How it is measured
 - **The gate comes first.** Every contestant's outputs and gradients are compared with the oracle in float64. Its error,
   at most and root mean square, may be twice that of plain torch in the same dtype, plus one rounding. Who fails has no
   time. On a GPU, an operator whose tests or whose sanitizer run failed at the record's commit has no time either.
-  Four differ: the loss and gradient norm of a step are those of plain torch to 1e-4 in float32 and 1e-2 otherwise; of
+  Five differ: the loss and gradient norm of a step are those of plain torch to 1e-4 in float32 and 1e-2 otherwise; of
   a whole model the root mean square is held so, and in float32 the largest error to 1e-5 of the largest value; colours
   of an augmentation are held to 1e-5 and one rounding, to 2/255 where solarisation may fall on either side, and those
   of Pillow to 2/255 on average; crops and views from files are held to those of Pillow with the same draws, 2 levels
   on average, and those of torchvision's transforms, which draw for themselves, by brightness, contrast, saturation and
-  sharpness of each kind of view, to 4 standard errors and 0.002.
+  sharpness of each kind of view, to 4 standard errors and 0.002; matches of regions are held by how similar the chosen
+  region truly is, and their similarity and margin, which are statistics, to 2e-6.
 - **Contestants take turns** in one process; each round begins with another. Stated is the median.
 - **On a GPU** times are between CUDA events, with a second-level cache that holds something else (it is filled by
   reading: written lines would have to be written back within the time). Operators alone are timed with their launches
@@ -50,20 +50,24 @@ METHOD = """## How it is measured
 
 Times of one case vary from run to run: on a shared CPU by a third, ratios too.
 """
-TITLES = {
-    "step": "A whole training step",
-    "prototype_cross_entropy": "The loss over prototypes, with its last layer",
-    "kernels": "Window attention, the operator alone",
-    "window_attention": "Window attention of a layer, with its projections",
-    "linear": "Linear layers of a Swin-T",
-    "model": "Whole models of timm",
-    "loader": "From files to views",
-    "multicrop_augment": "Augmentation of a batch's crops",
-    "learning": "What recipes learn",
-}
-"""The sections of a device, by file of its records, most important first."""
-SIDE_BY_SIDE = ("kernels", "window_attention", "linear")
-"""Files of many cases: a row for each, instead of a table for each."""
+FIRST = (
+    "step",
+    "prototype_cross_entropy",
+    "kernels",
+    "window_attention",
+    "linear",
+    "model",
+    "loader",
+    "multicrop_augment",
+)
+"""Files of records, the most important first; those of other benchmarks follow."""
+
+
+def titles() -> dict[str, str]:
+    """The sections of a device, by the file of their records, in their order."""
+    contests = by_file()
+    files = sorted(contests, key=lambda file: (FIRST.index(file) if file in FIRST else len(FIRST), file))
+    return {file: contests[file].title for file in files} | {"learning": "What recipes learn"}
 
 
 def page(entries: Sequence[Entry]) -> str:
@@ -90,7 +94,7 @@ def _where(entries: Sequence[Entry]) -> str:
             ran = tested(entries, device, commit)
             sanitized = [e.record for e in here if (e.file, e.record.get("commit")) == ("sanitizer", commit)]
             checked = {record["stem"] for record in sanitized if record["gate"] != "absent"}
-            for stem in STEMS:
+            for stem in OPERATORS:
                 tests = "not run" if stem not in ran else f"red: {broken[stem]}" if stem in broken else "green"
                 clean = "not run" if stem not in checked else "red" if stem in dirty else "clean"
                 found.append(f"| {_name(here)} | {short(commit)} | `{stem}` | {tests} | {clean} |")
@@ -100,18 +104,18 @@ def _where(entries: Sequence[Entry]) -> str:
 def _device(entries: Sequence[Entry], device: str) -> str:
     here = [entry for entry in newest(entries) if entry.device == device]
     found = [f"## {_name(here)}"]
-    for file, title in TITLES.items():
+    for file, title in titles().items():
         of = [entry for entry in here if entry.file == file]
         if not of:
             continue
         found += [f"### {title}", _conditions(of)]
         if file == "learning":
             found.append(_learning(of))
-        elif file in SIDE_BY_SIDE:
+        elif by_file()[file].row_per_case:
             found.append(_side_by_side(entries, of, file))
         else:
             found += [_alone(entries, entry) for entry in of]
-    missing = [title for file, title in TITLES.items() if not any(entry.file == file for entry in here)]
+    missing = [title for file, title in titles().items() if not any(entry.file == file for entry in here)]
     if missing:
         found.append(f"Not measured here: {'; '.join(title[0].lower() + title[1:] for title in missing)}.\n")
     return "\n".join(found)
@@ -141,7 +145,8 @@ def _conditions(of: Sequence[Entry]) -> str:
 
 def _side_by_side(entries: Sequence[Entry], of: Sequence[Entry], file: str) -> str:
     """A row for each case: ours, the fastest peer, how many times as fast, of the floor."""
-    modes, floored = MODES[file], any(floor(entries, entry, MODES[file][0]) for entry in of)
+    modes = by_file()[file].modes
+    floored = any(floor(entries, entry, modes[0]) for entry in of)
     head = ["case", "images", "dtype", "ours", *modes, *(f"fastest peer, {mode}" for mode in modes), "times as fast"]
     head += ["of the floor"] if floored else []
     rows = []
@@ -172,7 +177,7 @@ def _time(line: Line) -> str:
 
 def _alone(entries: Sequence[Entry], entry: Entry) -> str:
     """A table of a case, with a row for each contestant."""
-    record, (mode,) = entry.record, MODES[entry.file]
+    record, (mode,) = entry.record, by_file()[entry.file].modes
     shape = ", ".join(f"{key} {_sizes(value)}" for key, value in record["shape"].items())
     passes = "; forward and backward" if mode == "training" else ""
     title = f"`{record['case']}`, {shape}, {record['dtype'].removeprefix('torch.')}{passes}:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,11 @@ from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from benchmarks.measuring.timing import costs, interleaved, judged, on_gpu, provenance
+from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.gpu import on_gpu
+from benchmarks.measuring.records import record
+from benchmarks.measuring.words import without_times
+from benchmarks.registry import Benchmark, Problem, register
 from esvit_fast.config import DataConfig
 from esvit_fast.data import (
     Augmenter,
@@ -243,22 +248,26 @@ def measure(spec: str, names: Sequence[str], batch: int, rounds: int, device: st
     Raises:
         SystemExit: they are not encoded images, or fewer than a batch; or a GPU is to decode and cannot.
     """
-    source, rows, runs = opened(spec, batch), {}, {}
+    source = opened(spec, batch)
     if FOR_GPUS.keys() & set(names):
         try:
             check_device_decode(torch.device(device))
         except ValueError as error:
             raise SystemExit(str(error)) from None
+    rows = contest(
+        names,
+        gate=lambda name: gate(name, source, batch),
+        passes=lambda name: Passes({"load": lambda run=CONTESTANTS[name]: deque(run(source, batch), maxlen=0)}),
+        device="cpu",
+        rounds=rounds,
+    )
     count = len(source) // batch * batch
-    for name in names:
-        rows[name] = judged(lambda name=name: gate(name, source, batch))
-        if rows[name]["gate"] == "pass":
-            runs[name] = lambda run=CONTESTANTS[name]: deque(run(source, batch), maxlen=0)
-    for name, times in interleaved(runs, rounds, "cpu").items():
-        rows[name] |= {"load": times, "images_per_s": round(1e3 * count / times["p50"], 1), **costs(runs[name], "cpu")}
-        if name in LOADERS:
-            rows[name]["note"] = "crops and draws, which the device augments; the others make the views on the CPU"
-    return identity(spec, batch) | {"rounds": rounds, "contestants": rows} | provenance(device)
+    for name, row in rows.items():
+        if "load" in row:
+            row["images_per_s"] = round(1e3 * count / row["load"]["p50"], 1)
+            if name in LOADERS:
+                row["note"] = "crops and draws, which the device augments; the others make the views on the CPU"
+    return record(identity(spec, batch), rows, rounds, device)
 
 
 def opened(spec: str, batch: int) -> EncodedSource:
@@ -279,8 +288,8 @@ def identity(spec: str, batch: int) -> dict:
     images = len(opened(spec, batch)) // batch * batch
     views = {str(size): len(numbers) for size, numbers in view_groups(CONFIG.crops.sizes)}
     shape = {"images": images, "batch": batch, "views": views}
-    record = {"op": "loader", "case": Path(spec).name, "shape": shape}
-    return record | {"threads": torch.get_num_threads(), "dtype": str(torch.float32)}
+    named = {"op": "loader", "case": Path(spec).name, "shape": shape}
+    return named | {"threads": torch.get_num_threads(), "dtype": str(torch.float32)}
 
 
 def table(record: dict) -> str:
@@ -291,7 +300,7 @@ def table(record: dict) -> str:
     first = rows.get(PUBLISHED, {}).get("images_per_s")
     for name, row in rows.items():
         if "load" not in row:
-            lines.append(f"  {name:32} {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:32} {without_times(row)}")
             continue
         times = f"{row['images_per_s'] / first:6.2f}x" if first else ""
         lines.append(
@@ -299,3 +308,31 @@ def table(record: dict) -> str:
             f"{row['images_per_s']:7.0f} images/s  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines)
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    torch.set_num_threads(args.threads or 1)
+    settings = {"batch": args.batch, "rounds": args.rounds, "device": args.device}
+    yield Problem(identity(args.data, args.batch), partial(measure, args.data, **settings))
+
+
+register(
+    Benchmark(
+        "loader",
+        "From files to views",
+        __doc__,
+        _problems,
+        table,
+        modes=("load",),
+        contestants=tuple(CONTESTANTS),
+        for_gpus=tuple(FOR_GPUS),
+        operators=("multicrop_augment",),
+        arguments={
+            "--data": {"required": True, "help": "a folder, a list, a .zip or .tar of photographs"},
+            "--device": {"default": "cpu", "help": "cuda: also whoever decodes there"},
+            "--batch": {"type": int, "default": 20},
+            "--dtype": None,
+        },
+        quick={"batch": 4, "contestants": ["published", "esvit_fast views"]},
+    )
+)

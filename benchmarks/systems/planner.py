@@ -5,18 +5,22 @@ A plan is made from steps of at most half as many images, so that what is predic
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from benchmarks.measuring.timing import on_gpu, peak_bytes, provenance, reserved_bytes, resident_growth
-from benchmarks.systems.step import configured
+from benchmarks.measuring.checkout import ROOT
+from benchmarks.measuring.gpu import on_gpu
+from benchmarks.measuring.memory import peak_bytes, reserved_bytes, resident_growth
+from benchmarks.measuring.records import provenance
+from benchmarks.registry import Benchmark, Problem, register
+from benchmarks.systems.step import PRECISIONS, configured
 from esvit_fast.config import Config
 from esvit_fast.parallel.ranks import Ranks
 from esvit_fast.training.planning.calibration import calibrate, now
@@ -103,7 +107,7 @@ def _apart(function: str, *arguments: object) -> dict:
     """Call a function of this file in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.systems.planner"]
     command += map(str, (torch.get_num_threads(), function, *arguments))
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.splitlines() or [f"exit code {done.returncode}"]
         raise SystemExit(f"{' '.join(command)} failed: {why[-1]}")
@@ -120,6 +124,29 @@ def table(record: dict) -> str:
             text += f"  {key} {predicted:.5g} {found:.5g} {unit} {row['error'][key]:+.1%}"
         lines.append(f"{text}  {row['gate']}")
     return "\n".join(lines)
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    for model in args.models:
+        yield Problem({}, lambda names, model=model: measure([model], PRECISIONS[args.dtype], args.device))
+
+
+register(
+    Benchmark(
+        "planner",
+        "What a plan predicts of a step",
+        __doc__,
+        _problems,
+        table,
+        arguments={
+            "--models": {"nargs": "+", "choices": [*CASES], "default": [*CASES]},
+            "--batch": None,
+            "--rounds": None,
+            "--resume": None,
+        },
+        quick={"models": ["swin_nano_w4"]},
+    )
+)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from unittest.mock import patch
 
 import torch
 
-from benchmarks.measuring.timing import costs, fitting, interleaved, judged, on_gpu, provenance, resident_growth
-from benchmarks.operators import window_attention as kernels
+from benchmarks.measuring.checkout import OPERATORS
+from benchmarks.measuring.contest import NO_ROOM, Passes, contest
+from benchmarks.measuring.records import record
+from benchmarks.measuring.words import without_times
+from benchmarks.operators.window_attention import sdpa
+from benchmarks.registry import Benchmark, Problem, register
 from esvit_fast import ops, reference
 from esvit_fast.config import Config, load_config, validate
 from esvit_fast.data import Batch
 from esvit_fast.data.views import augment as data_augment
 from esvit_fast.methods.losses import esvit as esvit_loss
 from esvit_fast.nn import patches, swin_block
-from esvit_fast.ops._core import plan as _plan
 from esvit_fast.parallel.ranks import Ranks
 from esvit_fast.training.step.trainer import StepResult, Trainer
 
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """The oracles in place of the operators, under torch's autograd, which keeps all that they make."""
+    """The oracles in place of the operators, under torch's autograd, which keeps all that they make.
+
+    No backend does that: the reference backend, which also takes part, keeps an operator's inputs and computes again.
+    """
 
     def matched(student, teacher, *, match_dtype=None):
         return ops.Matches(*reference.region_match(student.detach(), teacher.detach(), match_dtype))
@@ -64,7 +71,7 @@ def _compiled() -> tuple[Callable, Callable]:
 
 def _timms_attention(qkv, bias, *, num_heads, window_size, shift_size, pad_kv, **others):
     square = {"window_size": window_size[0], "shift_size": shift_size[0]}
-    return kernels.sdpa(qkv, bias, num_heads=num_heads, pad_kv=pad_kv, **square)
+    return sdpa(qkv, bias, num_heads=num_heads, pad_kv=pad_kv, **square)
 
 
 @contextmanager
@@ -81,20 +88,12 @@ def timm_compiled() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def without_cuda() -> Iterator[None]:
-    """What the library chooses where its CUDA library was not built."""
-    with patch.dict(_plan._RULES):
-        for key in [key for key in _plan._RULES if key[1] == "cuda"]:
-            del _plan._RULES[key]
-        yield
-
-
+PLAIN = "plain torch"
 CONTESTANTS = {
-    "plain torch": plain_torch,
+    PLAIN: plain_torch,
     "reference backend": lambda: ops.backend("reference"),
     "timm fused, compiled": timm_compiled,
-    "esvit_fast triton": without_cuda,
+    "esvit_fast triton": lambda: ops.backend("triton"),
     "esvit_fast": nullcontext,
     "esvit_fast, compiled": nullcontext,
     "esvit_fast, graph": nullcontext,
@@ -149,30 +148,32 @@ def stepper(config: Config, around: Callable[[], AbstractContextManager], batch:
 
 def measure(recipe: str, names: Sequence[str], batch: int, precision: str, device: str, rounds: int) -> dict:
     """A record. The gate: loss and gradient norm of the first step are those of plain torch, to 1e-4 in float32."""
-    names = ["plain torch", *(name for name in names if name != "plain torch")]
+    names = [PLAIN, *(name for name in names if name != PLAIN)]
     config = configured(recipe, batch, precision, device)
-    images = make_batch(config)
-    told = {name: replace(config, train=replace(config.train, **SETTINGS.get(name, {}))) for name in names}
-    steps = {name: stepper(told[name], CONTESTANTS[name], images) for name in names}
-    rows, first = {}, {}
+    images, first = make_batch(config), {}
+    settings = {name: replace(config, train=replace(config.train, **SETTINGS.get(name, {}))) for name in names}
+    steps = {name: stepper(settings[name], CONTESTANTS[name], images) for name in names}
 
     def error(name: str) -> float:
-        done = steps[name]()
+        try:
+            done = steps[name]()
+        except torch.OutOfMemoryError:
+            if name == PLAIN:
+                raise SystemExit(f"{PLAIN} cannot take a step of {batch} images: {NO_ROOM}; lower --batch") from None
+            raise
         first[name] = torch.stack([done.values["loss"], done.grad_norm.float()])
-        off = ((first[name] - first["plain torch"]) / first["plain torch"]).abs().max().item()
+        off = ((first[name] - first[PLAIN]) / first[PLAIN]).abs().max().item()
         return off / (1e-4 if precision == "fp32" else 1e-2)
 
-    for name in steps:
-        rows[name] = judged(lambda name=name: error(name))
-        if "plain torch" not in first:
-            raise SystemExit(f"plain torch cannot take a step of {batch} images: {rows[name]['why']}; lower --batch")
-    passed = {name: step for name, step in steps.items() if rows[name]["gate"] == "pass"}
-    passed = fitting(passed, rows, device)
-    for name, times in interleaved(passed, rounds, device).items():
-        rows[name] |= {"training": times, **costs(passed[name], device)}
-        if not on_gpu(device):
-            rows[name]["resident_bytes"] = resident_growth(passed[name])
-    return identity(recipe, batch, precision) | {"rounds": rounds, "contestants": rows} | provenance(device)
+    rows = contest(
+        names,
+        gate=error,
+        passes=lambda name: Passes({"training": steps[name]}),
+        device=device,
+        rounds=rounds,
+        resident=True,
+    )
+    return record(identity(recipe, batch, precision), rows, rounds, device)
 
 
 def identity(recipe: str, batch: int, precision: str) -> dict:
@@ -187,12 +188,39 @@ def table(record: dict) -> str:
     lines = [f"{record['case']}: {record['shape']['batch']} images, a training step, {record['dtype']}"]
     for name, row in rows.items():
         if "training" not in row:
-            lines.append(f"  {name:20} gate {row['gate']}: {row.get('why') or row['error']}")
+            lines.append(f"  {name:20} gate {without_times(row)}")
             continue
-        times = rows["plain torch"]["training"]["p50"] / row["training"]["p50"]
+        times = rows[PLAIN]["training"]["p50"] / row["training"]["p50"]
         resident = f"{row['resident_bytes'] / 2**20:6.0f} MiB resident" if "resident_bytes" in row else ""
         lines.append(
             f"  {name:20} {row['training']['p50']:8.1f} ms {times:6.2f}x {row['peak_bytes'] / 2**20:6.0f} MiB "
             f"allocated {resident}  {row['error']:.2f} of what is allowed"
         )
     return "\n".join(lines)
+
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""What recipes call the dtypes."""
+
+
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
+    precision = PRECISIONS[args.dtype]
+    settings = {"batch": args.batch, "precision": precision, "device": args.device, "rounds": args.rounds}
+    yield Problem(identity(args.recipe, args.batch, precision), partial(measure, args.recipe, **settings))
+
+
+register(
+    Benchmark(
+        "step",
+        "A whole training step",
+        __doc__,
+        _problems,
+        table,
+        modes=("training",),
+        contestants=tuple(CONTESTANTS),
+        for_gpus=FOR_GPUS,
+        operators=OPERATORS,
+        arguments={"--recipe": {"default": "swin_tiny_w7"}},
+        quick={"recipe": "sample", "batch": 2, "contestants": ["esvit_fast"]},
+    )
+)

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from benchmarks import battery
 from benchmarks.battery import PARTS, Part
+from benchmarks.compiled.sanitizer import with_kernels
 from benchmarks.measuring import build, machine
 from benchmarks.measuring.machine import Machine
 
@@ -43,7 +45,8 @@ def test_parts_are_a_table_that_fits():
     assert len(set(names)) == len(names) and names[:3] == ["build", "ceilings", "tests"]
     for p in PARTS:
         assert 0 < p.minutes <= 9 and set(p.needs) <= set(machine.NEEDS), p.name
-        assert (ROOT / p.command[0]).is_file(), p.name
+        module = p.command[1] if p.command[0] == "-m" else p.command[0].removesuffix(".py").replace("/", ".")
+        assert find_spec(module), p.name
         assert [argument.format(out="o", records="r", data="d") for argument in p.command]
     assert [p.name for p in PARTS if p.asked] == ["cifar10"]
     assert "cifar10" not in [p.name for p in battery.chosen(PARTS, [])]
@@ -56,19 +59,22 @@ def test_what_parts_ask_is_understood(p, monkeypatch):
     from benchmarks import run
 
     asked = []
-    for name in ("ceilings", "operators", "attention", "loss", "training_step", "model", "augment"):
-        monkeypatch.setattr(run, name, asked.append)
-    monkeypatch.setattr(sys, "argv", [argument.format(records="r", out="o", data="") for argument in p.command])
-    run.main()
+    monkeypatch.setattr(run, "measure", lambda benchmark, args: asked.append(args))
+    run.main([argument.format(records="r", out="o", data="") for argument in p.command[1:]])
     assert len(asked) == 1 and asked[0].resume and asked[0].device == "cuda"
+
+
+def test_every_operator_with_kernels_for_a_gpu_has_a_part():
+    measured = {p.command[1] for p in PARTS if p.command[0] == "benchmarks/run.py"}
+    assert {*with_kernels()} <= measured and not {*battery.NO_KERNELS} & {*with_kernels()}
 
 
 def test_an_unknown_part_is_refused_by_name(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        battery.main(["--out", str(tmp_path), "--only", "kernels", "speed"])
+        battery.main(["--out", str(tmp_path), "--only", "step", "speed"])
     error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert "--only speed: there is no such part; known: build, ceilings, tests, kernels" in error
+    assert "--only speed: there is no such part; known: build, ceilings, tests, window_attention" in error
 
 
 def test_without_a_gpu_one_line_and_exit_3(tmp_path):
@@ -100,7 +106,7 @@ def test_parts_are_done_in_order_and_not_again(tmp_path, capsys):
 def test_what_was_done_at_another_commit_is_done_again(tmp_path, monkeypatch):
     parts = [part("a", "print('here')")]
     battery.run(parts, tmp_path)
-    monkeypatch.setattr(battery.performance, "commit", lambda: "f" * 40)
+    monkeypatch.setattr(battery.checkout, "commit", lambda: "f" * 40)
     battery.run(parts, tmp_path)
     assert [(s["part"], s["outcome"]) for s in states(tmp_path)] == [("a", "done")] * 2
 
@@ -191,16 +197,18 @@ def test_a_line_that_was_cut_short_is_no_record(tmp_path):
     paper.everything(tmp_path / "records")
     with open(tmp_path / "records" / paper.GPU / "kernels.jsonl", "a") as lines:
         lines.write('{"op": "window_att')
-    (tmp_path / "state.jsonl").write_text('{"part": "kernels", "outcome": "done", "seconds": 41.0}\n{"part": "lo')
-    text = battery.table(tmp_path, battery.chosen(PARTS, ["kernels", "loss"]))
-    assert "kernels        done                41" in text and "loss           not begun" in text
+    (tmp_path / "state.jsonl").write_text(
+        '{"part": "window_attention", "outcome": "done", "seconds": 41.0}\n{"part": "st'
+    )
+    text = battery.table(tmp_path, battery.chosen(PARTS, ["window_attention", "step"]))
+    assert "window_attention       done                41" in text and "step                   not begun" in text
     stage1 = next(line for line in text.splitlines() if "stage 1" in line and "forward" in line)
     assert stage1.endswith(" 51.0 us   4.71x the fastest peer, 1.42 of the floor")
 
 
 def test_the_table_alone_needs_no_gpu(tmp_path, capsys):
     assert battery.main(["--out", str(tmp_path), "--table", "--only", "tests"]) == 0
-    assert "tests          not begun" in capsys.readouterr().out
+    assert "tests                  not begun" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.measuring.timing import peak_bytes
+from benchmarks.measuring.memory import peak_bytes
 from esvit_fast.models import create_model
 from tests import seeds
 

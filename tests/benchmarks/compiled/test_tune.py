@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compiled import tune
-from benchmarks.operators.window_attention_layer import CASES
+from benchmarks.operators.window_attention import CASES
 from esvit_fast.kernels import _tables
 
 ROOT = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from benchmarks.measuring import gpu_tests
-from benchmarks.report import performance
+from benchmarks.report import reading
 
 
 def test_every_file_of_tests_has_a_record_when_it_is_over(tmp_path):
@@ -24,10 +24,10 @@ def test_every_file_of_tests_has_a_record_when_it_is_over(tmp_path):
     report(0, "passed")
     report(0, "passed", "teardown")
     report(1, "failed")
-    assert performance.read(tmp_path) == []
+    assert reading.read(tmp_path) == []
     report(1, "passed", "teardown")
     report(2, "passed", "teardown")
-    (red,) = performance.read(tmp_path)  # of the other, all are skipped, which shows nothing
+    (red,) = reading.read(tmp_path)  # of the other, all are skipped, which shows nothing
     assert (red.record["stem"], red.record["gate"], red.record["passed"]) == ("window_attention", "fail", 1)
     assert red.record["failed"] == tests[1:2] and red.record["backends"] == ["triton"]
     assert gpu_tests.stem(second) == "step"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import run
-from benchmarks.measuring import timing as measuring
+from benchmarks.measuring import memory
 from benchmarks.operators import prototype_cross_entropy as benchmark
 from benchmarks.operators import prototype_cross_entropy_liger as liger
 from benchmarks.operators.prototype_cross_entropy import CONTESTANTS, HARD, Case, Contestant
@@ -77,7 +77,7 @@ def test_no_one_allocates_more_than_is_estimated(name, case, dtype):
     if contestant.refuse("cpu"):
         pytest.skip("it does not run here")
     x = benchmark.inputs(case, dtype, "cpu")
-    peak = measuring.peak_bytes(lambda: benchmark.results(contestant.make(x), x), "cpu")
+    peak = memory.peak_bytes(lambda: benchmark.results(contestant.make(x), x), "cpu")
     held = contestant.held(case, dtype.itemsize)
     assert peak <= held <= 2 * peak + (80 << 20)
 
@@ -97,7 +97,7 @@ def test_who_takes_part_depends_on_what_is_free():
     assert left_out(large, 4) == left_out(largest, 100) == left_out(Case(128, 131072), 8, torch.bfloat16) == scores
     reason = benchmark.refusal("torch eager", large, torch.float32, "cpu", 12 * GIB)
     assert reason == "it would hold about 12.5 GiB, and 12.0 GiB are allowed"
-    assert 0 < measuring.free_bytes("cpu") < 2**50
+    assert 0 < memory.free_bytes("cpu") < 2**50
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cpu"])
@@ -141,8 +141,8 @@ def test_a_grid_is_run_case_by_case(monkeypatch, tmp_path):
         return {"contestants": {}, "shape": vars(case), "case": "", "dtype": "", "environment": {"device": "cpu"}}
 
     monkeypatch.setattr(benchmark, "measure", measure)
-    arguments = "loss --batch 8 128 --prototypes 4096 131072 --tokens swin vit8 --rounds 3 --memory 2 --device cpu "
-    arguments += f"--records {tmp_path} --contestants"
+    arguments = "prototype_cross_entropy --batch 8 128 --prototypes 4096 131072 --tokens swin vit8 --rounds 3 "
+    arguments += f"--memory 2 --device cpu --records {tmp_path} --contestants"
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments.split(), "torch eager", "cut cross-entropy"])
     run.main()
     assert cases == [(t, b, k) for t in ("swin", "vit8") for b in (8, 128) for k in (4096, 131072)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo
-from timm.models.swin_transformer import SwinTransformer
 
-from benchmarks.operators import window_attention_timed as window_attention
-from benchmarks.operators.window_attention_layer import CASES, CONTESTANTS, Case, Contestant, eager
-from benchmarks.systems import whole_model
+from benchmarks.operators import window_attention_layer as benchmark
+from benchmarks.operators.window_attention import CASES, Case
+from benchmarks.operators.window_attention_layer import CONTESTANTS, Contestant, eager
 
 TINY = Case("tiny", 9, 32, 2, 4)
 HERE = [name for name, contestant in CONTESTANTS.items() if contestant.refuse(TINY, "cpu", torch.float32) is None]
@@ -36,7 +35,7 @@ def test_the_cases_are_those_of_swin():
 
 @pytest.mark.parametrize("name", [name for name in HERE if name != "torch.compile"])
 def test_everyone_computes_the_same(name):
-    assert window_attention.gate(TINY, CONTESTANTS[name], torch.float32, "cpu") <= 1
+    assert benchmark.gate(TINY, CONTESTANTS[name], torch.float32, "cpu") <= 1
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
@@ -50,7 +49,7 @@ def test_who_takes_part_on_a_gpu_is_planned_without_one(monkeypatch, device):
 
 def test_the_gate_stops_the_other_pad_order():
     wrong = Contestant(lambda case, weights: eager(case, weights, "after_roll"), pad_mode="before_roll")
-    assert window_attention.gate(TINY, wrong, torch.float32, "cpu") > 100
+    assert benchmark.gate(TINY, wrong, torch.float32, "cpu") > 100
 
 
 def test_every_case_is_compiled_anew(monkeypatch):
@@ -58,7 +57,7 @@ def test_every_case_is_compiled_anew(monkeypatch):
     resets = []
     monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
     for _ in range(2):
-        CONTESTANTS["torch.compile"].make(TINY, window_attention.inputs(TINY, 1, torch.float32, "cpu")[1])
+        CONTESTANTS["torch.compile"].make(TINY, benchmark.inputs(TINY, 1, torch.float32, "cpu")[1])
     assert len(resets) == 2
 
 
@@ -66,7 +65,7 @@ def test_a_record_has_times_of_those_that_passed_only(monkeypatch):
     wrong = Contestant(lambda case, weights: lambda x: 1.0001 * eager(case, weights)(x))
     monkeypatch.setitem(CONTESTANTS, "wrong", wrong)
     names = ["torch eager", "timm", "flex attention", "wrong", "esvit_fast cpu"]
-    record = window_attention.measure(TINY, names, 1, torch.float32, "cpu", 2)
+    record = benchmark.measure(TINY, names, 1, torch.float32, "cpu", 2)
     rows = record["contestants"]
     assert {name: row["gate"] for name, row in rows.items()} == {
         "torch eager": "pass",
@@ -78,27 +77,7 @@ def test_a_record_has_times_of_those_that_passed_only(monkeypatch):
     for name, row in rows.items():
         assert ("training" in row) == ("forward" in row) == ("peak_bytes" in row) == (row["gate"] == "pass"), name
     assert all(0 < row["training"]["p20"] <= row["training"]["p50"] for row in rows.values() if "training" in row)
-    table = window_attention.table(record)
+    table = benchmark.table(record)
     assert "wrong" in table and " ms" not in next(line for line in table.splitlines() if "wrong" in line)
     assert record["shape"] == {"batch": 1, "side": 9, "dim": 32, "heads": 2, "window": 4, "shift": 2}
     assert len(record["commit"]) == 40 and record["environment"]["threads"] == torch.get_num_threads()
-
-
-def test_a_whole_model_is_patched_in_all_its_blocks():
-    models = whole_model.contestants(
-        SwinTransformer(
-            img_size=64,
-            window_size=4,
-            embed_dim=16,
-            depths=(2, 2),
-            num_heads=(1, 2),
-            num_classes=5,
-            drop_path_rate=0.0,
-        )
-    )
-    assert list(models) == ["timm", "timm fused", "timm compiled", "esvit_fast"]
-    del models["timm compiled"]
-    images = torch.randn(1, 3, 64, 64)
-    for results in zip(*(whole_model.results(model, images) for model in models.values()), strict=True):
-        for found in results[1:]:
-            torch.testing.assert_close(found, results[0], rtol=1e-3, atol=1e-4 * results[0].abs().max().item())

@@ -77,7 +77,7 @@ def test_a_record_has_everyone_and_its_page_says_who_gives_crops(photographs):
 
 
 def benchmark_entry(record):
-    from benchmarks.report.performance import Entry
+    from benchmarks.report.reading import Entry
 
     return Entry("cpu", "loader", record | {"commit": "c" * 40, "dirty": False})
 

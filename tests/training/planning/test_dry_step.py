@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring.timing import peak_bytes
+from benchmarks.measuring.memory import peak_bytes
 from benchmarks.systems.step import plain_torch
 from esvit_fast.config import Config
 from esvit_fast.models import create_model

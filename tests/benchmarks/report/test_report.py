@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html.parser
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from benchmarks.report import performance
+from benchmarks.report import command, html, reading
 from benchmarks.report.page import page
 from esvit_fast.ops._core.proven import PROVEN
 
@@ -18,28 +18,28 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_page_is_that_of_the_committed_records():
-    assert performance.main(["check"]) == 0, "python -m benchmarks.report write"
+    assert command.main(["check"]) == 0, "python -m benchmarks.report write"
 
 
 def test_another_page_is_found(tmp_path, monkeypatch):
     other = tmp_path / "performance.md"
     other.write_text("fast\n")
-    monkeypatch.setattr(performance, "PAGE", other)
-    assert performance.main(["check"]) == 1
-    assert performance.main(["write"]) == 0 and performance.main(["check"]) == 0
+    monkeypatch.setattr(command, "PAGE", other)
+    assert command.main(["check"]) == 1
+    assert command.main(["write"]) == 0 and command.main(["check"]) == 0
     assert other.read_text() == (ROOT / "docs" / "performance.md").read_text()
 
 
 def test_without_a_record_of_a_gpu_the_page_says_so(tmp_path):
-    assert "No kernel of this library has run on a GPU yet" in page(performance.read())
-    text = page(performance.read(paper.everything(tmp_path)))
+    assert "No kernel of this library has run on a GPU yet" in page(reading.read())
+    text = page(reading.read(paper.everything(tmp_path)))
     assert "has run on a GPU yet" not in text
     assert "| NVIDIA Paper, 139 GiB, sm_90 | ccccccc | `window_attention` | green | not run |" in text
     assert "| NVIDIA Paper, 139 GiB, sm_90 | ccccccc | `soft_cross_entropy` | not run | not run |" in text
 
 
 def test_a_device_has_its_numbers_floors_and_spaces(tmp_path):
-    text = page(performance.read(paper.everything(tmp_path)))
+    text = page(reading.read(paper.everything(tmp_path)))
     row = next(line for line in text.splitlines() if line.startswith("| swin_t 224 stage 1"))
     assert row == (
         "| swin_t 224 stage 1 | 64 | bfloat16 | esvit_fast triton | 51.0 us | 117 us | 240 us (torch.compile) | "
@@ -55,12 +55,29 @@ def test_no_speed_behind_a_red_gate(tmp_path, gate):
     paper.everything(tmp_path)
     red = paper.gates("window_attention", "fail") | {"tool": "racecheck", "case": "the race"}
     paper.write(tmp_path, **{gate: [red]})
-    entries = performance.read(tmp_path)
+    entries = reading.read(tmp_path)
     text = page(entries)
     assert "esvit_fast triton | gate fail: red in the race | gate fail: red in the race |" in text
     assert "4.71" not in text and "239 ms" not in text and "812 ms" in text
-    lines = [line for line in performance.digest(entries) if "esvit_fast" in line]
+    lines = [line for line in reading.digest(entries) if "esvit_fast" in line]
     assert lines and all("gate fail: red in the race" in line and "fastest" not in line for line in lines)
+
+
+@pytest.mark.parametrize("stem", ["window_attention", "linear"])
+def test_no_speed_of_a_layer_behind_a_red_test_of_its_operators(tmp_path, stem):
+    """Its attention, and its projections."""
+    layer = paper.kernels()
+    for row in layer["contestants"].values():
+        row |= {"training": row.pop("backward")} if "backward" in row else {}
+    (fast,) = [
+        line
+        for line in reading.digest(reading.read(paper.write(tmp_path, window_attention=[layer])))
+        if "training" in line
+    ]
+    assert "4.44x the fastest peer" in fast
+    red = reading.digest(reading.read(paper.write(tmp_path, tests=[paper.gates(stem, "fail")])))
+    assert [line for line in red if "training" in line and f"gate fail: red in tests/ops/test_{stem}_gpu.py" in line]
+    assert not any("fastest peer" in line for line in red)
 
 
 def test_a_red_gate_of_another_commit_or_one_that_was_mended_does_not_count(tmp_path):
@@ -68,7 +85,7 @@ def test_a_red_gate_of_another_commit_or_one_that_was_mended_does_not_count(tmp_
     elsewhere = paper.gates("window_attention", "fail", commit="d" * 40)
     mended = [paper.gates("window_attention", "fail"), paper.gates("window_attention")]
     for records in ([elsewhere], mended):
-        entries = performance.read(paper.write(tmp_path, tests=records))
+        entries = reading.read(paper.write(tmp_path, tests=records))
         assert "4.71 / 4.44" in page(entries)
 
 
@@ -76,8 +93,8 @@ def test_a_contestant_that_failed_has_neither_time_nor_comparison(tmp_path):
     record = paper.kernels()
     record["contestants"]["esvit_fast triton"] = {"gate": "fail", "error": 3.0}
     paper.write(tmp_path, kernels=[record])
-    (entry,) = performance.read(tmp_path)
-    found = {line.name: line for line in performance.lines([entry], entry, "forward")}
+    (entry,) = reading.read(tmp_path)
+    found = {line.name: line for line in reading.lines([entry], entry, "forward")}
     assert found["esvit_fast triton"].p50 is None and found["esvit_fast triton"].times is None
     assert found["sdpa"].p50 == 0.31 and found["sdpa"].times is None
 
@@ -85,51 +102,43 @@ def test_a_contestant_that_failed_has_neither_time_nor_comparison(tmp_path):
 def test_floors_are_those_of_the_reference():
     """Window attention of stage 1, bfloat16, 64 images, at 4.3 TB/s: 35.8 and 62.7 us."""
     kernels, ceilings = (
-        performance.Entry("gpu", *of) for of in (("kernels", paper.kernels()), ("ceilings", paper.ceilings()))
+        reading.Entry("gpu", *of) for of in (("kernels", paper.kernels()), ("ceilings", paper.ceilings()))
     )
-    assert performance.floor([kernels], kernels, "forward") is None
-    assert round(1e3 * performance.floor([kernels, ceilings], kernels, "forward"), 1) == 35.8
-    assert round(1e3 * performance.floor([kernels, ceilings], kernels, "backward"), 1) == 62.7
+    assert reading.floor([kernels], kernels, "forward") is None
+    assert round(1e3 * reading.floor([kernels, ceilings], kernels, "forward"), 1) == 35.8
+    assert round(1e3 * reading.floor([kernels, ceilings], kernels, "backward"), 1) == 62.7
 
 
 def test_the_newest_record_counts(tmp_path):
     slow, fast = paper.kernels(scale=2.0), paper.kernels()
     paper.write(tmp_path, kernels=[fast, paper.kernels("swin_t 224 stage 2"), slow])
-    assert len(performance.newest(performance.read(tmp_path))) == 2
-    assert "102 us" in page(performance.read(tmp_path)) and "| 51.0 us | 117 us | 240 us (torch.compile) |" in page(
-        performance.read(tmp_path)
+    assert len(reading.newest(reading.read(tmp_path))) == 2
+    assert "102 us" in page(reading.read(tmp_path)) and "| 51.0 us | 117 us | 240 us (torch.compile) |" in page(
+        reading.read(tmp_path)
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0062, "6.20 us"), (0.117, "117 us"), (1.0, "1.00 ms"), (45.84, "45.8 ms"), (8245.4, "8.25 s")],
-)
-def test_times_are_written_with_three_digits(value, text):
-    assert performance.milliseconds(value) == text
 
 
 def test_records_of_a_battery_are_taken_once(tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept"
     paper.everything(out / "records")
-    assert len(performance.add(out, kept)) == 4
-    before = performance.read(kept)
-    assert before == performance.read(out / "records") and performance.add(out, kept) == []
+    assert len(command.add(out, kept)) == 4
+    before = reading.read(kept)
+    assert before == reading.read(out / "records") and command.add(out, kept) == []
     paper.write(out / "records", step=[paper.step() | {"dirty": True}])
     with pytest.raises(ValueError, match="a record of step is of no commit; commit, and measure again"):
-        performance.add(out, kept)
-    assert performance.read(kept) == before
+        command.add(out, kept)
+    assert reading.read(kept) == before
 
 
 def test_what_is_proven_has_a_record(tmp_path):
     """A kernel is only chosen by itself where a record shows that it ran."""
-    shown = performance.proven(performance.read())
+    shown = reading.proven(reading.read())
     assert all(capabilities <= shown.get(name, set()) for name, capabilities in PROVEN.items())
     paper.write(tmp_path, tests=[paper.gates("window_attention"), paper.gates("region_match", "fail")])
-    assert performance.proven(performance.read(tmp_path)) == {("window_attention", "triton"): {(9, 0)}}
+    assert reading.proven(reading.read(tmp_path)) == {("window_attention", "triton"): {(9, 0)}}
 
 
-class Tags(html.parser.HTMLParser):
+class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.links = [], []
@@ -145,7 +154,7 @@ class Tags(html.parser.HTMLParser):
 
 def test_the_report_is_whole_and_loads_nothing(tmp_path):
     paper.everything(tmp_path / "records")
-    written = performance.write_report(performance.read(tmp_path / "records") + performance.read(), tmp_path)
+    written = html.write(reading.read(tmp_path / "records") + reading.read(), tmp_path)
     assert written[0] == tmp_path / "report.html" and all(path.stat().st_size > 10_000 for path in written)
     text = written[0].read_text()
     tags = Tags()
@@ -188,7 +197,7 @@ COMPUTED = {("91", "%"), ("70", "%"), ("114", "%")}
 
 def test_every_figure_of_the_readme_is_in_a_record():
     """To the digits that are written: times, memory and accuracies of what was measured."""
-    records = [entry.record for entry in performance.read()]
+    records = [entry.record for entry in reading.read()]
     known = {
         unit: {factor * n for record in records for n in numbers(record, keys)}
         for unit, (factor, keys) in UNITS.items()

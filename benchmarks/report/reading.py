@@ -1,59 +1,22 @@
-"""docs/performance.md from committed records alone: `python -m benchmarks.report write`, `check` or `add DIR`.
-
-`check` says whether the page is that of the records; `add` takes the records of a battery's folder into the repository
-and writes the page; `report DIR` writes report.html and report.png of the records there.
-"""
+"""Reading records: which is the newest, what its contestants took, and what must not be said behind a red gate."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-RECORDS = ROOT / "benchmarks" / "records"
-PAGE = ROOT / "docs" / "performance.md"
-STEMS = tuple(sorted(path.parent.name for path in (ROOT / "esvit_fast" / "ops").glob("[!_]*/op.py")))
-MODES = {
-    "kernels": ("forward", "backward"),
-    "window_attention": ("forward", "training"),
-    "linear": ("forward", "training"),
-    "prototype_cross_entropy": ("training",),
-    "multicrop_augment": ("augment",),
-    "loader": ("load",),
-    "step": ("training",),
-    "model": ("training",),
-}
-"""What the records of each file time; `training` is forward and backward."""
-USES = {
-    "step": STEMS,
-    "model": ("window_attention", "linear"),
-    "window_attention": ("linear",),
-    "kernels": ("window_attention",),
-    "loader": ("multicrop_augment",),
-}
-"""The operators that a file's records depend on, other than the one of its name."""
+from benchmarks.measuring.checkout import OPERATORS, RECORDS
+from benchmarks.measuring.lines import read_lines
+from benchmarks.measuring.words import milliseconds, ours
+from benchmarks.registry import Benchmark, benchmarks
 
 
-def commit() -> str | None:
-    """The commit of this checkout; of a copy without git's folder, what ESVIT_FAST_COMMIT says, or None."""
-    return git("rev-parse", "HEAD") or os.environ.get("ESVIT_FAST_COMMIT")
-
-
-def git(*arguments: str) -> str:
-    """What git says about this checkout; nothing where there is no git, or no repository of its own."""
-    if not (ROOT / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+def by_file() -> dict[str, Benchmark]:
+    """The benchmarks whose records hold contests, by the file of their records."""
+    return {benchmark.file: benchmark for benchmark in benchmarks().values() if benchmark.modes}
 
 
 class Entry(NamedTuple):
@@ -82,28 +45,6 @@ class Line(NamedTuple):
     peak_bytes: int | None = None
     launches: int | None = None
     why: str = ""
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The lines of a file that are whole; a run may have been cut short within one."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
-def append_line(path: Path, fields: Mapping) -> None:
-    """Add a line to a file, for good before anything else happens."""
-    with open(path, "ab+") as lines:
-        if lines.tell():
-            lines.seek(-1, os.SEEK_END)
-        whole = lines.read(1) in (b"", b"\n")  # or a run was cut short within its line
-        lines.write((b"" if whole else b"\n") + json.dumps(fields).encode() + b"\n")
-        lines.flush()
-        os.fsync(lines.fileno())
 
 
 def read(records: Path = RECORDS) -> list[Entry]:
@@ -151,7 +92,7 @@ def red(
         record = entry.record
         if record["gate"] == "fail":
             # what is of no operator's, is of all
-            for stem in [record["stem"]] if record["stem"] in STEMS else STEMS:
+            for stem in [record["stem"]] if record["stem"] in OPERATORS else OPERATORS:
                 found.setdefault(stem, record["case"])
     return found
 
@@ -176,11 +117,6 @@ def proven(entries: Sequence[Entry]) -> dict[tuple[str, str], set[tuple[int, int
     return found
 
 
-def ours(name: str) -> bool:
-    """Whether a contestant is this library, or has a part of it."""
-    return "esvit_fast" in name or "our " in name
-
-
 def floor(entries: Sequence[Entry], entry: Entry, mode: str) -> float | None:
     """Milliseconds that a mode of a record takes at least, by the ceilings of its own device; None without them."""
     known = [e.record for e in entries if (e.device, e.file) == (entry.device, "ceilings")]
@@ -194,7 +130,8 @@ def lines(entries: Sequence[Entry], entry: Entry, mode: str) -> list[Line]:
     """All contestants of a record; no time and no comparison where a gate is red."""
     rows, file = entry.record["contestants"], entry.file
     broken = red(entries, entry.device, entry.record.get("commit"))
-    because = next((broken[stem] for stem in USES.get(file, (file,)) if stem in broken), None)
+    benchmark = by_file()[file]
+    because = next((broken[stem] for stem in benchmark.operators or (benchmark.name,) if stem in broken), None)
     timed = {name: row[mode]["p50"] for name, row in rows.items() if row["gate"] == "pass" and mode in row}
     peers = [time for name, time in timed.items() if not ours(name)]
     least, found = floor(entries, entry, mode), []
@@ -214,7 +151,7 @@ def lines(entries: Sequence[Entry], entry: Entry, mode: str) -> list[Line]:
 
 def digest(entries: Sequence[Entry]) -> list[str]:
     """A line for each thing that was measured: ours beside the fastest peer and the floor."""
-    found = []
+    found, contests = [], by_file()
     for entry in newest(entries):
         record = entry.record
         if entry.file in ("tests", "sanitizer"):
@@ -222,7 +159,7 @@ def digest(entries: Sequence[Entry]) -> list[str]:
         elif entry.file == "ceilings":
             copy, product = record["bytes_per_s"] / 1e12, record["flop_per_s"] / 1e12
             found.append(f"{entry.file:24} {copy:.2f} TB/s, {product:.0f} TFLOP/s in bfloat16")
-        for mode in MODES.get(entry.file, ()):
+        for mode in contests[entry.file].modes if entry.file in contests else ():
             of = lines(entries, entry, mode)
             what = f"{entry.file:24} {record['case'][:26]:26} {mode:8}"
             for line in (line for line in of if line.name.startswith("esvit_fast") and line.gate != "absent"):
@@ -233,67 +170,3 @@ def digest(entries: Sequence[Entry]) -> list[str]:
                 share = f", {line.of_floor:.2f} of the floor" if line.of_floor else ""
                 found.append(f"{what} {line.name:19} {milliseconds(line.p50):>9}{times}{share}")
     return found
-
-
-def milliseconds(value: float) -> str:
-    """A time with three digits: 41.2 us, 0.827 s."""
-    for unit, size in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
-        if value >= size * (1 if unit != "us" else 0):
-            number = value / size
-            digits = 0 if number >= 100 else 1 if number >= 10 else 2
-            return f"{number:,.{digits}f} {unit}"
-    raise ValueError(f"value={value} must not be negative")
-
-
-def add(source: Path, records: Path = RECORDS) -> list[Path]:
-    """Take the records of a battery's folder into the repository.
-
-    Raises:
-        ValueError: a record is of a tree that was not committed: it shows nothing that others have.
-    """
-    entries, known, written = read(source / "records"), {json.dumps(e.record) for e in read(records)}, []
-    for entry in entries:
-        if entry.record.get("dirty") or entry.record.get("commit") is None:
-            raise ValueError(f"a record of {entry.file} is of no commit; commit, and measure again")
-    for entry in entries:
-        if json.dumps(entry.record) not in known:
-            path = records / entry.device / f"{entry.file}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            append_line(path, entry.record)
-            written.append(path)
-    return sorted(set(written))
-
-
-def write_report(entries: Sequence[Entry], out: Path) -> list[Path]:
-    """Write report.html, and report.png where matplotlib is installed."""
-    from benchmarks.report import html as performance_report
-
-    return performance_report.write(entries, out)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the page, add records, or write a report."""
-    from benchmarks.report.page import page
-
-    parser = argparse.ArgumentParser("python -m benchmarks.report", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("write", "check", "add", "report"))
-    parser.add_argument("folder", type=Path, nargs="?", help="add: a battery's; report: where it is written")
-    args = parser.parse_args(argv)
-    if args.action in ("add", "report") and args.folder is None:
-        parser.error(f"{args.action} needs a folder")
-    if args.action == "add":
-        try:
-            print(*add(args.folder), sep="\n")
-        except ValueError as error:
-            parser.error(str(error))
-    if args.action == "report":
-        inside = args.folder / "records"
-        print(*write_report(read(inside if inside.exists() else RECORDS), args.folder), sep="\n")
-        return 0
-    text = page(read())
-    if args.action == "check":
-        same = PAGE.exists() and PAGE.read_text() == text
-        print("the page is that of the records" if same else f"{PAGE.name} is not: python -m benchmarks.report write")
-        return int(not same)
-    PAGE.write_text(text)
-    return 0

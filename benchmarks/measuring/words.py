@@ -1,0 +1,30 @@
+"""What the tables of benchmarks and the report say in the same words. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def ours(name: str) -> bool:
+    """Whether a contestant is this library, or has a part of it."""
+    return "esvit_fast" in name or "our " in name
+
+
+def without_times(row: Mapping) -> str:
+    """What a table says of a contestant that was not timed."""
+    return f"{row['gate']}: {row.get('why') or row['error']}"
+
+
+def mebibytes(size: float) -> str:
+    """As tables have it: 131 MiB."""
+    return f"{size / 2**20:.0f} MiB"
+
+
+def milliseconds(value: float) -> str:
+    """A time with three digits: 41.2 us, 0.827 s."""
+    for unit, size in (("s", 1e3), ("ms", 1.0), ("us", 1e-3)):
+        if value >= size * (1 if unit != "us" else 0):
+            number = value / size
+            digits = 0 if number >= 100 else 1 if number >= 10 else 2
+            return f"{number:,.{digits}f} {unit}"
+    raise ValueError(f"value={value} must not be negative")

@@ -1,0 +1,106 @@
+"""Benchmarks register themselves: each has a file, a command, a section of the report and words for its records."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import pytest
+
+from benchmarks import registry, run
+from benchmarks.measuring.checkout import OPERATORS
+from benchmarks.registry import benchmarks, chosen_cases
+from benchmarks.report.page import FIRST, titles
+from benchmarks.report.reading import read
+
+BENCHMARKS = benchmarks()
+
+
+def parsed(*arguments):
+    """What a command makes of arguments."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    for benchmark in BENCHMARKS.values():
+        run.add_command(commands, benchmark)
+    return parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_is_named_as_its_file_and_its_operators_are_known(name):
+    rooms = [room for room in registry.ROOMS if importlib.util.find_spec(f"{room}.{name}")]
+    assert len(rooms) == 1
+    assert {*BENCHMARKS[name].operators} <= {*OPERATORS}
+    assert rooms == ["benchmarks.systems"] or name.startswith(OPERATORS)
+
+
+def test_every_operator_has_a_benchmark_of_its_name():
+    assert {*OPERATORS} <= BENCHMARKS.keys()
+
+
+def test_no_two_share_a_file_of_records_and_every_contest_has_a_section():
+    files = [benchmark.file for benchmark in BENCHMARKS.values()]
+    assert len(set(files)) == len(files) and {*FIRST} <= {*files}
+    contests = {benchmark.file for benchmark in BENCHMARKS.values() if benchmark.modes}
+    assert list(titles())[: len(FIRST)] == list(FIRST) and titles().keys() == contests | {"learning"}
+
+
+def test_every_committed_record_of_a_contest_still_has_its_table():
+    """Of whatever age: what a benchmark writes today may have more entries."""
+    tables = {benchmark.file: benchmark.table for benchmark in BENCHMARKS.values()}
+    shown = [tables[entry.file](entry.record) for entry in read() if entry.file in tables]
+    assert len(shown) > 50 and all(shown)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_what_quick_sets_are_options_that_the_command_has(name):
+    required = ["--data", "x"] if name == "loader" else []
+    args, benchmark = parsed(name, *required), BENCHMARKS[name]
+    assert {*benchmark.quick} <= vars(args).keys()
+    assert {*benchmark.quick.get("contestants", [])} <= {*benchmark.contestants}
+    if "contestants" not in benchmark.quick:
+        assert "torch.compile" not in benchmark.contestants  # which takes longer than seconds
+
+
+def test_options_of_a_benchmark_stand_in_place_of_the_common_ones():
+    assert parsed("linear").device == "cpu" and not hasattr(parsed("linear"), "dtype")
+    assert parsed("prototype_cross_entropy", "--batch", "8", "32").batch == [8, 32]
+    assert parsed("ceilings").resume is False and not hasattr(parsed("ceilings"), "batch")
+
+
+def test_who_is_for_gpus_takes_part_there_or_when_named():
+    def taking_part(*arguments):
+        args = parsed("step", *arguments)
+        return run.contestants(args.benchmark, args)
+
+    assert "esvit_fast triton" not in taking_part("--device", "cpu")
+    assert "esvit_fast triton" in taking_part("--device", "cuda")
+    assert taking_part("--device", "cpu", "--contestants", "esvit_fast, graph") == ["esvit_fast, graph"]
+
+
+def test_quick_measures_one_problem_and_records_nothing(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def problems(args):
+        for number in range(2):
+            yield registry.Problem({}, lambda names, number=number: asked.append((number, names, args)) or {})
+
+    quick = {"batch": 1, "contestants": ["a"]}
+    made = registry.Benchmark("it", "", "", problems, lambda record: "a table", contestants=("a", "b"), quick=quick)
+    monkeypatch.setattr(run, "benchmarks", lambda: {"it": made})
+    run.main(["it", "--quick", "--records", str(tmp_path), "--device", "cpu"])
+    ((number, names, args),) = asked
+    assert (number, names, args.batch, args.dry) == (0, ["a"], 1, True)
+    assert capsys.readouterr().out.strip() == "a table" and not [*tmp_path.iterdir()]
+    run.main(["it", "--quick", "--batch", "3", "--contestants", "b"])
+    assert (asked[1][1], asked[1][2].batch) == (["b"], 3)  # who says otherwise is heard
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="benchmark 'linear' is registered twice; give one another name"):
+        registry.register(BENCHMARKS["linear"])
+
+
+def test_a_case_that_is_not_there_is_refused_by_name():
+    assert chosen_cases(["a 1", "a 2", "b"], "a") == ["a 1", "a 2"] and chosen_cases("ab", None) == ["a", "b"]
+    with pytest.raises(SystemExit, match="--case 'c' is in none of: a; b"):
+        chosen_cases("ab", "c")
