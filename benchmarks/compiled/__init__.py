@@ -1,0 +1,1 @@
+"""What compilers make of kernels: manifests, launch tables, and compute-sanitizer."""

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measuring.checkout import OPERATORS, RECORDS, ROOT, commit
+from benchmarks.measuring.checkout import RECORDS, ROOT, commit
 from benchmarks.measuring.lines import read_lines
 from benchmarks.measuring.records import append, folder, provenance
 from benchmarks.registry import benchmark
 from esvit_fast import ops
-from esvit_fast.ops._core.plan import implementations
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 """Most important first. Under initcheck only our kernels count: libraries copy paddings that nobody wrote. All are
@@ -33,13 +32,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def with_kernels() -> list[str]:
     """The operators that have kernels for GPUs, those first that a step spends most in."""
-    found = [operator for operator in OPERATORS if {"triton", "cuda"} & set(implementations(operator))]
+    found = [operator for operator in ops.operators() if {"triton", "cuda"} & set(ops.implementations(operator))]
     return sorted(found, key=lambda operator: operator not in ("window_attention", "prototype_cross_entropy"))
 
 
 def run(operator: str, device: str, backends: Sequence[str]) -> int:
     """Run an operator on those of these backends that it has, in all dtypes of theirs; 1 if one of them ran none."""
-    backends = [backend for backend in backends if backend in implementations(operator)]
+    backends = [backend for backend in backends if backend in ops.implementations(operator)]
     ran = dict.fromkeys(backends, 0)
     for backend, dtype in itertools.product(backends, DTYPES):
         for problem in benchmark(operator).smallest(device, backend, dtype):

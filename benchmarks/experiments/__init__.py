@@ -1,0 +1,1 @@
+"""What takes many runs or hours: what a recipe learns, collapses, and runs whose processes are killed."""

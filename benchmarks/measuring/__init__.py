@@ -1,0 +1,1 @@
+"""How things are measured: exactness, contests, time, memory, records, and what a machine has."""

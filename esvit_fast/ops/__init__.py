@@ -1,7 +1,7 @@
 """Public operators, registered with torch: each has a schema, shapes, autograd, and the backend that `plan` picks."""
 
 from ._core.pairs import Pairs, Statistics
-from ._core.plan import ORDER, BackendError, Facts, Plan, backend, plan
+from ._core.plan import ORDER, BackendError, Facts, Plan, backend, implementations, operators, plan
 from .linear.op import linear
 from .multicrop_augment.op import augment_parameters, multicrop_augment
 from .prototype_cross_entropy.op import prototype_cross_entropy
@@ -19,8 +19,10 @@ __all__ = [
     "Statistics",
     "augment_parameters",
     "backend",
+    "implementations",
     "linear",
     "multicrop_augment",
+    "operators",
     "plan",
     "prototype_cross_entropy",
     "region_match",

@@ -1,4 +1,4 @@
-"""Who may import whom: every arrow between the rooms of the package points down."""
+"""Who may import whom: every arrow between the rooms of the package, and of the benchmarks, points down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .tree import PACKAGE, ROOT, imported_modules, module_files
+from .tree import BENCHMARKS, PACKAGE, ROOT, imported_modules, imports, module_files
 
 CHAIN = ("methods", "models", "nn", "ops", "reference")
 """Each may import those to its right."""
@@ -50,26 +50,51 @@ ALLOWED = {
 """A room to the rooms, or single modules, that it may import; "" is `esvit_fast/__init__.py`."""
 
 
+MEASURING = {"measuring", "registry"}
+ALLOWED_IN_BENCHMARKS = {
+    "": set(),
+    "measuring": set(),
+    # it finds operators and systems by their files
+    "registry": set(),
+    "operators": MEASURING,
+    "systems": {*MEASURING, "operators"},
+    "experiments": {"measuring"},
+    "compiled": {*MEASURING, "operators"},
+    "report": MEASURING,
+    "run": MEASURING,
+    "battery": {"measuring", "report"},
+}
+"""The same of the folder benchmarks."""
+
+
 def room(module: str) -> str:
     return module.split(".")[0]
 
 
-def bad_arrows(package: Path) -> list[str]:
-    files = module_files(package)
+def bad_arrows(folder: Path, allowed: dict[str, set[str]] = ALLOWED, package: str = "esvit_fast") -> list[str]:
+    files = module_files(folder)
     return [
-        f"{module or 'esvit_fast'} -> {target or 'esvit_fast'}"
+        f"{module or package} -> {target or package}"
         for module, path in files.items()
-        for target in imported_modules(module, path, set(files))
-        if room(target) != room(module) and not {target, room(target)} & ALLOWED[room(module)]
+        for target in imported_modules(module, path, set(files), package)
+        if room(target) != room(module) and not {target, room(target)} & allowed[room(module)]
     ]
 
 
 def test_every_room_is_known():
     assert {room(module) for module in module_files()} <= ALLOWED.keys()
+    assert {room(module) for module in module_files(BENCHMARKS)} == ALLOWED_IN_BENCHMARKS.keys()
 
 
 def test_every_arrow_points_down():
     assert bad_arrows(PACKAGE) == []
+    assert bad_arrows(BENCHMARKS, ALLOWED_IN_BENCHMARKS, "benchmarks") == []
+
+
+def test_the_package_knows_neither_benchmarks_nor_tests():
+    for module, path in module_files().items():
+        sources = {source.split(".")[0] for source, _ in imports(f"esvit_fast.{module}".rstrip("."), path)}
+        assert not sources & {"benchmarks", "tests"}, module
 
 
 def test_the_arrows_are_seen():
@@ -79,6 +104,10 @@ def test_the_arrows_are_seen():
     assert {"reference", "ops._core.library", "ops._core.plan"} <= found["ops.region_match.op"]
     assert {"kernels._tables", "kernels.window_attention_fwd"} <= found["ops.window_attention.triton"]
     assert {"config", "data.views.draws"} <= found["data.views.multicrop"]
+    files = module_files(BENCHMARKS)
+    path = files["operators.window_attention_layer"]
+    found = set(imported_modules("operators.window_attention_layer", path, set(files), "benchmarks"))
+    assert {"operators.window_attention", "measuring.contest", "registry"} <= found
 
 
 def test_device_code_knows_no_torch():

@@ -7,18 +7,22 @@ import re
 
 import pytest
 
-from .tree import KERNELS, PACKAGE, ROOT, module_files, text_files
+from .tree import BENCHMARKS, KERNELS, PACKAGE, ROOT, module_files, text_files
 
 SOURCES = sorted(
     [
         *PACKAGE.rglob("*.py"),
         *KERNELS.rglob("*.py"),
+        *BENCHMARKS.rglob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
         *(path for path in (ROOT / "csrc").rglob("*") if path.is_file()),
         ROOT / "setup.py",
     ]
 )
 TREES = {module: ast.parse(path.read_text()) for module, path in module_files().items()}
+TREES |= {
+    f"benchmarks.{module}".rstrip("."): ast.parse(path.read_text()) for module, path in module_files(BENCHMARKS).items()
+}
 Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|mnt|scratch)/\w")

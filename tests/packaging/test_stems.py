@@ -1,4 +1,4 @@
-"""One stem everywhere: an operator's name names its oracle, its op, its test and its registered operator."""
+"""One stem everywhere: an operator's name names its oracle, op, tests, benchmark and what is registered with torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import inspect
 import pytest
 import torch
 
+from benchmarks.registry import benchmarks
 from esvit_fast import ops, reference
 
-from .tree import KERNELS, PACKAGE, ROOT
+from .tree import BENCHMARKS, KERNELS, PACKAGE, ROOT
 
 OPERATORS = sorted(path.parent.name for path in (PACKAGE / "ops").glob("[!_]*/op.py"))
 
@@ -29,6 +30,9 @@ def test_the_operators_of_this_version():
 def test_an_operator_has_its_name_everywhere(stem):
     assert (PACKAGE / "reference" / f"{stem}.py").is_file()
     assert (ROOT / "tests" / "ops" / f"test_{stem}.py").is_file()
+    assert (BENCHMARKS / "operators" / f"{stem}.py").is_file()
+    assert (ROOT / "tests" / "benchmarks" / "operators" / f"test_{stem}.py").is_file()
+    assert benchmarks()[stem].name == stem
     for room in (ops, reference):
         function = getattr(room, stem)
         assert stem in room.__all__
@@ -39,6 +43,12 @@ def test_an_operator_has_its_name_everywhere(stem):
 def test_every_file_of_kernels_belongs_to_a_stem():
     found = {path.stem.lstrip("_") for path in KERNELS.glob("*.py")} - {"init__", "tables"}
     assert {"window_attention_fwd", "window_attention_bwd"} <= found
+    assert all(any(name.startswith(stem) for stem in OPERATORS) for name in found)
+
+
+def test_every_file_of_an_operators_benchmark_belongs_to_a_stem():
+    found = {path.stem for path in (BENCHMARKS / "operators").glob("[!_]*.py")}
+    assert {"window_attention_layer", "prototype_cross_entropy_liger"} <= found
     assert all(any(name.startswith(stem) for stem in OPERATORS) for name in found)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "esvit_fast"
+BENCHMARKS = ROOT / "benchmarks"
 KERNELS = ROOT / "kernels"
 """Installed as esvit_fast.kernels."""
 
@@ -33,26 +34,27 @@ def module_files(package: Path = PACKAGE) -> dict[str, Path]:
     return files
 
 
-def imported_modules(module: str, path: Path, known: set[str]) -> Iterator[str]:
-    """Names below the package of what a module imports from it, anywhere in its code; `known` are all modules."""
-    package = "esvit_fast"
-    own = [package, *(module.split(".") if module else [])]
+def imports(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
+    """What the module `name` imports, anywhere in its code: each absolute module, and a name taken from it, or None."""
+    own = name.split(".")
     here = own if path.name == "__init__.py" else own[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            members = [f"{source}.{alias.name}" for alias in node.names]
-            names = [name if name.removeprefix(f"{package}.") in known else source for name in members]
-            if members == [f"{package}.__version__"]:
-                continue  # a constant that every room may state
-        else:
-            continue
-        for name in names:
-            if name == package or name.startswith(f"{package}."):
-                yield name[len(package) + 1 :]
+            yield from ((source, alias.name) for alias in node.names)
+
+
+def imported_modules(module: str, path: Path, known: set[str], package: str = "esvit_fast") -> Iterator[str]:
+    """Names below the package of what a module imports from it, anywhere in its code; `known` are all modules."""
+    for source, member in imports(f"{package}.{module}" if module else package, path):
+        if (source, member) == (package, "__version__"):
+            continue  # a constant that every room may state
+        name = f"{source}.{member}" if f"{source}.{member}".removeprefix(f"{package}.") in known else source
+        if name == package or name.startswith(f"{package}."):
+            yield name[len(package) + 1 :]
 
 
 def text_files() -> list[Path]:
