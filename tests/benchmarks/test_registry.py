@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 import pytest
 
-from benchmarks import registry, run
+from benchmarks import operators, registry, run
 from benchmarks.measuring.checkout import OPERATORS
 from benchmarks.registry import benchmarks, chosen_cases
-from benchmarks.report.page import FIRST, titles
-from benchmarks.report.reading import read
+from benchmarks.report.page import FIRST, page, titles
+from benchmarks.report.reading import digest, read
 
 BENCHMARKS = benchmarks()
 
@@ -93,6 +94,73 @@ def test_quick_measures_one_problem_and_records_nothing(tmp_path, monkeypatch, c
     assert capsys.readouterr().out.strip() == "a table" and not [*tmp_path.iterdir()]
     run.main(["it", "--quick", "--batch", "3", "--contestants", "b"])
     assert (asked[1][1], asked[1][2].batch) == (["b"], 3)  # who says otherwise is heard
+
+
+TOY = """
+from functools import partial
+
+import torch
+
+from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.exactness import error_ratio
+from benchmarks.measuring.records import record
+from benchmarks.registry import Benchmark, case_problems, register
+
+CONTESTANTS = {"torch eager": lambda x: [2 * x], "esvit_fast cpu": lambda x: [x + x], "wrong": lambda x: [2.001 * x]}
+
+
+def identity(case, batch, dtype):
+    return {"op": "doubling", "case": f"{case} numbers", "shape": {"batch": batch}, "dtype": str(dtype)}
+
+
+def measure(case, names, batch, dtype, device, rounds):
+    x = torch.rand(batch, case, dtype=dtype, device=device)
+    rows = contest(
+        names,
+        gate=lambda name: error_ratio(CONTESTANTS[name](x), CONTESTANTS["torch eager"], x),
+        passes=lambda name: Passes({"forward": partial(CONTESTANTS[name], x)}),
+        device=device,
+        rounds=rounds,
+    )
+    return record(identity(case, batch, dtype), rows, rounds, device)
+
+
+register(
+    Benchmark(
+        "doubling",
+        "Doubling",
+        "Twice as much.",
+        case_problems({"few": 10, "many": 1000}, identity, measure),
+        table=lambda record: record["case"],
+        modes=("forward",),
+        contestants=tuple(CONTESTANTS),
+        arguments={"--case": {}},
+    )
+)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch's own
+def test_a_file_is_all_that_a_benchmark_needs(tmp_path, monkeypatch, capsys):
+    """It is measured, recorded, gone on with, digested and shown."""
+    (tmp_path / "doubling.py").write_text(TOY)
+    monkeypatch.setattr(operators, "__path__", [*operators.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    registry._import_all.cache_clear()
+    records = tmp_path / "records"
+    try:
+        for _ in range(2):  # the second time, nothing is left to measure
+            run.main(["doubling", "--device", "cpu", "--rounds", "2", "--records", str(records), "--resume"])
+        assert capsys.readouterr().out.split("\n") == ["10 numbers", "", "1000 numbers", "", ""]
+        found = read(records)
+        gates = {name: row["gate"] for name, row in found[0].record["contestants"].items()}
+        assert [entry.file for entry in found] == ["doubling"] * 2
+        assert gates == {"torch eager": "pass", "esvit_fast cpu": "pass", "wrong": "fail"}
+        assert len([line for line in digest(found) if "x the fastest peer" in line]) == 2
+        assert "### Doubling" in page(found) and "gate fail" not in page(found)
+    finally:
+        registry._import_all.cache_clear()
+        sys.modules.pop("benchmarks.operators.doubling")
 
 
 def test_a_name_is_registered_once():
