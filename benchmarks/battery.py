@@ -268,10 +268,10 @@ def _last_line(log: Path) -> str:
 
 def table(out: Path, parts: Sequence[Part]) -> str:
     """What became of every part, and what was measured."""
-    found, lines = outcomes(out), ["", f"{'part':22} {'outcome':13} {'seconds':>8}  "]
+    found, lines = outcomes(out), ["", f"{'part':24} {'outcome':13} {'seconds':>8}  "]
     for part in parts:
         outcome = found.get(part.name, Outcome(part.name, "not begun"))
-        lines.append(f"{part.name:22} {outcome.outcome:13} {outcome.seconds:8.0f}  {outcome.why}".rstrip())
+        lines.append(f"{part.name:24} {outcome.outcome:13} {outcome.seconds:8.0f}  {outcome.why}".rstrip())
     from benchmarks.report.reading import digest, read  # with torch and all operators, which a build may have changed
 
     measured = digest(read(out / "records"))

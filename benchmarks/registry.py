@@ -38,7 +38,7 @@ class Benchmark:
     Attributes:
         name: of the command, and of the file that registers it.
         title: of its section.
-        summary: help of the command.
+        summary: its first line is the help of the command.
         problems: arguments of the command to what is measured.
         table: a record to text.
         modes: what its records time, in the order of the report; none: they hold no contest.

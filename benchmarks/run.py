@@ -40,7 +40,8 @@ def common() -> dict[str, dict]:
 
 def add_command(commands: argparse._SubParsersAction, benchmark: Benchmark) -> None:
     """The command of a benchmark, with its own options and those that are common."""
-    command = commands.add_parser(benchmark.name, help=benchmark.summary, description=benchmark.summary)
+    summary = benchmark.summary.partition("\n")[0]
+    command = commands.add_parser(benchmark.name, help=summary, description=summary)
     command.set_defaults(benchmark=benchmark, resume=False)
     named = {"nargs": "+", "choices": [*benchmark.contestants], "help": "all that can run here without it"}
     options = common() | ({"--contestants": named} if benchmark.contestants else {}) | dict(benchmark.arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def ours(name: str) -> bool:
@@ -28,3 +28,18 @@ def milliseconds(value: float) -> str:
             digits = 0 if number >= 100 else 1 if number >= 10 else 2
             return f"{number:,.{digits}f} {unit}"
     raise ValueError(f"value={value} must not be negative")
+
+
+def operator_table(title: str, record: Mapping, modes: Sequence[str]) -> str:
+    """A record of an operator alone: a line for each contestant, with its times; whoever failed the gate has none."""
+    lines = [title, f"  {'':18} {' '.join(f'{mode:>11}' for mode in modes)} {'peak':>9} launches  gate"]
+    for name, row in record["contestants"].items():
+        if modes[-1] not in row:
+            lines.append(f"  {name:18} {without_times(row)}")
+            continue
+        times = " ".join(f"{milliseconds(row[mode]['p50']):>11}" for mode in modes)
+        lines.append(
+            f"  {name:18} {times} {mebibytes(row['peak_bytes']):>9} {row.get('launches') or '-':>8}  "
+            f"{row['error']:.2f} of what is allowed"
+        )
+    return "\n".join(lines)

@@ -14,7 +14,7 @@ from benchmarks.measuring.contest import Passes, contest
 from benchmarks.measuring.exactness import doubles, error_ratio
 from benchmarks.measuring.planned import backend_refusal
 from benchmarks.measuring.records import record
-from benchmarks.measuring.words import mebibytes, milliseconds, without_times
+from benchmarks.measuring.words import operator_table
 from benchmarks.registry import CASE, Benchmark, case_problems, register
 from esvit_fast import ops, reference
 
@@ -70,6 +70,7 @@ class Contestant:
     backend: str | None = None
 
 
+MODES = ("forward",)
 CONTESTANTS = {
     "torch eager": Contestant(lambda: reference.region_match),
     "as published": Contestant(lambda: published),
@@ -160,20 +161,10 @@ def identity(case: Case, batch: int, dtype: torch.dtype) -> dict:
 
 
 def table(record: dict) -> str:
-    """A record for people to read; whoever failed the gate has no times."""
-    rows, shape = record["contestants"], record["shape"]
+    """A record for people to read."""
+    shape = record["shape"]
     size = f"{shape['student']} regions in {shape['views']} x {shape['teacher']}, {shape['channels']} channels"
-    lines = [f"{record['case']}: {shape['batch']} images, {size}, {record['dtype']}"]
-    lines.append(f"  {'':18} {'forward':>11} {'peak':>9} launches  gate")
-    for name, row in rows.items():
-        if "forward" not in row:
-            lines.append(f"  {name:18} {without_times(row)}")
-            continue
-        lines.append(
-            f"  {name:18} {milliseconds(row['forward']['p50']):>11} {mebibytes(row['peak_bytes']):>9} "
-            f"{row.get('launches') or '-':>8}  {row['error']:.2f} of what is allowed"
-        )
-    return "\n".join(lines)
+    return operator_table(f"{record['case']}: {shape['batch']} images, {size}, {record['dtype']}", record, MODES)
 
 
 def smallest(device: str, backend: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
@@ -189,7 +180,7 @@ register(
         __doc__,
         case_problems(CASES, identity, measure),
         table,
-        modes=("forward",),
+        modes=MODES,
         contestants=tuple(CONTESTANTS),
         arguments={"--case": CASE},
         quick={"batch": 1, "contestants": ["torch eager", "as published", "esvit_fast cpu"]},

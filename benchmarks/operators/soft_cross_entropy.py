@@ -13,7 +13,7 @@ from benchmarks.measuring.contest import Passes, contest
 from benchmarks.measuring.exactness import error_ratio
 from benchmarks.measuring.planned import backend_refusal
 from benchmarks.measuring.records import record
-from benchmarks.measuring.words import mebibytes, milliseconds, without_times
+from benchmarks.measuring.words import operator_table
 from benchmarks.registry import CASE, Benchmark, case_problems, register
 from esvit_fast import ops, reference
 
@@ -102,6 +102,7 @@ class Contestant:
     backend: str | None = None
 
 
+MODES = ("forward", "training")
 CONTESTANTS = {
     "torch eager": Contestant(lambda: oracle),
     "torch.compile": Contestant(_compiled),
@@ -173,19 +174,9 @@ def identity(case: Case, batch: int, dtype: torch.dtype) -> dict:
 
 
 def table(record: dict) -> str:
-    """A record for people to read; whoever failed the gate has no times."""
-    lines = [f"{record['case']}, logits given: {record['shape']['batch']} images, {record['dtype']}"]
-    lines.append(f"  {'':18} {'forward':>11} {'training':>11} {'peak':>9} launches  gate")
-    for name, row in record["contestants"].items():
-        if "training" not in row:
-            lines.append(f"  {name:18} {without_times(row)}")
-            continue
-        times = " ".join(f"{milliseconds(row[mode]['p50']):>11}" for mode in ("forward", "training"))
-        lines.append(
-            f"  {name:18} {times} {mebibytes(row['peak_bytes']):>9} {row.get('launches') or '-':>8}  "
-            f"{row['error']:.2f} of what is allowed"
-        )
-    return "\n".join(lines)
+    """A record for people to read."""
+    title = f"{record['case']}, logits given: {record['shape']['batch']} images, {record['dtype']}"
+    return operator_table(title, record, MODES)
 
 
 def smallest(device: str, backend: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
@@ -204,7 +195,7 @@ register(
         __doc__,
         case_problems(CASES, identity, measure),
         table,
-        modes=("forward", "training"),
+        modes=MODES,
         contestants=tuple(CONTESTANTS),
         arguments={"--case": CASE},
         quick={"batch": 1, "case": "4,096", "contestants": ["torch eager", "esvit_fast cpu"]},

@@ -15,7 +15,7 @@ from benchmarks.measuring.exactness import error_ratio
 from benchmarks.measuring.gpu import on_gpu
 from benchmarks.measuring.planned import backend_refusal
 from benchmarks.measuring.records import record
-from benchmarks.measuring.words import mebibytes, milliseconds, without_times
+from benchmarks.measuring.words import operator_table
 from benchmarks.registry import CASE, Benchmark, case_problems, register
 from esvit_fast import ops, reference
 from esvit_fast.reference.window_attention import partition_windows
@@ -184,6 +184,7 @@ def needs(backend: str) -> Refusal:
     return refuse
 
 
+MODES = ("forward", "backward")
 CONTESTANTS = {
     "torch eager": Contestant(oracle),
     "torch.compile": Contestant(_compiled),
@@ -258,19 +259,9 @@ def identity(case: Case, batch: int, dtype: torch.dtype) -> dict:
 
 
 def table(record: dict) -> str:
-    """A record for people to read; whoever failed the gate has no times."""
-    lines = [f"{record['case']}, the operator alone: {record['shape']['batch']} images, {record['dtype']}"]
-    lines.append(f"  {'':18} {'forward':>11} {'backward':>11} {'peak':>9} launches  gate")
-    for name, row in record["contestants"].items():
-        if "backward" not in row:
-            lines.append(f"  {name:18} {without_times(row)}")
-            continue
-        times = " ".join(f"{milliseconds(row[mode]['p50']):>11}" for mode in ("forward", "backward"))
-        lines.append(
-            f"  {name:18} {times} {mebibytes(row['peak_bytes']):>9} {row.get('launches') or '-':>8}  "
-            f"{row['error']:.2f} of what is allowed"
-        )
-    return "\n".join(lines)
+    """A record for people to read."""
+    title = f"{record['case']}, the operator alone: {record['shape']['batch']} images, {record['dtype']}"
+    return operator_table(title, record, MODES)
 
 
 def smallest(device: str, backend: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
@@ -290,7 +281,7 @@ register(
         __doc__,
         case_problems({case.name: case for case in CASES}, identity, measure),
         table,
-        modes=("forward", "backward"),
+        modes=MODES,
         contestants=tuple(CONTESTANTS),
         arguments={"--case": CASE},
         quick={"batch": 1, "case": "swin_t 96 stage 4", "contestants": ["torch eager", "sdpa", "esvit_fast cpu"]},
