@@ -177,6 +177,11 @@ def error_ratio(found: Results, plain: Callable[[Given], Results], given: Given)
     return judge(found, draws(evaluate, given)).ratio
 
 
+def worst(ratios: Iterable[float]) -> float:
+    """The largest of several ratios; infinite if one is no number, which no comparison would find."""
+    return max(math.inf if math.isnan(ratio) else ratio for ratio in ratios)
+
+
 def together(found: Sequence[Results], drawn: Sequence[Sequence[Draw]]) -> Judged:
     """As `judge`, of the results of many problems as if they were one: for results of few numbers.
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring.contest import Passes, contest
+from benchmarks.measuring.exactness import worst
 from benchmarks.measuring.gpu import on_gpu
 from benchmarks.measuring.records import record
 from benchmarks.measuring.words import without_times
@@ -84,7 +85,7 @@ def gate(name: str, dtype: torch.dtype, device: str) -> float:
     Of colours in [0, 1]: 1e-5 and one rounding to `dtype`, but 2/255 where solarisation may fall on either side. Pillow
     rounds after every operation and blurs by boxes: of its errors, the mean is held to 2/255.
     """
-    worst = 0.0
+    ratios = []
     for x in inputs(2, device):
         found, exact = CONTESTANTS[name](x, dtype), _ours("reference")(x, torch.float64)
         plain = x.parameters.clone()
@@ -95,12 +96,12 @@ def gate(name: str, dtype: torch.dtype, device: str) -> float:
         )
         error = (found.double() - exact).abs() * std
         if name == "pillow":
-            worst = max(worst, (error.mean() * 255 / 2).item())
+            ratios.append((error.mean() * 255 / 2).item())
             continue
         either = (before * std + mean - 128 / 255).abs() < 1e-6
         rounding = exact.abs() * std * torch.finfo(dtype).eps
-        worst = max(worst, (error / torch.where(either, 2 / 255, 1e-5 + rounding)).max().item())
-    return worst
+        ratios.append((error / torch.where(either, 2 / 255, 1e-5 + rounding)).max().item())
+    return worst(ratios)
 
 
 def measure(names: Sequence[str], batch: int, dtype: torch.dtype, device: str, rounds: int) -> dict:

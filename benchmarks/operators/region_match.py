@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring.contest import Passes, contest
-from benchmarks.measuring.exactness import doubles, error_ratio
+from benchmarks.measuring.exactness import doubles, error_ratio, worst
 from benchmarks.measuring.planned import backend_refusal
 from benchmarks.measuring.records import record
 from benchmarks.measuring.words import operator_table
@@ -126,8 +126,8 @@ def gate(name: str, case: Case, dtype: torch.dtype, device: str) -> float:
         rounded = torch.promote_types(drawn[0].dtype, torch.float32)
         return [choice(reference.region_match(*drawn)[0], *drawn).to(rounded)]
 
-    worst = max((found - true).abs().max().item() for found, true in zip(statistics, exact, strict=True))
-    return max(error_ratio([choice(index, *given).float()], plain, given), worst / ALLOWED)
+    off = ((found - true).abs().max().item() / ALLOWED for found, true in zip(statistics, exact, strict=True))
+    return worst([error_ratio([choice(index, *given).float()], plain, given), *off])
 
 
 def least(case: Case, batch: int, dtype: torch.dtype) -> dict[str, dict[str, int]]:

@@ -26,6 +26,18 @@ def test_who_does_not_fails(monkeypatch):
     assert benchmark.gate("torch eager", torch.float32, "cpu") > 1
 
 
+def test_what_is_no_number_fails(monkeypatch):
+    def broken(x, dtype):
+        found = benchmark._ours("reference")(x, dtype)
+        found[0, 0, 0, 0] = torch.nan
+        return found
+
+    monkeypatch.setattr(benchmark, "SIZES", {16: (0, 1), 8: (2,)})
+    for name in ("torch eager", "pillow"):
+        monkeypatch.setitem(benchmark.CONTESTANTS, name, broken)
+        assert benchmark.gate(name, torch.float32, "cpu") == torch.inf
+
+
 def test_a_record_has_everyone(monkeypatch):
     monkeypatch.setattr(benchmark, "SIZES", {16: (0, 1), 8: (2,)})
     record = benchmark.measure(["torch eager", "esvit_fast triton"], 2, torch.float32, "cpu", 2)

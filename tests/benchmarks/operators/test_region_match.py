@@ -30,6 +30,18 @@ def test_who_does_not_fails(monkeypatch, wrong):
     assert benchmark.gate("wrong", TINY, torch.float32, "cpu") > 1
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_what_is_no_number_fails(monkeypatch, which):
+    def run(student, teacher):
+        found = list(benchmark.published(student, teacher))
+        found[which] = found[which].clone()
+        found[which][0, 0, 0] = torch.nan
+        return found
+
+    monkeypatch.setitem(CONTESTANTS, "wrong", Contestant(lambda: run))
+    assert benchmark.gate("wrong", TINY, torch.float32, "cpu") == torch.inf
+
+
 def test_a_choice_is_judged_by_how_similar_it_is():
     """1 where the best is chosen, less by what another lacks."""
     student = torch.tensor([[[1.0, 0.0]]])
