@@ -120,13 +120,15 @@ def _message_for_user(error: Exception) -> str | None:
     return None
 
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", '"aten::new_empty"')
+"""Of errors of torch without a class of their own; the second is of compiled operators, whose interface loses why."""
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")
-    return (
-        isinstance(error, MemoryError)
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
-    )
+    kinds = MemoryError if torch is None else (MemoryError, torch.OutOfMemoryError)
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, kinds) or any(text in said for text in _NO_MEMORY)
 
 
 def _loss_of_a_rank(error: Exception) -> str | None:

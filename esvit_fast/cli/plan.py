@@ -45,7 +45,7 @@ def plan(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args, config = configured(parser, list(argv))
-    if args.memory is not None and not 0 < args.memory < math.inf:
+    if args.memory is not None and not 0 < args.memory * 2**30 < math.inf:
         raise UserError(f"--memory={args.memory:g} must be a positive number of GiB")
     if args.world_size < 1:
         raise UserError(f"--world-size={args.world_size} must be at least 1")

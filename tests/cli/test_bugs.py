@@ -162,6 +162,10 @@ def test_what_a_user_can_mend_is_one_line_wherever_it_is_raised(capsys, monkeypa
             torch.OutOfMemoryError("CUDA out of memory.\nmore"),
             "memory is full (OutOfMemoryError: CUDA out of memory.",
         ),
+        (
+            RuntimeError('torch_call_dispatcher("aten::new_empty", "", …) API call failed'),
+            "memory is full (RuntimeError",
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "memory is full (RuntimeError"),
     ],
     ids=lambda value: type(value).__name__,

@@ -84,6 +84,7 @@ def test_plan(capsys, recipe):
     code, out, _ = call(capsys, "plan", "--recipe", recipe, "--no-measure", "--memory", "0.001")
     assert code == 1 and "not one image fits" in out and "It does not fit" in out
     assert "--memory=-1 must be a positive number" in fails(capsys, "plan", "--recipe", recipe, "--memory", "-1")
+    assert "--memory=1e+300 must be a positive number" in fails(capsys, "plan", "--recipe", recipe, "--memory", "1e300")
     assert "--world-size=0 must be at least 1" in fails(capsys, "plan", "--recipe", recipe, "--world-size", "0")
     assert "is not divisible by world_size=3" in fails(capsys, "plan", "--recipe", recipe, "--world-size", "3")
     assert "is neither a file nor a recipe" in fails(capsys, "plan", "--recipe", "swin_tiny_w8")

@@ -207,6 +207,13 @@ def test_correspondence_is_judged_on_test_images_whatever_their_classes(capsys, 
     assert (found["queries"], found["data"]) == (1, str(bare))
 
 
+def test_a_seed_that_no_generator_takes(capsys, run):
+    assert (
+        "--seed=1180591620717411303424 must be -9223372036854775808 or more and at most 18446744073709551615"
+        in fails(capsys, "eval", "linear", run, "--seed", 2**70)
+    )
+
+
 def test_an_option_that_the_protocol_does_not_read_is_refused(capsys, run):
     for protocol, options in {
         "knn": ("--blocks 2", "--epochs 100", "--seed 0", "--pair-images 9"),

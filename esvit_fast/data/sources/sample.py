@@ -62,10 +62,12 @@ def open_sample(spec: str, count: str) -> Opened:
     """Open `sample` or `sample:COUNT`, COUNT being the size of the training split.
 
     Raises:
-        SourceError: COUNT is no positive number.
+        SourceError: COUNT is no positive number, or too large a one.
     """
-    if count and not (count.isdecimal() and int(count) > 0):
-        raise SourceError(f"data.source={spec!r} must be sample or sample:COUNT, with at least 1 training image")
+    if count and not (count.isdecimal() and len(count) < 10 and int(count) > 0):
+        raise SourceError(
+            f"data.source={spec!r} must be sample or sample:COUNT, with at least 1 training image and below 10**9"
+        )
     if os.path.isdir(spec) and os.environ.get("RANK", "0") == "0":
         logger.warning(
             "data.source=%r is the drawn set, and not the folder %s/ here; pass ./%s for that", spec, spec, spec

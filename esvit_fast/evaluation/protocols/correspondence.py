@@ -20,7 +20,7 @@ class CorrespondenceSettings(SizeSettings):
     """Of correspondence."""
 
     pair_images: int = setting(200, "images whose regions are matched, 0: all", at_least=0, hint="0 takes all images")
-    seed: int = setting(0, "of pairs of views")
+    seed: int = setting(0, "of pairs of views", at_least=-(2**63), at_most=2**64 - 1)
 
 
 @register_protocol

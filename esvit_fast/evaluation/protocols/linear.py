@@ -21,7 +21,7 @@ class LinearSettings(ImageSettings):
 
     blocks: int = setting(4, "last blocks whose tokens are pooled", at_least=0, hint="the published value is 4")
     epochs: int = setting(100, "of the classifiers", at_least=1)
-    seed: int = setting(0, "of the classifiers")
+    seed: int = setting(0, "of the classifiers", at_least=-(2**63), at_most=2**64 - 1)
 
 
 @register_protocol

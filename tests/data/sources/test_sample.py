@@ -66,7 +66,7 @@ def test_shapes_are_distances_that_fit_the_unit_square():
         assert 0.6 < np.median(slope) < 1.2, name
 
 
-@pytest.mark.parametrize("spec", ["sample:0", "sample:many", "sample:-3"])
+@pytest.mark.parametrize("spec", ["sample:0", "sample:many", "sample:-3", "sample:1000000000", f"sample:{'9' * 5000}"])
 def test_errors(spec):
     with pytest.raises(SourceError, match=f"data.source='{spec}' must be sample or sample:COUNT"):
         open_source(spec)
