@@ -111,9 +111,9 @@ def settings_of_run(
         config = replace(config, train=replace(config.train, precision=own.train.precision))
     config = settled(config or own, ranks)
     asked = dict(settings(config))
-    fixed = [old for old in leaves(own) if old.value != asked[old.name] and not old.is_free()]
-    differ = {old.name: [str(old.value), str(asked[old.name])] for old in fixed}
-    curable = all(old.is_cured_by(asked[old.name]) for old in fixed)
+    changed = [old for old in leaves(own) if old.value != asked[old.name] and not old.is_free()]
+    differ = {old.name: [str(old.value), str(asked[old.name])] for old in changed}
+    curable = all(old.is_cured_by(asked[old.name]) for old in changed)
     if differ and not (on_purpose and curable):
         told = ", ".join(f"{name}={old} would become {new}" for name, (old, new) in differ.items())
         way = f"pass them to `esvit-fast resume {out}`" if curable else "keep its own"
