@@ -40,8 +40,8 @@ def holder(tmp_path):
     child = int(process.stdout.readline())
     yield process
     process.kill()
+    os.kill(child, signal.SIGKILL)  # which holds the pipe, too
     process.communicate()
-    os.kill(child, signal.SIGKILL)
 
 
 def test_who_comes_second_is_told_who_is_there_until_that_is_killed(tmp_path, holder):
