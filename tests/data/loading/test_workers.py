@@ -28,6 +28,9 @@ from esvit_fast.data.loading.workers import (
 from esvit_fast.data.tools.each import each
 from esvit_fast.errors import UserError
 
+# where Python only prints what a handler of a signal raises, it is raised again later
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class Items(Dataset):
     """Numbers; at one of them, something happens in the worker."""
