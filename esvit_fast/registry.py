@@ -42,7 +42,8 @@ class Registry(Mapping[str, T]):
         return thing
 
     def __getitem__(self, name: str) -> T:
-        load_plugins()
+        if name not in self._things:
+            load_plugins()
         return self._things[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, Literal
 
 from ..config import Config, MethodSettings, Setting, leaves, load_config, recipe_names, validate
@@ -123,7 +124,7 @@ def configured(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Con
 
 def _value(argv: list[str], name: str) -> str | None:
     """The value of an option of a command line that is not parsed."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word == name:
             return following
         if word.startswith(f"{name}="):

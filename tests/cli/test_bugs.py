@@ -13,7 +13,7 @@ import torch
 from esvit_fast.cli import bugs
 from esvit_fast.config import ConfigError, save_config
 from esvit_fast.errors import UserError
-from esvit_fast.evaluation import protocols
+from esvit_fast.evaluation import bench
 from esvit_fast.ops import BackendError
 from esvit_fast.training import Trainer
 from esvit_fast.training.step.trainer import NotFinite
@@ -97,7 +97,7 @@ def test_a_bug_before_a_run_begins_is_kept_in_its_folder_too(capsys, monkeypatch
 @pytest.mark.parametrize("command", [("eval", "knn"), ("report",)])
 def test_a_bug_in_evaluation_is_kept_in_the_run(capsys, monkeypatch, tmp_path, command):
     start(tmp_path / "run", small(epochs=0.5))
-    monkeypatch.setattr(protocols, "extract_features", uneven)
+    monkeypatch.setattr(bench, "extract_features", uneven)
     assert buggy(capsys, *command, tmp_path / "run") == (ZIP, tmp_path / "run" / "traceback.txt")
 
 
