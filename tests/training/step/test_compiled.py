@@ -63,8 +63,13 @@ def test_a_run_is_the_same(traced, stages):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="Inductor writes vectors where torch has none"
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
-def test_inductor_fuses_a_stage_and_draws_what_torch_draws():
+def test_inductor_fuses_a_stage_and_draws_what_torch_draws(monkeypatch, tmp_path):
+    # what it keeps for other runs may be for other vectors (ATEN_CPU_CAPABILITY), and then is wrong
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
     model = create_model("swin_nano_w4", drop_path_rate=0.5).train()
     model.layers = model.layers[:1]
