@@ -106,7 +106,8 @@ def check_walls(seeds, **limits):
 
 def check_edges():
     """An empty batch, a map that is not contiguous, a row of -infinities beside others, float64 bias."""
-    tensors, options = problem(5)
+    drawn = (problem(seed) for seed in itertools.count(5))
+    tensors, options = next(each for each in drawn if min(each[0]["qkv"].shape[1:3]) > 1)
     for name, value in results(tensors | {"qkv": tensors["qkv"][:0]}, options, "triton").items():
         assert value.numel() == 0 if name in ("out", "qkv") else not value.any(), name
     strided = tensors["qkv"].transpose(1, 2).contiguous().transpose(1, 2)

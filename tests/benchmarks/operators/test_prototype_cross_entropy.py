@@ -114,20 +114,19 @@ def test_who_takes_part_on_a_gpu_is_planned_without_one(monkeypatch, device):
 
 
 def test_a_record_says_why_someone_is_absent():
-    names = ["torch eager", "as published", "esvit_fast triton", "cut cross-entropy"]
+    names = ["torch eager", "esvit_fast chunked", "esvit_fast triton", "cut cross-entropy"]
     case = Case(2, 4096, width=16)
-    most = CONTESTANTS["as published"].held(case, 4)
+    most = CONTESTANTS["esvit_fast chunked"].held(case, 4)
     assert most < CONTESTANTS["torch eager"].held(case, 4)
     record = benchmark.measure(case, names, torch.float32, "cpu", 2, most)
     rows = record["contestants"]
     gates = {name: row["gate"] for name, row in rows.items()}
-    # how exact the published loss is, hangs on the processor; that it is judged does not
-    assert gates.pop("as published") in ("pass", "fail") and set(gates.values()) == {"absent"}
+    assert gates == dict.fromkeys(names, "absent") | {"esvit_fast chunked": "pass"}
     assert "would hold" in rows["torch eager"]["why"] and rows["cut cross-entropy"]["why"] == HARD
     table = benchmark.table(record).splitlines()
     for name, row in rows.items():
         (line,) = (line for line in table if line.strip().startswith(name))
-        assert row.get("why", " ms" if row["gate"] == "pass" else "fail") in line
+        assert row.get("why", " ms") in line
     none = benchmark.measure(case, names, torch.float32, "cpu", 2, 0)
     assert all(row["gate"] == "absent" for row in none["contestants"].values()) and benchmark.table(none)
     assert record["shape"] == {"batch": 2, "prototypes": 4096, "tokens": "swin", "width": 16}

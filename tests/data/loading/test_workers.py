@@ -28,8 +28,11 @@ from esvit_fast.data.loading.workers import (
 from esvit_fast.data.tools.each import each
 from esvit_fast.errors import UserError
 
-# where Python only prints what a handler of a signal raises, it is raised again later
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# where Python only prints what a handler of a signal raises, as in what hypothesis does at a garbage collection, it is
+# raised again later
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function gc_cumulative_time:pytest.PytestUnraisableExceptionWarning"
+)
 
 
 class Items(Dataset):
