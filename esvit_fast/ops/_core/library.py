@@ -13,10 +13,13 @@ _LIBRARY = torch.library.Library("esvit_fast", "DEF")
 _IMPLEMENTATIONS: dict[tuple[str, str], Callable] = {}
 
 
-def define(name: str, schema: str, fake: Callable) -> None:
+def define(name: str, schema: str, fake: Callable, flops: Callable[..., int] | None = None) -> None:
     """Define `esvit_fast::name`. Its last argument is `str backend`, by which calls find their implementation.
 
     Autocast ends at the operator: an implementation computes in the precision that its docstring promises.
+
+    Args:
+        flops: of its matrix products, from all arguments but the backend; None where it has none.
     """
 
     def dispatch(*args):
@@ -26,7 +29,8 @@ def define(name: str, schema: str, fake: Callable) -> None:
     _LIBRARY.define(name + schema)
     _LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"esvit_fast::{name}", fake, lib=_LIBRARY)
-    register_flops(name, getattr(torch.ops.esvit_fast, name))
+    if flops is not None:
+        register_flops(name, getattr(torch.ops.esvit_fast, name), flops)
 
 
 def implement(name: str, backend: str, implementation: Callable) -> None:

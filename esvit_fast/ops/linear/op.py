@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,11 +109,17 @@ def _reference_backward(grad, x, weight, mask):
     )
 
 
-define("linear", "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor", _fake)
+define(
+    "linear",
+    "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor",
+    _fake,
+    lambda x, weight, bias: 2 * math.prod(x.shape[:-1]) * math.prod(weight.shape),
+)
 define(
     "linear_backward",
     "(Tensor grad, Tensor? x, Tensor? weight, bool[3] mask, str backend) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
+    lambda grad, x, weight, mask: 2 * sum(mask[:2]) * grad.numel() * (x if weight is None else weight).shape[-1],
 )
 differentiate("linear", _backward, _setup_context, (_second_backward, _setup_second_context))
 implement("linear", "reference", reference.linear)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -152,7 +154,19 @@ def _scaled(grad, student, weight, weight_g, *grads):
     return tuple(g * grad for g in grads)
 
 
-define("prototype_cross_entropy", f"({_ARGUMENTS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _fake)
+def _flops(student, weight, weight_g, teacher, *rest) -> int:
+    """Scores and means of prototypes by all rows; the prototypes' gradient is a third product."""
+    needs = rest[-1]
+    teachers, students = 2 + any(needs[1:]), 1 + needs[0] + any(needs[1:])
+    return 2 * math.prod(weight.shape) * (teachers * len(teacher) + students * len(student))
+
+
+define(
+    "prototype_cross_entropy",
+    f"({_ARGUMENTS}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake,
+    _flops,
+)
 define(
     "prototype_cross_entropy_backward",
     "(Tensor grad, Tensor student, Tensor student_weight, Tensor? student_weight_g, Tensor dstudent, Tensor dweight, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from .._core.checks import check_tensors
 from .._core.library import define, differentiate, implement, vjp
 from .._core.plan import choose, register_rule
 from . import cpu, cuda, triton
+from .windows import cut_axis
 
 _OPTIONS = (
     "int num_heads, int[2] window_size, int[2] shift_size, str pad_mode, float mask_value, float scale, str backend"
@@ -155,11 +158,29 @@ def _reference_backward(grad, *inputs):
 
 
 _INPUTS = "Tensor qkv, Tensor bias, Tensor? pad_kv, Tensor? cosine_scale"
-define("window_attention", f"({_INPUTS}, {_OPTIONS}) -> Tensor", _fake)
+
+
+def _flops(products: int, qkv, window_size, shift_size, pad_mode: str) -> int:
+    """Every token meets the tokens of its window: a product of two maps has a square of its tokens for each."""
+    batch, height, width, channels = qkv.shape
+    pairs = math.prod(
+        sum(len(source) ** 2 for source in cut_axis(*each, pad_mode).source)
+        for each in zip((height, width), window_size, shift_size, strict=True)
+    )
+    return 2 * products * batch * pairs * channels // 3
+
+
+define(
+    "window_attention",
+    f"({_INPUTS}, {_OPTIONS}) -> Tensor",
+    _fake,
+    lambda qkv, *rest: _flops(2, qkv, *rest[4:7]),
+)
 define(
     "window_attention_backward",
     f"(Tensor grad, {_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
     _fake_backward,
+    lambda grad, qkv, *rest: _flops(5, qkv, *rest[4:7]),  # scores are computed again
 )
 differentiate("window_attention", _backward, _setup_context)
 implement("window_attention", "reference", _reference)
