@@ -62,6 +62,8 @@ def changed(config: Config, given: Given) -> Config:
     config = with_method(config, given.get("method.name"))
     hints = {setting.name: setting.hint for setting in leaves(config)}
     for name, value in given.items():
+        if name not in hints:
+            raise UserError(f"{_flag(name)} is no setting of method.name={config.method.name}; leave it out")
         hint = hints[name]
         if isinstance(value, str) and value.lower() == "none" and type(None) in typing.get_args(hint):
             value = None
@@ -116,20 +118,21 @@ def configured(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Con
     args = parser.parse_args(argv)
     if args.recipe is None:
         raise UserError(f"--recipe is missing; recipes: {', '.join(recipe_names())}")
-    config = load_config(args.recipe)
+    config = load_config(args.recipe) if defaults is None or args.recipe != named else defaults
     if args.data is not None:
         config = replace(config, data=replace(config.data, source=args.data))
     return args, changed(config, args.settings)
 
 
 def _value(argv: list[str], name: str) -> str | None:
-    """The value of an option of a command line that is not parsed."""
+    """The last value of an option of a command line that is not parsed."""
+    value = None
     for word, following in zip_longest(argv, argv[1:]):
         if word == name:
-            return following
-        if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return None
+            value = following
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def _sentence(setting: Setting) -> str:

@@ -81,6 +81,16 @@ def test_it_is_planned_and_its_settings_are_options(tmp_path, capsys):
     assert "--method.sharpness=0.0 must be greater than 0" in fails(capsys, "plan", *said, "--method.sharpness", 0)
 
 
+def test_settings_of_another_method_are_told(tmp_path, capsys):
+    start(tmp_path / "run", small(epochs=0.5))
+    told = fails(capsys, "resume", tmp_path / "run", "--method.name", "mean_color", "--method.student-temp", 0.2)
+    assert "--method.student-temp is no setting of method.name=mean_color; leave it out" in told.replace(
+        "--method.name=", "method.name="
+    )
+    said = ("--recipe", "sample", "--data", "sample:256", "--method.name", "mean_color", "--method.name", "esvit")
+    assert call(capsys, "plan", *said, "--method.out-dim", 64, "--no-measure")[0] == 0  # the last one counts
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -68,7 +68,7 @@ class StepGraph:
         self.keep.fill_(1 - point.learning_rate * point.weight_decay)
         for name, scalar in self.moving.items():
             scalar.fill_(getattr(point.method, name))
-        # what is left to a graph, with what moves where it reads it; tensors are the same if they are the same object
+        # numbers that a graph holds; what moves is here the scalar that it reads, always the same one
         kind = point.method._replace(**self.moving), [crop.shape for crop in crops]
         if kind != self._kind:
             self.forget()
