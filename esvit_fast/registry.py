@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from .errors import UserError
@@ -14,6 +15,17 @@ T = TypeVar("T")
 
 class BrokenContract(UserError, TypeError):
     """What a plug-in registers lacks a part; the message names it."""
+
+
+def missing_of(thing: object, contract: type, names: Iterable[str]) -> list[str]:
+    """What a class or an object lacks, of these names, of a class that says what its kind has: what is not there, or is
+    but what that class has in its place."""
+    return [
+        name
+        for name in names
+        if not hasattr(thing, name)
+        or inspect.getattr_static(thing, name) is inspect.getattr_static(contract, name, thing)
+    ]
 
 
 class Registry(Mapping[str, T]):

@@ -125,11 +125,6 @@ def results(run: Loss, x: Inputs) -> list[Tensor]:
     return [loss.detach(), *torch.autograd.grad(loss, [x.student])]
 
 
-def _without_grad(run: Loss, x: Inputs) -> Tensor:
-    with torch.no_grad():
-        return run(x)
-
-
 def gate(name: str, case: Case, dtype: torch.dtype, device: str) -> float:
     """Errors against float64, in units of what is allowed. Two images are enough."""
     x = inputs(case, 2, dtype, device)
@@ -152,7 +147,7 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
 
     def passes(name: str) -> Passes:
         run = CONTESTANTS[name].make()
-        return Passes({"forward": partial(_without_grad, run, x), "training": partial(results, run, x)})
+        return Passes({"forward": partial(torch.no_grad()(run), x), "training": partial(results, run, x)})
 
     rows = contest(
         names,

@@ -167,7 +167,7 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
 
     def passes(name: str) -> Passes:
         run = CONTESTANTS[name].make(case, weights)
-        timed = {"forward": partial(_without_grad, run, x), "training": partial(results, run, x, weights, grad)}
+        timed = {"forward": partial(torch.no_grad()(run), x), "training": partial(results, run, x, weights, grad)}
         return Passes(timed)
 
     rows = contest(
@@ -179,11 +179,6 @@ def measure(case: Case, names: Sequence[str], batch: int, dtype: torch.dtype, de
         rounds=rounds,
     )
     return record(identity(case, batch, dtype), rows, rounds, device)
-
-
-def _without_grad(run: Layer, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return run(x)
 
 
 def table(record: dict) -> str:

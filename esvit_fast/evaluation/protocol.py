@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..registry import BrokenContract, Registry
+from ..registry import BrokenContract, Registry, missing_of
 from .presentation import Card, Comparison, Grid
 from .settings import Settings as AnySettings
 from .settings import check_settings
@@ -107,8 +107,7 @@ def check_contract(kind: type[Protocol]) -> None:
     what = f"protocol {getattr(kind, '__name__', kind)}"
     if not (isinstance(kind, type) and issubclass(kind, Protocol)):
         raise BrokenContract(f"{what} is no class derived from esvit_fast.evaluation.Protocol")
-    missing = [name for name in REQUIRED if getattr(kind, name, None) is getattr(Protocol, name, None)]
-    if missing:
+    if missing := missing_of(kind, Protocol, REQUIRED):
         raise BrokenContract(f"{what} has no {' and no '.join(missing)}; see esvit_fast.evaluation.Protocol")
     if not (isinstance(kind.name, str) and kind.name.isidentifier()):
         raise BrokenContract(f"{what}: name={kind.name!r} must be one word of letters, digits and underscores")

@@ -12,6 +12,8 @@ from torch import nn
 from ..config import AugmentConfig
 from ..data import Source
 from ..errors import UserError
+from ..models import Backbone
+from ..registry import missing_of
 from ..text import suggest
 from .bench import Bench, RawPixels
 from .catalog import get_protocol, list_protocols
@@ -140,9 +142,8 @@ def _lack(protocol: Protocol, bench: Bench, task: Task) -> str:
     if not bench.networks:
         return "no network but raw pixels"
     for network in bench.networks.values():
-        for name in needs.backbone:
-            if not callable(getattr(network, name, None)):
-                return f"no {name} in {type(network).__name__}"
+        for name in missing_of(network, Backbone, needs.backbone):
+            return f"no {name} in {type(network).__name__}"
     return ""
 
 

@@ -172,14 +172,3 @@ class Method(nn.Module):
         finally:
             if shared:
                 self.reshard()
-
-
-def missing_of(method: type) -> list[str]:
-    """What a class lacks of a method."""
-    return [
-        name
-        for name in REQUIRED
-        if not hasattr(method, name)
-        or getattr(getattr(method, name), "__func__", getattr(method, name)) is vars(Method).get(name, ...)
-        or getattr(getattr(method, name), "__func__", ...) is getattr(vars(Method).get(name), "__func__", None)
-    ]

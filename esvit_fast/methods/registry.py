@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from ..config.method import OURS
-from ..registry import BrokenContract, Registry
-from .method import Method, missing_of
+from ..registry import BrokenContract, Registry, missing_of
+from .method import REQUIRED, Method
 
 Class = TypeVar("Class", bound=type[Method])
 
 
 def _check(name: str, method: type[Method]) -> None:
-    if missing := missing_of(method):
+    if missing := missing_of(method, Method, REQUIRED):
         raise BrokenContract(f"the method {name!r} has no {' and no '.join(missing)}; see esvit_fast.methods.Method")
 
 

@@ -70,13 +70,3 @@ class Backbone(nn.Module):
         """Attention that every region of the last block receives, float32 [B, heads, rows, columns]; None by default,
         as not every backbone has any."""
         return None
-
-
-def missing_of(backbone: nn.Module) -> list[str]:
-    """What a network lacks of a backbone."""
-    own = type(backbone)
-    return [
-        name
-        for name in REQUIRED
-        if not hasattr(backbone, name) or getattr(own, name, None) is getattr(Backbone, name, backbone)
-    ]

@@ -12,8 +12,8 @@ from typing import TypeVar
 from torch import nn
 
 from ..errors import UserError
-from ..registry import BrokenContract, Registry
-from .backbone import Backbone, missing_of
+from ..registry import BrokenContract, Registry, missing_of
+from .backbone import REQUIRED, Backbone
 from .weights import load_backbone
 
 Build = TypeVar("Build", bound=Callable[..., Backbone])
@@ -66,7 +66,7 @@ def create_model(
             ".safetensors file"
         )
     model = build(**options)
-    if missing := missing_of(model):
+    if missing := missing_of(model, Backbone, REQUIRED):
         raise BrokenContract(f"the model {name!r} has no {' and no '.join(missing)}; see esvit_fast.models.Backbone")
     if pretrained:
         load_backbone(model, pretrained)

@@ -14,6 +14,7 @@ from esvit_fast.cli.main import main
 from esvit_fast.models import Backbone, create_model, list_models, register_backbone
 from esvit_fast.models.registry import BACKBONES
 from esvit_fast.plugins import VARIABLE
+from esvit_fast.registry import missing_of
 from esvit_fast.training import Trainer, pretrain
 from esvit_fast.training.planning.dry_step import noise
 from esvit_fast.training.step import compiled, trainer
@@ -119,6 +120,13 @@ def test_it_is_planned_and_listed(capsys, name):
     assert (code == 0 and "GiB" in out) or "MiB" in out
     code, out, _ = call(capsys, "models")
     assert code == 0 and re.search(rf"^ {name} .* 32 ", out, re.MULTILINE)
+
+
+def test_what_it_has_from_the_contract_alone_it_lacks():
+    asked = ("forward_last_blocks", "attention_maps", "forward_regions", "nothing_like_it")
+    assert missing_of(create_model("toy_convnet"), Backbone, asked) == [*asked[:2], asked[3]]
+    assert missing_of(create_model("toy_vit"), Backbone, asked) == [asked[1], asked[3]]
+    assert missing_of(create_model("swin_nano_w4"), Backbone, asked) == [asked[3]]
 
 
 def test_what_it_lacks_is_named(tmp_path, capsys, monkeypatch):
